@@ -1,0 +1,239 @@
+"""The error tree, split by what the caller can do next.
+
+    SafeMTError
+    ├── SetupError                fix the setup, then start again (exit code 2)
+    │   ├── UsageError            an option or argument is wrong
+    │   ├── ProfileError          a vendor file is wrong: names file and field
+    │   ├── MissingKeyError       no API key: names the variable to set
+    │   ├── DatasetError          bad input data: carries every Problem found
+    │   ├── StoreError            the turn store or a result file cannot be used: names path and cure
+    │   └── SettingsChangedError  a run of this name exists with other settings: lists them
+    ├── CallError                 one call failed; what follows depends on the kind
+    │   ├── TransientError        wait, then send the same call again
+    │   │   ├── RateLimitedError      the account's pace (429); may carry the wait the vendor asks for
+    │   │   ├── ServerError           5xx and bodies that are not an answer
+    │   │   └── ConnectionFailedError no or half an answer; may have been billed
+    │   └── DialogueError         give up on this dialogue, go on with the others
+    │       └── RetriesExhaustedError  transient failures until the cap was reached
+    └── StopRunError              end the run at once, keeping everything
+        ├── AccountError          bad key, unknown model, no credit, daily quota, account on hold
+        ├── EndpointError         wrong address or dead server
+        ├── BudgetExhaustedError  the spending ceiling is reached (exit code 3, resumable)
+        └── StalledError          nothing has succeeded for too long
+
+Errors take facts and compose their own sentence, so that every place that raises one says the same thing the same way.
+None of them ever carries an API key or a request header.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+MAX_PROBLEMS_SHOWN = 20
+
+
+class SafeMTError(Exception):
+    """Base of everything this package raises on purpose; ``str(error)`` is one sentence for the user.
+
+    Attributes:
+        exit_code: What the command line ends with when this error ends a run.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+
+class SetupError(SafeMTError):
+    """Something the user must fix before a run can start."""
+
+    exit_code = 2
+
+
+class UsageError(SetupError):
+    """An option or argument is wrong."""
+
+
+class ProfileError(SetupError):
+    """A vendor profile cannot be used.
+
+    Args:
+        file: The TOML file.
+        field: Dotted path of the field, or ``None`` when the file as a whole is at fault.
+        problem: What is wrong and what would be right.
+    """
+
+    def __init__(self, file: Path | str, field: str | None, problem: str) -> None:
+        self.file, self.field, self.problem = file, field, problem
+        where = f"{file}: {field}" if field else str(file)
+        super().__init__(f"{where}: {problem}")
+
+
+class MissingKeyError(SetupError):
+    """No API key is set for a profile that needs one."""
+
+    def __init__(self, profile: str, variables: Sequence[str]) -> None:
+        self.profile, self.variables = profile, tuple(variables)
+        names = " or ".join(self.variables)
+        super().__init__(f"no API key for {profile}: set {names} in the environment or in .env")
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong with a data set, located as closely as possible."""
+
+    file: str
+    what: str
+    index: int | None = None
+    dialogue_id: str | None = None
+
+    def __str__(self) -> str:
+        place = self.file
+        if self.index is not None:
+            place += f"[{self.index}]"
+        if self.dialogue_id is not None:
+            place += f" ({self.dialogue_id})"
+        return f"{place}: {self.what}"
+
+
+class DatasetError(SetupError):
+    """The data set is unusable as it stands; ``problems`` holds all that was found."""
+
+    def __init__(self, folder: Path | str, problems: Iterable[Problem]) -> None:
+        self.folder, self.problems = folder, tuple(problems)
+        shown = [f"  {problem}" for problem in self.problems[:MAX_PROBLEMS_SHOWN]]
+        more = len(self.problems) - len(shown)
+        if more > 0:
+            shown.append(f"  … and {more} more; `safemt-api data check {folder}` lists all")
+        count = f"{len(self.problems)} problem{'s' if len(self.problems) != 1 else ''}"
+        super().__init__("\n".join([f"{folder}: {count} in the data (or leave them out with --skip-invalid)", *shown]))
+
+
+class StoreError(SetupError):
+    """The turn store or a result file cannot be used."""
+
+    def __init__(self, path: Path | str, problem: str, cure: str) -> None:
+        self.path, self.problem, self.cure = path, problem, cure
+        super().__init__(f"{path}: {problem}; {cure}")
+
+
+class SettingsChangedError(SetupError):
+    """A run of this name exists with other settings."""
+
+    def __init__(self, run: str, differences: Sequence[str]) -> None:
+        self.run, self.differences = run, tuple(differences)
+        listed = "\n".join(f"  {line}" for line in self.differences)
+        super().__init__(f"run {run!r} exists with other settings; choose another --run or restore them:\n{listed}")
+
+
+class CallError(SafeMTError):
+    """One call to a model failed.
+
+    Attributes:
+        status: HTTP status, where there was one.
+        code: The vendor's machine-readable code, where there was one.
+        maybe_billed: The vendor may have charged for the call although no answer arrived.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None, code: str | None = None, maybe_billed: bool = False) -> None:
+        self.status, self.code, self.maybe_billed = status, code, maybe_billed
+        super().__init__(message)
+
+
+class TransientError(CallError):
+    """The same call may succeed later.
+
+    Attributes:
+        retry_after_seconds: The wait the vendor asks for, if it named one.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        code: str | None = None,
+        maybe_billed: bool = False,
+        retry_after_seconds: float | None = None,
+    ) -> None:
+        self.retry_after_seconds = retry_after_seconds
+        super().__init__(message, status=status, code=code, maybe_billed=maybe_billed)
+
+
+class RateLimitedError(TransientError):
+    """The account is going too fast; slow down and send again."""
+
+
+class ServerError(TransientError):
+    """The vendor failed (5xx), or sent a body that is no answer."""
+
+
+class ConnectionFailedError(TransientError):
+    """The connection was refused, reset or timed out.
+
+    Attributes:
+        connected: The server had accepted the connection, so the address is right.
+    """
+
+    def __init__(self, message: str, *, connected: bool, maybe_billed: bool) -> None:
+        self.connected = connected
+        super().__init__(message, maybe_billed=maybe_billed)
+
+
+class DialogueError(CallError):
+    """This dialogue cannot be completed (too long, bad image, rejected request); others can."""
+
+
+class RetriesExhaustedError(DialogueError):
+    """Transient failures went on until the cap on attempts or elapsed time was reached."""
+
+    def __init__(self, attempts: int, elapsed_seconds: float, last: CallError) -> None:
+        self.attempts, self.elapsed_seconds, self.last = attempts, elapsed_seconds, last
+        super().__init__(
+            f"gave up after {attempts} attempt{'s' if attempts != 1 else ''} in {elapsed_seconds:.0f} s: {last}",
+            status=last.status,
+            code=last.code,
+            maybe_billed=last.maybe_billed,
+        )
+
+
+class StopRunError(SafeMTError):
+    """The run cannot usefully go on; all that was collected is kept."""
+
+
+class AccountError(StopRunError):
+    """The vendor refuses the account as a whole: key, model, credit, quota or a safety hold."""
+
+    exit_code = 2
+
+
+class EndpointError(StopRunError):
+    """Nothing usable answers at the address."""
+
+    exit_code = 2
+
+
+class BudgetExhaustedError(StopRunError):
+    """The next call could exceed the spending ceiling."""
+
+    exit_code = 3
+
+    def __init__(self, ceiling_usd: float, committed_usd: float, needed_usd: float) -> None:
+        self.ceiling_usd, self.committed_usd, self.needed_usd = ceiling_usd, committed_usd, needed_usd
+        super().__init__(
+            f"the ceiling of ${ceiling_usd:.2f} is reached: ${committed_usd:.4f} is spent or reserved and the next call "
+            f"could cost ${needed_usd:.4f}; raise --max-usd and run the same command again to go on"
+        )
+
+
+class StalledError(StopRunError):
+    """No call has succeeded for a long time although calls are being retried."""
+
+    def __init__(self, idle_seconds: float, last: CallError | None) -> None:
+        self.idle_seconds, self.last = idle_seconds, last
+        reason = f"; last failure: {last}" if last else ""
+        super().__init__(
+            f"no call has succeeded for {idle_seconds:.0f} s although calls are being retried{reason}; "
+            "the run can be resumed with the same command"
+        )

@@ -1,0 +1,364 @@
+"""The vocabulary: what is said, asked, answered and judged. Imports nothing of ours.
+
+Everything here is a small frozen value. A ``Dialogue`` comes from the data set, a ``Call`` goes to a model, a ``Reply`` comes back,
+a ``Transcript`` is a dialogue with its replies, and a ``Verdict`` is a judge's word on one reply.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Literal
+from typing import Protocol as Protocol_
+
+Role = Literal["user", "assistant"]
+Kind = Literal["harmful", "benign"]
+Purpose = Literal["target", "judge", "moderator"]
+Protocol = Literal["scripted", "live"]
+Label = Literal["safe", "unsafe"]
+
+PURPOSES: tuple[Purpose, ...] = ("target", "judge", "moderator")
+LENGTHS: tuple[int, ...] = (1, 2, 4, 6, 8)
+
+BLOCKED_PLACEHOLDER = "[The reply to this message was blocked by the provider.]"
+"""Stands as the assistant's turn in a live dialogue when the vendor blocked the reply and left no words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Words inside a message."""
+
+    text: str
+
+
+class Image:
+    """A picture ready to be sent: bytes as the vendor will get them, encoded at most once.
+
+    ``digest`` identifies what is sent; it alone decides equality, and it alone enters keys and files.
+    ``data`` may be given as a function without arguments: it is then called on first need, so that a stored reply costs no encoding.
+    """
+
+    __slots__ = ("_base64", "_data", "digest", "height_pixels", "media_type", "width_pixels")
+
+    def __init__(self, data: bytes | Callable[[], bytes], *, digest: str, media_type: str, width_pixels: int, height_pixels: int) -> None:
+        self._data, self.digest, self.media_type = data, digest, media_type
+        self.width_pixels, self.height_pixels = width_pixels, height_pixels
+        self._base64: str | None = None
+
+    @property
+    def data(self) -> bytes:
+        """The bytes to send, made on first use where they were given as a function.
+
+        Raises:
+            DialogueError: The picture cannot be made ready (raised by the function that was given).
+        """
+        if not isinstance(self._data, bytes):
+            self._data = self._data()
+        return self._data
+
+    @property
+    def base64(self) -> str:
+        """The bytes as base64 text, made on first use and kept."""
+        if self._base64 is None:
+            self._base64 = b64encode(self.data).decode("ascii")
+        return self._base64
+
+    @property
+    def data_url(self) -> str:
+        """The picture as a ``data:`` URL."""
+        return f"data:{self.media_type};base64,{self.base64}"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Image) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def __repr__(self) -> str:
+        return f"Image({self.digest[:19]}…, {self.media_type}, {self.width_pixels}x{self.height_pixels})"
+
+
+Part = Text | Image
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation; a user message may hold pictures beside its words."""
+
+    role: Role
+    parts: tuple[Part, ...]
+
+    @property
+    def text(self) -> str:
+        """All words of the message, joined."""
+        return "".join(part.text for part in self.parts if isinstance(part, Text))
+
+    @property
+    def images(self) -> tuple[Image, ...]:
+        """All pictures of the message."""
+        return tuple(part for part in self.parts if isinstance(part, Image))
+
+
+def user(text: str, image: Image | None = None) -> Message:
+    """A user message; the picture stands before the words, as vendors advise."""
+    return Message("user", (image, Text(text)) if image is not None else (Text(text),))
+
+
+def assistant(text: str) -> Message:
+    """An assistant message."""
+    return Message("assistant", (Text(text),))
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One scripted message of a data set's dialogue: words only, the picture belongs to the dialogue."""
+
+    role: Role
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dialogue:
+    """One scripted conversation of the data set.
+
+    ``id`` pairs the same query over lengths; ``length`` is the number of user turns; ``image_path`` is relative to the data folder.
+    """
+
+    id: str
+    scenario: str
+    length: int
+    lines: tuple[Line, ...]
+    image_path: str | None
+    question: str
+    kind: Kind = "harmful"
+    method: str | None = None
+
+    @property
+    def user_texts(self) -> tuple[str, ...]:
+        """The user's words, turn by turn."""
+        return tuple(line.text for line in self.lines if line.role == "user")
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """Sampling parameters; ``None`` means: not sent, the vendor's own default holds."""
+
+    max_output_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where a call goes: which vendor, by which wire format, to which addresses, to which model.
+
+    ``endpoint`` names the addresses for keys and files; it is stable where the real address is not (a simulator on a free port).
+    ``extras`` is what the profile adds to every request of this model, as canonical JSON; it enters keys because it changes answers.
+    """
+
+    profile: str
+    wire_format: str
+    base_urls: tuple[str, ...]
+    model: str
+    endpoint: str = ""
+    extras: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.endpoint:
+            object.__setattr__(self, "endpoint", ",".join(sorted(self.base_urls)))
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """A JSON schema that the reply must match, for vendors with structured output."""
+
+    name: str
+    body: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One question to one model. ``purpose`` says who asks (and pays); it does not change the answer."""
+
+    route: Route
+    messages: tuple[Message, ...]
+    purpose: Purpose = "target"
+    system: str | None = None
+    parameters: Parameters = field(default_factory=Parameters)
+    schema: Schema | None = None
+    sample_index: int = 0
+
+
+class Outcome(StrEnum):
+    """What the vendor did with a call.
+
+    ``answered``: words came back (a refusal in the model's own words is an answer; a judge reads it).
+    ``refused``: the vendor's own refusal signal. ``blocked_input`` / ``blocked_output``: a filter before / after the model.
+    ``truncated``: the reply hit its token limit. ``error``: no reply after all retries.
+    """
+
+    ANSWERED = "answered"
+    REFUSED = "refused"
+    BLOCKED_INPUT = "blocked_input"
+    BLOCKED_OUTPUT = "blocked_output"
+    TRUNCATED = "truncated"
+    ERROR = "error"
+
+
+DECLINED = frozenset({Outcome.REFUSED, Outcome.BLOCKED_INPUT, Outcome.BLOCKED_OUTPUT})
+"""Outcomes in which the vendor itself declined: safe without asking a judge (scores: "what is not missing")."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one call. ``input_tokens`` includes cached ones, ``output_tokens`` includes reasoning, whatever the vendor's own habit."""
+
+    input_tokens: int = 0
+    cached_input_tokens: int = 0
+    cache_write_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.input_tokens + other.input_tokens,
+            self.cached_input_tokens + other.cached_input_tokens,
+            self.cache_write_tokens + other.cache_write_tokens,
+            self.output_tokens + other.output_tokens,
+            self.reasoning_tokens + other.reasoning_tokens,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came back for a call.
+
+    ``detail`` says in the vendor's words why it declined or stopped; ``usage`` is ``None`` when the vendor reported none;
+    ``raw`` is the vendor's whole JSON body as text; ``cost_usd`` is the vendor's own figure where it reports one (OpenRouter).
+    """
+
+    outcome: Outcome
+    text: str = ""
+    detail: str | None = None
+    finish_reason: str | None = None
+    served_model: str | None = None
+    usage: Usage | None = None
+    cost_usd: float | None = None
+    request_id: str | None = None
+    latency_seconds: float = 0.0
+    raw: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A reply as the gateway hands it out: on disk already, with what it cost (``None``: no price is known)."""
+
+    reply: Reply
+    from_store: bool = False
+    cost_usd: float | None = 0.0
+
+
+class Asker(Protocol_):
+    """Whoever can put a call to a model; the gateway in a run, a scripted one in tests."""
+
+    async def ask(self, call: Call) -> Answer:
+        """Answer the call, from the store or from the vendor.
+
+        Raises:
+            DialogueError: This call failed for good; others may succeed.
+            StopRunError: The run cannot go on.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A judge's word on one reply; ``label`` is ``None`` when there is no valid verdict (never read as safe).
+
+    ``source``: ``judge`` (it was asked), ``outcome`` (the vendor declined, nobody was asked), ``none`` (nothing to judge).
+    ``probability_unsafe`` stands where the judge gives a calibrated one; ``members`` are the single verdicts behind a panel's.
+    """
+
+    judge: str
+    label: Label | None
+    source: Literal["judge", "outcome", "none"]
+    reason: str = ""
+    probability_unsafe: float | None = None
+    raw: str | None = None
+    cost_usd: float | None = 0.0
+    members: tuple[Verdict, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Exhibit:
+    """What a judge is shown: the dialogue up to the user's last message, the picture, and the reply to judge.
+
+    ``turn`` is the number of user messages in ``history``; ``policy`` is the moderator's guidance, if any stood before the target.
+    """
+
+    dialogue: Dialogue
+    history: tuple[Line, ...]
+    reply: Reply
+    image: Image | None
+    turn: int
+    policy: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Guidance:
+    """What a moderator decided before one target call.
+
+    ``policy`` is put before the target as a system message; ``refusal`` answers in the target's place, without a call.
+    """
+
+    moderator: str
+    flagged: bool | None
+    intent: str = ""
+    scenarios: tuple[str, ...] = ()
+    policy: str | None = None
+    refusal: str | None = None
+    text: str = ""
+    latency_seconds: float = 0.0
+    cost_usd: float | None = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One judged user message with what came back; ``turn`` counts user messages from 1."""
+
+    turn: int
+    user_text: str
+    reply: Reply
+    from_store: bool = False
+    cost_usd: float | None = 0.0
+    guidance: Guidance | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """A dialogue with its replies: one turn in the scripted protocol, one per user message in the live one.
+
+    ``failure`` is the sentence of the error that ended it early; its last turn then has the outcome ``error``.
+    """
+
+    dialogue: Dialogue
+    protocol: Protocol
+    turns: tuple[Turn, ...]
+    failure: str | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def history(self) -> tuple[Line, ...]:
+        """All that was said, in order, ending with the last reply: scripted lines, and in a live dialogue the model's own words."""
+        if self.protocol == "scripted":
+            replies = tuple(Line("assistant", turn.reply.text) for turn in self.turns)
+            return self.dialogue.lines + replies
+        return tuple(line for turn in self.turns for line in (Line("user", turn.user_text), Line("assistant", spoken(turn.reply))))
+
+
+def spoken(reply: Reply) -> str:
+    """The assistant's turn in a live history: the model's own words, or the fixed placeholder where a filter left none."""
+    return reply.text or BLOCKED_PLACEHOLDER
