@@ -1,0 +1,246 @@
+"""What a call costs: the profile's own price first, then the price list of genai-prices, else nothing is known.
+
+The list is the one inside the installed package; it is never fetched. It is read late, because loading it takes about 0.2 s, and only
+the rates of the models in use are taken out of it, so that costing a call is plain arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from functools import cache
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from safemt_api.messages import Usage
+from safemt_api.profiles import ModelPrice, Profile
+
+if TYPE_CHECKING:
+    from genai_prices import types as genai_types
+
+MTOK = 1_000_000
+BOUND_WINDOW = timedelta(days=1)
+"""How far ahead an upper bound looks for a dearer hour or a new price: a call and its retries end well within it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ladder:
+    """A price per million tokens that may step with the size of the whole input.
+
+    ``steps`` are pairs of (input tokens that must be exceeded, USD per million tokens), ascending; the first one is always reached.
+    Once a step is reached its rate holds for all tokens of the call, not only for those above it.
+    """
+
+    steps: tuple[tuple[int, float], ...]
+
+    def usd_per_mtok(self, input_tokens: int) -> float:
+        """The rate of a call with so many input tokens."""
+        return next((usd for over, usd in reversed(self.steps) if input_tokens > over), self.steps[0][1])
+
+    def most_usd_per_mtok(self, input_tokens: int) -> float:
+        """The highest rate of any call with at most so many input tokens."""
+        return max(usd for over, usd in self.steps if over < 0 or input_tokens > over)
+
+
+def flat(usd_per_mtok: float) -> Ladder:
+    """A price that does not depend on the size of the input."""
+    return Ladder(((-1, usd_per_mtok),))
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """The four rates of one model at one time; ``per_call_usd`` is added to each call."""
+
+    input: Ladder
+    cached_input: Ladder
+    cache_write: Ladder
+    output: Ladder
+    reasoning: Ladder
+    per_call_usd: float = 0.0
+
+    def cost_usd(self, usage: Usage) -> float:
+        """The cost of one call. A report that contradicts itself (more cached than sent) is read so that it costs more, not less."""
+        cached, written = max(usage.cached_input_tokens, 0), max(usage.cache_write_tokens, 0)
+        plain = max(usage.input_tokens - cached - written, 0)
+        total = plain + cached + written
+        reasoning = max(usage.reasoning_tokens, 0)
+        spoken = max(usage.output_tokens - reasoning, 0)
+        micro_usd = (
+            plain * self.input.usd_per_mtok(total)
+            + cached * self.cached_input.usd_per_mtok(total)
+            + written * self.cache_write.usd_per_mtok(total)
+            + spoken * self.output.usd_per_mtok(total)
+            + reasoning * self.reasoning.usd_per_mtok(total)
+        )
+        return micro_usd / MTOK + self.per_call_usd
+
+    def most_usd(self, input_tokens: int, output_tokens: int) -> float:
+        """The most that a call within these token counts can cost: the dearest rate for each side, no cache discount."""
+        per_input = max(ladder.most_usd_per_mtok(input_tokens) for ladder in (self.input, self.cached_input, self.cache_write))
+        per_output = max(ladder.most_usd_per_mtok(input_tokens) for ladder in (self.output, self.reasoning))
+        return (input_tokens * per_input + output_tokens * per_output) / MTOK + self.per_call_usd
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """When rates hold: from a day on, or between two times of day (UTC), or always."""
+
+    rates: Rates
+    from_day: date | None = None
+    between_utc: tuple[time, time] | None = None
+
+    def holds(self, moment: datetime) -> bool:
+        """Whether the rates may hold at the moment (in UTC)."""
+        if self.from_day is not None:
+            return moment.date() >= self.from_day
+        if self.between_utc is None:
+            return True
+        start, end = self.between_utc
+        now = moment.time()
+        return start <= now < end if start <= end else now >= start or now < end
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What one model costs. The last period that holds counts, and the first where none does, as in genai-prices.
+
+    ``source`` says where the price is from. ``free`` marks a server of one's own, for which nobody bills: its calls cost 0 and are allowed
+    under a spending ceiling. An unknown price is never a ``Price`` of zero; it is ``None``.
+    """
+
+    source: str
+    periods: tuple[Period, ...]
+    free: bool = False
+
+    def cost_usd(self, usage: Usage, *, at: datetime | None = None) -> float:
+        """The cost in USD of one call with this usage, at that moment (default: now)."""
+        return self._rates(_utc(at)).cost_usd(usage)
+
+    def most_usd(self, input_tokens: int, output_tokens: int, *, at: datetime | None = None) -> float:
+        """The most in USD that one call can cost which starts at that moment (default: now).
+
+        No cache discount, the surcharge for writing to a cache where there is one, the highest tier that so much input can reach, and the
+        dearest rate of the coming 24 hours. ``output_tokens`` must include reasoning.
+        """
+        return max(rates.most_usd(max(input_tokens, 0), max(output_tokens, 0)) for rates in self._coming_rates(_utc(at)))
+
+    def _rates(self, moment: datetime) -> Rates:
+        return next((period.rates for period in reversed(self.periods) if period.holds(moment)), self.periods[0].rates)
+
+    def _coming_rates(self, moment: datetime) -> Iterator[Rates]:
+        if len(self.periods) == 1:
+            yield self.periods[0].rates
+            return
+        end = moment + BOUND_WINDOW
+        for change in (moment, end, *self._changes(moment)):
+            if moment <= change <= end:
+                yield self._rates(change)
+
+    def _changes(self, moment: datetime) -> Iterator[datetime]:
+        days = (moment.date(), moment.date() + timedelta(days=1))
+        for day in days:
+            yield datetime.combine(day, time(), UTC)
+            for period in self.periods:
+                for edge in period.between_utc or ():
+                    yield datetime.combine(day, edge, UTC)
+
+
+def _utc(moment: datetime | None) -> datetime:
+    return datetime.now(tz=UTC) if moment is None else moment.astimezone(UTC)
+
+
+FREE = Price("a server of one's own", (Period(Rates(flat(0.0), flat(0.0), flat(0.0), flat(0.0), flat(0.0))),), free=True)
+
+
+def find_price(profile: Profile, model: str) -> Price | None:
+    """The price of a model: the profile's own, else nothing for a local server, else that of genai-prices, else ``None`` (unknown).
+
+    Unknown never means free: whoever needs a price (a spending ceiling) must refuse such a model.
+    """
+    own = profile.facts(model).price
+    if own is not None:
+        return _own_price(profile.name, own)
+    if profile.local:
+        return FREE
+    return listed_price(profile.prices, model) if profile.prices else None
+
+
+def _own_price(profile: str, price: ModelPrice) -> Price:
+    plain, output = flat(price.input_usd_per_mtok), flat(price.output_usd_per_mtok)
+    cached = plain if price.cached_input_usd_per_mtok is None else flat(price.cached_input_usd_per_mtok)
+    written = plain if price.cache_write_usd_per_mtok is None else flat(price.cache_write_usd_per_mtok)
+    return Price(f"profile {profile} ({price.source}, {price.checked})", (Period(Rates(plain, cached, written, output, output)),))
+
+
+@cache
+def listed_price(provider: str, model: str) -> Price | None:
+    """The price of a model in genai-prices, by the vendor's id there; ``None`` if it lists none for input and output text."""
+    from genai_prices import data_snapshot  # noqa: PLC0415 (loading the list takes about 0.2 s, which --help must not pay)
+
+    try:
+        _, found = data_snapshot.get_snapshot().find_provider_model(model, None, provider, None)
+    except LookupError:
+        return None
+    periods = tuple(_listed_periods(found))
+    return Price(f"{prices_version()}: {provider}/{found.id}", periods) if periods else None
+
+
+def prices_version() -> str:
+    """Name and version of the price list, for a run's records."""
+    return f"genai-prices {version('genai-prices')}"
+
+
+def _listed_periods(model: genai_types.ModelInfo) -> Iterator[Period]:
+    if not isinstance(model.prices, list):
+        rates = _listed_rates(model.prices)
+        if rates is not None:
+            yield Period(rates)
+        return
+    for entry in model.prices:
+        rates = _listed_rates(entry.prices)
+        if rates is not None:
+            yield Period(rates, getattr(entry.constraint, "start_date", None), _hours(entry.constraint))
+
+
+def _hours(constraint: object) -> tuple[time, time] | None:
+    start, end = getattr(constraint, "start_time", None), getattr(constraint, "end_time", None)
+    return (_utc_time(start), _utc_time(end)) if isinstance(start, time) and isinstance(end, time) else None
+
+
+def _utc_time(value: time) -> time:
+    if value.tzinfo is None:
+        return value
+    return datetime.combine(date(2000, 1, 1), value).astimezone(UTC).time()
+
+
+def _listed_rates(price: genai_types.ModelPrice) -> Rates | None:
+    ladders = {key: _ladder(value) for key, value in vars(price).items() if value is not None}
+    plain, output = ladders.get("input_mtok"), ladders.get("output_mtok")
+    if plain is None or output is None:
+        return None
+    return Rates(
+        input=_dearer(plain, ladders.get("input_image_mtok")),
+        cached_input=ladders.get("cache_read_mtok", plain),
+        cache_write=ladders.get("cache_write_mtok", plain),
+        output=output,
+        reasoning=ladders.get("output_reasoning_mtok", output),
+        per_call_usd=_per_call_usd(ladders),
+    )
+
+
+def _dearer(plain: Ladder, image: Ladder | None) -> Ladder:
+    # No vendor reports the picture's share of the input in a way that all wire formats carry, so the dearer rate stands for both.
+    return plain if image is None or image.steps[0][1] <= plain.steps[0][1] else image
+
+
+def _per_call_usd(ladders: Mapping[str, Ladder]) -> float:
+    per_thousand = ladders.get("requests_kcount")
+    return per_thousand.steps[0][1] / 1000 if per_thousand else 0.0
+
+
+def _ladder(value: object) -> Ladder:
+    tiers = getattr(value, "tiers", None)
+    if tiers is None:
+        return flat(float(str(value)))
+    return Ladder(((-1, float(getattr(value, "base", 0))), *((tier.start, float(tier.price)) for tier in tiers)))

@@ -1,0 +1,290 @@
+"""What is known of each vendor: one TOML file in ``providers/`` becomes one ``Profile``.
+
+A profile is data that anyone can add to without Python. Every group of facts carries the page it was read on (``source``) and the day
+(``checked``). Files are looked up in this order, a later one replacing an earlier one of the same name: those shipped in the package,
+``./providers/*.toml`` under the working directory, then the folder given with ``--providers``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from collections.abc import Mapping
+from datetime import date
+from fnmatch import fnmatchcase
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from safemt_api.errors import MissingKeyError, ProfileError, UsageError
+
+WireFormat = Literal["openai_chat", "anthropic_messages", "google_genai"]
+ImageTokenRule = Literal["openai_patches", "openai_tiles", "anthropic_area", "google_fixed", "qwen_patches", "fixed"]
+ParameterName = Literal["temperature", "top_p", "seed"]
+
+WIRE_FORMATS: tuple[WireFormat, ...] = get_args(WireFormat)
+
+PositiveInt = Annotated[int, Field(gt=0)]
+Usd = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "x-api-key", "api-key", "x-goog-api-key", "cookie"})
+"""Headers that carry a key: they come from the environment, never from a file."""
+
+
+class _Facts(BaseModel):
+    """A group of facts that stand on one page."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    source: str = Field(min_length=1, description="URL of the page the facts were read on, or how they were established")
+    checked: date = Field(description="the day the page was read")
+
+
+def _without_secrets(headers: dict[str, str]) -> dict[str, str]:
+    secret = next((name for name in headers if name.strip().lower() in SECRET_HEADERS), None)
+    if secret is not None:
+        raise ValueError(f"must not set {secret!r}: keys come from the environment (key_variables), never from a file")
+    return headers
+
+
+class ImageRules(_Facts):
+    """What pictures the vendor takes, and what they cost in tokens."""
+
+    media_types: tuple[str, ...] = Field(("image/png", "image/jpeg", "image/webp", "image/gif"), min_length=1)
+    max_bytes: PositiveInt | None = Field(None, description="largest picture file, before base64")
+    max_side_pixels: PositiveInt | None = Field(None, description="longest side")
+    max_pixels: PositiveInt | None = Field(None, description="width times height")
+    token_rule: ImageTokenRule = Field("fixed", description="how a picture is counted in input tokens")
+    tokens_per_image: PositiveInt = Field(1500, description="upper bound for rules that do not look at the size")
+    token_multiplier: float = Field(
+        1.0, gt=0, allow_inf_nan=False, description="factor of the openai rules, which differs from model to model"
+    )
+    most_tokens_per_image: PositiveInt | None = Field(None, description="the vendor shrinks larger pictures, so that none counts for more")
+
+
+class Limits(_Facts):
+    """Published limits of an account, where the vendor publishes them; ``None`` means unknown or none."""
+
+    requests_per_minute: PositiveInt | None = None
+    requests_per_day: PositiveInt | None = None
+    tokens_per_minute: PositiveInt | None = None
+    concurrency: PositiveInt | None = None
+
+
+class ModelPrice(_Facts):
+    """Prices in USD per million tokens, overriding genai-prices. A missing cache price means the input price."""
+
+    input_usd_per_mtok: Usd
+    output_usd_per_mtok: Usd
+    cached_input_usd_per_mtok: Usd | None = None
+    cache_write_usd_per_mtok: Usd | None = None
+
+
+class ModelFacts(_Facts):
+    """What holds for the models whose id matches ``match`` (shell-style pattern); the first entry that matches counts."""
+
+    match: str = Field(min_length=1)
+    vision: bool = True
+    takes: tuple[ParameterName, ...] = Field((), description="sampling parameters the model accepts")
+    max_output_parameter: Literal["max_tokens", "max_completion_tokens"] | None = Field(
+        None, description="openai_chat only: overrides the profile's"
+    )
+    structured_output: bool | None = Field(None, description="overrides the profile's")
+    context_tokens: PositiveInt | None = None
+    max_output_tokens: PositiveInt | None = Field(None, description="the most the model can write, reasoning included")
+    reasons: bool = Field(False, description="thinks before it answers; thinking is billed as output")
+    extra_body: dict[str, Any] = Field(default_factory=dict, description="fields added to the request as they stand")
+    extra_headers: dict[str, str] = Field(default_factory=dict, description="headers added to the request; never a key")
+    images: ImageRules | None = Field(None, description="replaces the profile's rules for these models")
+    price: ModelPrice | None = None
+
+    @field_validator("extra_headers")
+    @classmethod
+    def _headers_hold_no_key(cls, value: dict[str, str]) -> dict[str, str]:
+        return _without_secrets(value)
+
+
+DEFAULT_MODEL_FACTS = ModelFacts(match="*", source="default of safemt-api: nothing is known of the model", checked=date(2026, 11, 21))
+
+
+class Profile(_Facts):
+    """One vendor."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
+    title: str
+    wire_format: WireFormat
+    base_url: str = Field("", description="empty when the user must give --base-url or base_url_variable")
+    base_url_variable: str | None = Field(None, description="environment variable that holds the address")
+    key_variables: tuple[str, ...] = Field((), description="environment variables, first set one wins; none: no key needed")
+    key_required: bool = True
+    default_model: str | None = None
+    default_judge: str | None = Field(None, description="PROVIDER:MODEL")
+    vision_models: tuple[str, ...] = ()
+    max_output_parameter: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    structured_output: bool = Field(False, description="takes a JSON schema and keeps to it")
+    system_role: Literal["system", "developer"] = "system"
+    prices: str | None = Field(None, description="the vendor's id in genai-prices")
+    local: bool = Field(False, description="runs on the user's own machine: no account, no price")
+    extra_headers: dict[str, str] = Field(default_factory=dict)
+    extra_query: dict[str, str] = Field(default_factory=dict)
+    notes: str = ""
+    images: ImageRules
+    limits: Limits
+    models: tuple[ModelFacts, ...] = ()
+
+    @field_validator("default_judge")
+    @classmethod
+    def _judge_names_provider(cls, value: str | None) -> str | None:
+        if value is not None and value != "rules" and ":" not in value:
+            raise ValueError("must be 'rules' or PROVIDER:MODEL")
+        return value
+
+    @field_validator("extra_headers")
+    @classmethod
+    def _headers_hold_no_key(cls, value: dict[str, str]) -> dict[str, str]:
+        return _without_secrets(value)
+
+    @field_validator("base_url")
+    @classmethod
+    def _address_is_http(cls, value: str) -> str:
+        if value and not value.startswith(("http://", "https://")):
+            raise ValueError("must start with http:// or https://, or be left out")
+        return value
+
+    def facts(self, model: str) -> ModelFacts:
+        """The first entry whose pattern matches the model id, else defaults that assume nothing."""
+        return next((entry for entry in self.models if fnmatchcase(model, entry.match)), DEFAULT_MODEL_FACTS)
+
+    def image_rules(self, model: str) -> ImageRules:
+        """What pictures the model takes and how they count: its own rules where it has some, else the vendor's."""
+        return self.facts(model).images or self.images
+
+    def takes_structured_output(self, model: str) -> bool:
+        """Whether a JSON schema may be sent with a call to the model."""
+        own = self.facts(model).structured_output
+        return self.structured_output if own is None else own
+
+    def api_key(self, environ: Mapping[str, str] | None = None) -> str | None:
+        """The key from the first variable that is set.
+
+        Raises:
+            MissingKeyError: The profile needs a key and no variable holds one.
+        """
+        environ = os.environ if environ is None else environ
+        found = next((environ[name].strip() for name in self.key_variables if environ.get(name, "").strip()), None)
+        if found is None and self.key_variables and self.key_required:
+            raise MissingKeyError(self.name, self.key_variables)
+        return found
+
+    def addresses(self, given: tuple[str, ...] = (), environ: Mapping[str, str] | None = None) -> tuple[str, ...]:
+        """The base URLs to use: those given, else the variable's, else the profile's own.
+
+        Raises:
+            UsageError: None is known, or one is not an http(s) URL.
+        """
+        environ = os.environ if environ is None else environ
+        urls = given
+        if not urls and self.base_url_variable and environ.get(self.base_url_variable, "").strip():
+            urls = (environ[self.base_url_variable].strip(),)
+        if not urls and self.base_url:
+            urls = (self.base_url,)
+        if not urls:
+            hint = f" or set {self.base_url_variable}" if self.base_url_variable else ""
+            raise UsageError(f"{self.name} has no fixed address: give --base-url{hint}")
+        for url in urls:
+            if not url.startswith(("http://", "https://")):
+                raise UsageError(f"--base-url {url!r} is not an http:// or https:// address")
+        return tuple(url.rstrip("/") for url in urls)
+
+
+_GROUPS: Mapping[str, type[_Facts]] = {"images": ImageRules, "limits": Limits, "models": ModelFacts, "price": ModelPrice}
+
+
+def shipped_folder() -> Path:
+    """The folder of the shipped TOML files: inside an installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    installed = package / "_providers"
+    return installed if installed.is_dir() else package.parent / "providers"
+
+
+def read_profile(file: Path) -> Profile:
+    """Read one TOML file.
+
+    Raises:
+        ProfileError: Unreadable, not TOML, or a field is unknown, missing or of the wrong kind.
+    """
+    try:
+        with file.open("rb") as stream:
+            data = tomllib.load(stream)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ProfileError(file, None, f"cannot be read as TOML: {error}") from error
+    try:
+        return Profile.model_validate(data)
+    except ValidationError as error:
+        raise _explain(file, error) from error
+
+
+def _explain(file: Path, error: ValidationError) -> ProfileError:
+    first = error.errors(include_url=False)[0]
+    field = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return ProfileError(file, field, f"no such field; known fields: {', '.join(_known_fields(first['loc']))}")
+    return ProfileError(file, field, first["msg"].removeprefix("Value error, "))
+
+
+def _known_fields(location: tuple[int | str, ...]) -> list[str]:
+    group: type[_Facts] = Profile
+    for part in location[:-1]:
+        group = _GROUPS.get(str(part), group)
+    return sorted(group.model_fields)
+
+
+def load_profiles(folder: Path | None = None, *, working_directory: Path | None = None) -> dict[str, Profile]:
+    """All profiles by name: shipped, then ``./providers``, then ``folder``.
+
+    Raises:
+        ProfileError: Any file is wrong, or a file's name differs from the ``name`` inside it.
+        UsageError: ``folder`` does not exist.
+    """
+    if folder is not None and not folder.is_dir():
+        raise UsageError(f"--providers {folder}: no such folder")
+    profiles = dict(_shipped_profiles())
+    own = (working_directory or Path.cwd()) / "providers"
+    for extra in (own, folder):
+        if extra is not None and extra.is_dir() and extra.resolve() != shipped_folder().resolve():
+            profiles.update(_read_folder(extra))
+    return dict(sorted(profiles.items()))
+
+
+@cache
+def _shipped_profiles() -> Mapping[str, Profile]:
+    return _read_folder(shipped_folder())
+
+
+def _read_folder(folder: Path) -> dict[str, Profile]:
+    profiles = {}
+    for file in sorted(folder.glob("*.toml")):
+        profile = read_profile(file)
+        if profile.name != file.stem:
+            raise ProfileError(file, "name", f"is {profile.name!r} but the file is called {file.name}; they must agree")
+        profiles[profile.name] = profile
+    return profiles
+
+
+def find_profile(profiles: Mapping[str, Profile], name: str) -> Profile:
+    """The profile of that name.
+
+    Raises:
+        UsageError: There is none; the sentence lists those there are.
+    """
+    if name not in profiles:
+        raise UsageError(f"no provider called {name!r}; there are: {', '.join(sorted(profiles))}")
+    return profiles[name]
+
+
+def profile_schema() -> str:
+    """The JSON schema of a profile file, for editors (kept beside the files as ``profile.schema.json``)."""
+    return json.dumps(Profile.model_json_schema(), indent=2, sort_keys=True) + "\n"
