@@ -1,0 +1,73 @@
+"""The thorough check of a data set: everything that loading checks, every picture decoded, and notes on what is merely odd."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from safemt_api.dataset.inspection import ImageError, inspect_image
+from safemt_api.dataset.official import Dataset, Entry, load_dataset
+from safemt_api.dataset.parsing import shown
+from safemt_api.dataset.statistics import mismatched_ending
+from safemt_api.errors import DatasetError, Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What a thorough check found. ``problems`` keep a run from starting; ``notes`` are sentences about oddities that do no harm."""
+
+    problems: tuple[Problem, ...]
+    notes: tuple[str, ...]
+    dialogues: int
+    pictures: int
+
+
+def check_dataset(folder: Path) -> tuple[Problem, ...]:
+    """Every problem of a data set at once, with each picture decoded in full; empty when there is none.
+
+    Raises:
+        UsageError: No such folder, or no ``k_turn.json`` in it.
+    """
+    return examine(folder).problems
+
+
+def examine(folder: Path) -> Findings:
+    """Problems and notes of a data set; one picture is in memory at a time.
+
+    Raises:
+        UsageError: No such folder, or no ``k_turn.json`` in it.
+    """
+    try:
+        dataset = load_dataset(folder, skip_invalid=True)
+    except DatasetError as error:
+        return Findings(error.problems, (), 0, 0)
+    users: dict[str, list[Entry]] = defaultdict(list)
+    for entry in dataset.entries:
+        users[entry.image_path].append(entry)
+    problems, notes = list(dataset.problems), list(_notes(dataset))
+    for image_path, entries in sorted(users.items()):
+        try:
+            inspection = inspect_image(folder, image_path, decode=True)
+        except ImageError as error:
+            problems.extend(Problem(entry.file, str(error), entry.index, shown(entry.id)) for entry in entries)
+            continue
+        if mismatched_ending(image_path, inspection.media_type):
+            notes.append(f"{shown(image_path)} is {inspection.media_type} whatever its name says; it is sent as what it is")
+    ordered = sorted(problems, key=lambda problem: (problem.file, -1 if problem.index is None else problem.index))
+    return Findings(tuple(ordered), tuple(notes), len(dataset.entries), len(users))
+
+
+def _notes(dataset: Dataset) -> Iterator[str]:
+    by_id: dict[str, list[Entry]] = defaultdict(list)
+    for entry in dataset.entries:
+        by_id[entry.id].append(entry)
+        if any(not line.text.strip() for line in dataset.read(entry).lines):
+            yield f"{entry.file}[{entry.index}] ({shown(entry.id)}): a message has no words; some vendors refuse that"
+    for dialogue_id, entries in by_id.items():
+        missing = sorted(set(dataset.lengths) - {entry.length for entry in entries})
+        if missing:
+            yield f"id {shown(dialogue_id)} is missing in length {', '.join(map(str, missing))}"
+        if len({(entry.kind, entry.scenario) for entry in entries}) > 1:
+            yield f"id {shown(dialogue_id)} has different scenarios or kinds in different files"

@@ -1,0 +1,207 @@
+"""Downloads the authors' copy from Hugging Face, on request only: the data has its own licence and is never shipped."""
+
+from __future__ import annotations
+
+import stat
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from safemt_api.errors import UsageError
+
+REPOSITORY = "HappyCorpse/SafeMT"
+MAX_UNPACKED_BYTES = 4 * 1024**3
+"""Several times the real copy (about 540 MB); an archive that unpacks to more is refused."""
+
+MAX_MEMBERS = 100_000
+PICTURE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
+WANTED = ["*_turn.json", "*.md", "LICENSE*", *(f"*{ending}" for ending in PICTURE_ENDINGS), "*.zip", "*.tar", "*.tar.gz", "*.tgz"]
+"""What is asked of the hub; its patterns cross slashes."""
+
+_COPY_BYTES = 1024 * 1024
+
+Download = Callable[..., str]
+"""Called like ``huggingface_hub.snapshot_download``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the data comes from and on what terms."""
+
+    repository: str
+    url: str
+    licence: str
+    licence_url: str
+    size_bytes: int
+
+    @property
+    def sentence(self) -> str:
+        """What to tell the user before the download starts."""
+        return (
+            f"{self.repository} ({self.url}): about {self.size_bytes // 10**6} MB, mostly pictures; licence {self.licence} "
+            f"({self.licence_url}): with attribution, not for commercial use. It holds harmful requests by design."
+        )
+
+
+def describe_source(repository: str = REPOSITORY) -> Source:
+    """The terms of the authors' copy (https://huggingface.co/datasets/HappyCorpse/SafeMT)."""
+    url = f"https://huggingface.co/datasets/{repository}"
+    return Source(repository, url, "CC-BY-NC-4.0", "https://creativecommons.org/licenses/by-nc/4.0/", 540_000_000)
+
+
+def fetch_dataset(target: Path, *, repository: str = REPOSITORY, revision: str | None = None, download: Download | None = None) -> Path:
+    """Download the data set and unpack its pictures where they come in archives.
+
+    Args:
+        target: The folder to fill; what is there already is not downloaded again.
+        repository: Owner and name on Hugging Face.
+        revision: Branch, tag or commit; ``None`` takes the newest.
+        download: Stands in for ``huggingface_hub.snapshot_download``.
+
+    Returns:
+        The folder in the official layout: ``target``, or the one below it that holds the ``k_turn.json`` files.
+
+    Raises:
+        UsageError: The extra is not installed, the download failed, or what came is not in the official layout or not safe to unpack.
+    """
+    call = download or _hub_download()
+    if target.exists() and not target.is_dir():
+        raise UsageError(f"{target} is a file; give a folder to download into")
+    try:
+        call(repo_id=repository, repo_type="dataset", revision=revision, local_dir=str(target), allow_patterns=WANTED)
+    except Exception as error:  # the hub's exceptions differ between its versions; whatever it is, the user gets one sentence
+        raise UsageError(_failure(repository, revision, error)) from error
+    folder = _data_folder(target)
+    for archive in sorted(_archives(target)):
+        unpack_pictures(archive, folder)
+    return folder
+
+
+def _hub_download() -> Download:
+    try:
+        hub = import_module("huggingface_hub")
+    except ImportError as error:
+        raise UsageError("downloading needs one more package: pip install 'safemt-api[data]'") from error
+    download: Download = hub.snapshot_download
+    return download
+
+
+def _failure(repository: str, revision: str | None, error: Exception) -> str:
+    names = {cls.__name__ for cls in type(error).__mro__}
+    where = f"{repository}{f' at {revision}' if revision else ''}"
+    if "GatedRepoError" in names:
+        return f"{where} asks for consent: accept its terms on its page at huggingface.co, set HF_TOKEN, and run the same command again"
+    if names & {"RepositoryNotFoundError", "RevisionNotFoundError"}:
+        return f"there is no data set {where} on huggingface.co (or it is private: set HF_TOKEN)"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"the download cannot be written: {error.filename}: {error.strerror}"
+    reason = next(iter(str(error).strip().splitlines()), "")[:200]
+    return (
+        f"the download of {where} failed ({type(error).__name__}{f': {reason}' if reason else ''}); check the network and run the same "
+        "command again (it goes on where it stopped), or copy the data by hand and give its folder with --data"
+    )
+
+
+def _data_folder(target: Path) -> Path:
+    folders = {path.parent for path in _visible_files(target, "[1-9]*_turn.json")}
+    if not folders:
+        raise UsageError(f"what was downloaded into {target} holds no 1_turn.json, 2_turn.json, …; the repository may have a new layout")
+    return min(folders, key=lambda folder: (len(folder.parts), str(folder)))
+
+
+def _archives(target: Path) -> Iterator[Path]:
+    for pattern in ("*.zip", "*.tar", "*.tar.gz", "*.tgz"):
+        yield from _visible_files(target, pattern)
+
+
+def _visible_files(target: Path, pattern: str) -> Iterator[Path]:
+    for path in target.rglob(pattern):
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(target).parts):
+            yield path
+
+
+def unpack_pictures(archive: Path, folder: Path) -> int:
+    """Unpack the pictures of an archive to where ``image_path`` expects them: below ``folder/images``.
+
+    Other files in it are passed over. Returns the number of pictures written; those there already in the right size are kept.
+
+    Raises:
+        UsageError: The archive is damaged, unpacks to too much, or holds a link or a path that would leave the folder.
+    """
+    members = _zip_members if archive.suffix == ".zip" else _tar_members
+    written, budget = 0, MAX_UNPACKED_BYTES
+    try:
+        for count, member in enumerate(members(archive)):
+            budget -= member.size_bytes
+            if budget < 0 or count >= MAX_MEMBERS:
+                raise UsageError(
+                    f"{archive}: unpacks to more than {MAX_UNPACKED_BYTES:,} bytes or {MAX_MEMBERS:,} files; not unpacked further"
+                )
+            written += _write_member(member, _destination(archive, folder, member.name))
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, NotImplementedError, RuntimeError, OSError, ValueError) as error:
+        raise UsageError(f"{archive} cannot be unpacked ({error}); delete it and run the same command again") from error
+    return written
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    name: str
+    size_bytes: int
+    open: Callable[[], IO[bytes]]
+
+
+def _zip_members(archive: Path) -> Iterator[_Member]:
+    with zipfile.ZipFile(archive) as opened:
+        for info in opened.infolist():
+            if stat.S_ISLNK(info.external_attr >> 16):
+                raise ValueError(f"it holds the link {info.filename!r}")
+            if _is_picture(info.filename):
+                yield _Member(info.filename, info.file_size, lambda info=info: opened.open(info))  # type: ignore[misc] # default binds the loop's value
+
+
+def _tar_members(archive: Path) -> Iterator[_Member]:
+    with tarfile.open(archive) as opened:
+        for info in opened:
+            if info.issym() or info.islnk():
+                raise ValueError(f"it holds the link {info.name!r}")
+            stream = opened.extractfile(info) if info.isreg() and _is_picture(info.name) else None
+            if stream is not None:
+                yield _Member(info.name, info.size, lambda stream=stream: stream)  # type: ignore[misc] # default binds the loop's value
+
+
+def _is_picture(name: str) -> bool:
+    path = PurePosixPath(name)
+    return path.suffix.lower() in PICTURE_ENDINGS and "__MACOSX" not in path.parts and not path.name.startswith(".")
+
+
+def _destination(archive: Path, folder: Path, name: str) -> Path:
+    parts = PurePosixPath(name).parts
+    if name.startswith("/") or ".." in parts or "\\" in name or ":" in name or "\x00" in name:
+        raise UsageError(f"{archive}: {name!r} would be written outside the folder; not unpacked")
+    below = parts[parts.index("images") + 1 :] if "images" in parts[:-1] else parts
+    destination = folder.joinpath("images", *below)
+    if not destination.parent.resolve().is_relative_to(folder.resolve()):
+        raise UsageError(f"{archive}: {name!r} would be written outside the folder (a link in it leads away); not unpacked")
+    return destination
+
+
+def _write_member(member: _Member, destination: Path) -> int:
+    if destination.is_file() and destination.stat().st_size == member.size_bytes:
+        return 0
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    part = destination.with_name(destination.name + ".part")
+    with member.open() as source, part.open("wb") as target:
+        left_bytes = member.size_bytes
+        # The announced size is not trusted: never more than it is written.
+        while left_bytes >= 0 and (piece := source.read(min(_COPY_BYTES, left_bytes + 1))):
+            left_bytes -= len(piece)
+            target.write(piece)
+    if left_bytes != 0:
+        part.unlink()
+        raise ValueError(f"{member.name!r} has another size than announced")
+    part.replace(destination)
+    return 1

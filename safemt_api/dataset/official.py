@@ -1,0 +1,258 @@
+"""The official layout: a folder with ``k_turn.json`` files and ``images/``, checked whole at the start and read late.
+
+What stays in memory is one light row a dialogue; its words are read again from their place in the file when they are needed.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+
+import orjson
+
+from safemt_api.dataset.inspection import ImageError, inspect_image, normal_image_path
+from safemt_api.dataset.parsing import Element, NotAnArrayError, decode_value, element_id, parse_dialogue, scan_array, shown
+from safemt_api.errors import DatasetError, Problem, UsageError
+from safemt_api.messages import Dialogue, Kind
+
+MAX_FILE_BYTES = 512 * 1024 * 1024
+"""A ``k_turn.json`` above this is no such file (the largest official one has a few megabytes); it is not read."""
+
+_FILE_NAME = re.compile(r"([1-9][0-9]?)_turn\.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Where one dialogue stands. ``index`` is its place in the array; ``digest`` is the SHA-256 of its canonical content."""
+
+    id: str
+    scenario: str
+    kind: Kind
+    length: int
+    image_path: str
+    file: str
+    index: int
+    offset_bytes: int
+    size_bytes: int
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """A checked data set: light rows, no words, no pictures.
+
+    ``lengths`` are those with at least one entry. ``problems`` is empty unless invalid dialogues were left out on request.
+    ``fingerprint`` changes with the id, length or content of any entry, not with their order, the files' layout or the pictures' bytes
+    (pictures are identified in the key of each call; reading half a gigabyte of them at every start would be waste).
+    """
+
+    folder: Path
+    name: str
+    entries: tuple[Entry, ...]
+    lengths: tuple[int, ...]
+    problems: tuple[Problem, ...]
+    fingerprint: str
+
+    @property
+    def left_out(self) -> int:
+        """How many dialogues were left out as invalid (a file that is not JSON counts as one: what it held cannot be known)."""
+        return len({(problem.file, problem.index) for problem in self.problems})
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The distinct ids, in the order in which they are first met."""
+        return tuple(dict.fromkeys(entry.id for entry in self.entries))
+
+    def with_entries(self, entries: Iterable[Entry]) -> Dataset:
+        """The same data set with only these entries, and the lengths and fingerprint that follow from them."""
+        kept = tuple(entries)
+        return replace(self, entries=kept, lengths=_lengths_of(kept), fingerprint=_fingerprint(kept))
+
+    def read(self, entry: Entry) -> Dialogue:
+        """The dialogue of an entry, read from its place in the file.
+
+        Raises:
+            DatasetError: The file changed while in use: what stands there is no longer what was checked.
+        """
+        dialogue = None
+        try:
+            with (self.folder / entry.file).open("rb") as stream:
+                stream.seek(entry.offset_bytes)
+                text = stream.read(entry.size_bytes).decode()
+            dialogue, _ = parse_dialogue(decode_value(text)[0], length=entry.length)
+        except (OSError, ValueError):
+            pass  # the sentence below says the same for every way in which the place may have changed
+        if dialogue is None or _digest(_normal(dialogue)) != entry.digest:
+            problem = Problem(entry.file, "changed while in use; start again with the file as it is now", entry.index, shown(entry.id))
+            raise DatasetError(self.folder, [problem])
+        return _normal(dialogue)
+
+
+def load_dataset(folder: Path, *, lengths: Collection[int] | None = None, skip_invalid: bool = False) -> Dataset:
+    """Check a folder in the official layout and index it.
+
+    Args:
+        folder: Holds ``k_turn.json`` files and ``images/``.
+        lengths: The dialogue lengths wanted; ``None`` takes all that have a file.
+        skip_invalid: Leave invalid dialogues out (``problems`` says which) instead of refusing to start.
+
+    Raises:
+        UsageError: No such folder, no ``k_turn.json`` in it, or none for a length that is wanted.
+        DatasetError: Something is wrong with the data: all of it is listed. With ``skip_invalid`` only when nothing valid is left.
+    """
+    files = _chosen_files(folder, lengths)
+    scan = _Scan(folder)
+    entries = tuple(entry for length, file in files for entry in scan.file(file, length))
+    problems = tuple(scan.problems)
+    if problems and (not skip_invalid or not entries):
+        raise DatasetError(folder, problems)
+    if not entries:
+        raise DatasetError(folder, [Problem(file.name, "holds no dialogue") for _, file in files])
+    return Dataset(folder, folder.resolve().name, entries, _lengths_of(entries), problems, _fingerprint(entries))
+
+
+def available_lengths(folder: Path) -> dict[int, Path]:
+    """The files of the official layout by dialogue length.
+
+    Raises:
+        UsageError: No such folder, or no ``k_turn.json`` in it.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder; give the one that holds 1_turn.json and images/")
+    try:
+        found = {int(match[1]): path for path in folder.iterdir() if (match := _FILE_NAME.fullmatch(path.name))}
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be read: {error.strerror}") from error
+    if not found:
+        raise UsageError(f"{folder} holds no 1_turn.json, 2_turn.json, …: give the folder of the official layout")
+    return dict(sorted(found.items()))
+
+
+def _chosen_files(folder: Path, lengths: Collection[int] | None) -> list[tuple[int, Path]]:
+    available = available_lengths(folder)
+    wanted = sorted(set(available if lengths is None else lengths))
+    missing = [length for length in wanted if length not in available]
+    if missing or not wanted:
+        there = ", ".join(map(str, available))
+        what = f"no {', '.join(f'{length}_turn.json' for length in missing)} in {folder}" if missing else "no length is chosen"
+        raise UsageError(f"{what}; lengths there: {there}")
+    return [(length, available[length]) for length in wanted]
+
+
+class _Scan:
+    """Goes through the files and keeps what outlives them: the problems, one copy of each repeated text, and one look at each picture."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.problems: list[Problem] = []
+        self._texts: dict[str, str] = {}
+        self._pictures: dict[str, str | None] = {}
+
+    def file(self, path: Path, length: int) -> list[Entry]:
+        """The valid entries of a file; none when the file as a whole cannot be trusted."""
+        entries: list[Entry] = []
+        first_index: dict[str, int] = {}
+        try:
+            for element in _elements(path):
+                entry = self._entry(element, path.name, length, first_index)
+                if entry is not None:
+                    entries.append(entry)
+        except NotAnArrayError as error:
+            self.problems.append(Problem(path.name, str(error)))
+            return []
+        return entries
+
+    def _entry(self, element: Element, file: str, length: int, first_index: dict[str, int]) -> Entry | None:
+        dialogue, sentences = parse_dialogue(element.value, length=length)
+        found = [*sentences, *self._repeated(element, first_index), *self._picture(element.value)]
+        if found or dialogue is None:
+            self.problems.extend(Problem(file, what, element.index, element_id(element.value)) for what in found)
+            return None
+        return self._row(_normal(dialogue), element, file)
+
+    def _repeated(self, element: Element, first_index: dict[str, int]) -> Iterator[str]:
+        found = element.value.get("id") if isinstance(element.value, dict) else None
+        if isinstance(found, str) and found:
+            first = first_index.setdefault(found, element.index)
+            if first != element.index:
+                yield f"duplicate id: it stands at index {first} already"
+
+    def _picture(self, value: object) -> Iterator[str]:
+        image_path = value.get("image_path") if isinstance(value, dict) else None
+        if not isinstance(image_path, str) or not image_path.strip():
+            return
+        if image_path not in self._pictures:
+            self._pictures[image_path] = _picture_problem(self.folder, image_path)
+        problem = self._pictures[image_path]
+        if problem is not None:
+            yield problem
+
+    def _row(self, dialogue: Dialogue, element: Element, file: str) -> Entry:
+        return Entry(
+            id=self._once(dialogue.id),
+            scenario=self._once(dialogue.scenario),
+            kind=dialogue.kind,
+            length=dialogue.length,
+            image_path=self._once(dialogue.image_path or ""),
+            file=self._once(file),
+            index=element.index,
+            offset_bytes=element.offset_bytes,
+            size_bytes=element.size_bytes,
+            digest=_digest(dialogue),
+        )
+
+    def _once(self, text: str) -> str:
+        return self._texts.setdefault(text, text)
+
+
+def _picture_problem(folder: Path, image_path: str) -> str | None:
+    try:
+        inspect_image(folder, image_path)
+    except ImageError as error:
+        return str(error)
+    return None
+
+
+def _elements(path: Path) -> Iterator[Element]:
+    if not path.is_file():
+        raise NotAnArrayError("is not a file")
+    try:
+        size_bytes = path.stat().st_size
+        if size_bytes > MAX_FILE_BYTES:
+            raise NotAnArrayError(f"has {size_bytes:,} bytes, more than the {MAX_FILE_BYTES:,} allowed")
+        raw = path.read_bytes()
+    except OSError as error:
+        raise NotAnArrayError(f"cannot be read: {error.strerror}") from error
+    base_bytes = len(codecs.BOM_UTF8) if raw.startswith(codecs.BOM_UTF8) else 0
+    try:
+        text = str(memoryview(raw)[base_bytes:], "utf-8")
+    except UnicodeDecodeError as error:
+        raise NotAnArrayError(f"is not JSON in UTF-8: byte {base_bytes + error.start} is no part of a character") from error
+    del raw
+    yield from scan_array(text, base_bytes=base_bytes)
+
+
+def _normal(dialogue: Dialogue) -> Dialogue:
+    """The dialogue as it is the same in every copy: some write a slash before the picture's path."""
+    return replace(dialogue, image_path=normal_image_path(dialogue.image_path or ""))
+
+
+def _digest(dialogue: Dialogue) -> bytes:
+    # Fields are listed one by one: a new field of ``Dialogue`` must not make every old run look like one on other data.
+    head = [dialogue.id, dialogue.scenario, dialogue.kind, dialogue.length, dialogue.image_path, dialogue.question, dialogue.method]
+    return sha256(orjson.dumps([*head, *([line.role, line.text] for line in dialogue.lines)])).digest()
+
+
+def _fingerprint(entries: Iterable[Entry]) -> str:
+    whole = sha256()
+    for entry in sorted(entries, key=lambda entry: (entry.length, entry.id)):
+        whole.update(entry.digest)
+    return f"sha256:{whole.hexdigest()}"
+
+
+def _lengths_of(entries: Iterable[Entry]) -> tuple[int, ...]:
+    return tuple(sorted({entry.length for entry in entries}))

@@ -1,0 +1,236 @@
+"""From the text of one ``k_turn.json`` to its elements, and from one element to a dialogue or to sentences saying what is wrong."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NoReturn, cast
+
+from safemt_api.messages import Dialogue, Kind, Line, Role
+
+KINDS: tuple[Kind, ...] = ("harmful", "benign")
+MAX_SHOWN_CHARACTERS = 80
+
+_BLANKS = re.compile(r"[ \t\n\r]*")
+
+
+class NotAnArrayError(ValueError):
+    """The text is not JSON, or not an array; the message is one sentence for the user."""
+
+
+@dataclass(frozen=True, slots=True)
+class Element:
+    """One element of the array: its value, and where its bytes stand in the file."""
+
+    index: int
+    offset_bytes: int
+    size_bytes: int
+    value: Any
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON value")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+
+
+def decode_value(text: str, position: int = 0) -> tuple[Any, int]:
+    """One JSON value and the position after it.
+
+    Raises:
+        NotAnArrayError: There is no JSON value at that position, or it is nested too deep or a number too long to be read.
+    """
+    try:
+        return _DECODER.raw_decode(text, position)
+    except RecursionError as error:
+        raise NotAnArrayError("is not JSON that can be read: nested too deep") from error
+    except ValueError as error:
+        raise NotAnArrayError(f"is not JSON: {error}") from error
+
+
+def scan_array(text: str, *, base_bytes: int = 0) -> Iterator[Element]:
+    """The elements of a JSON array one by one, so that only one is in memory as objects.
+
+    Args:
+        text: The file's text without a byte order mark.
+        base_bytes: Bytes of the file before the text (3 with a byte order mark).
+
+    Raises:
+        NotAnArrayError: The text is not JSON or not an array; elements before the damage have been given out by then.
+    """
+    position = _skip_blanks(text, 0)
+    if text[position : position + 1] != "[":
+        _refuse_non_array(text, position)
+    position = _skip_blanks(text, position + 1)
+    if text[position : position + 1] == "]":
+        _require_end(text, position + 1)
+        return
+    offset_bytes, index = base_bytes + position, 0
+    while True:
+        value, end = decode_value(text, position)
+        size_bytes = len(text[position:end].encode())
+        yield Element(index, offset_bytes, size_bytes, value)
+        separator = _skip_blanks(text, end)
+        mark = text[separator : separator + 1]
+        if mark == "]":
+            _require_end(text, separator + 1)
+            return
+        if mark != ",":
+            raise NotAnArrayError(f"is not JSON: expected ',' or ']' at {_place(text, separator)}")
+        position = _skip_blanks(text, separator + 1)
+        offset_bytes, index = offset_bytes + size_bytes + position - end, index + 1
+
+
+def _skip_blanks(text: str, position: int) -> int:
+    match = _BLANKS.match(text, position)
+    return match.end() if match else position
+
+
+def _place(text: str, position: int) -> str:
+    return f"line {text.count(chr(10), 0, position) + 1}, character {position - text.rfind(chr(10), 0, position)}"
+
+
+def _require_end(text: str, position: int) -> None:
+    end = _skip_blanks(text, position)
+    if end != len(text):
+        raise NotAnArrayError(f"is not JSON: there is more after the array at {_place(text, end)}")
+
+
+def _refuse_non_array(text: str, position: int) -> NoReturn:
+    if position == len(text):
+        raise NotAnArrayError("is not JSON: the file is empty")
+    value, end = decode_value(text, position)
+    _require_end(text, end)
+    raise NotAnArrayError(f"is not an array but {json_kind(value)}; it must be a JSON array of dialogues")
+
+
+def json_kind(value: object) -> str:
+    """What a decoded JSON value is, in words."""
+    names: tuple[tuple[type, str], ...] = ((bool, "true or false"), (dict, "an object"), (list, "an array"), (str, "text"))
+    return "null" if value is None else next((name for kind, name in names if isinstance(value, kind)), "a number")
+
+
+def shown(text: str) -> str:
+    """Text of the data made safe for a terminal: no control characters, no lone surrogates, not too long."""
+    cut = text if len(text) <= MAX_SHOWN_CHARACTERS else text[: MAX_SHOWN_CHARACTERS - 1] + "…"
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in cut)
+
+
+def element_id(value: object) -> str | None:
+    """The id of an element for messages, however wrong the rest of it is."""
+    found = value.get("id") if isinstance(value, dict) else None
+    return shown(found) if isinstance(found, str) and found else None
+
+
+def parse_dialogue(value: object, *, length: int) -> tuple[Dialogue | None, tuple[str, ...]]:
+    """One element as a dialogue, or every sentence that says why it is none (the picture itself is looked at elsewhere).
+
+    Texts stay as they are: leading blanks and newlines belong to them. Unknown keys are ignored.
+
+    Args:
+        value: The decoded JSON element.
+        length: The number of user messages that the file is for.
+    """
+    if not isinstance(value, dict):
+        return None, (f"is not an object but {json_kind(value)}",)
+    reader = _ElementReader(value)
+    dialogue_id, scenario, image_path = reader.name("id"), reader.name("scenario"), reader.name("image_path")
+    question, method, kind = reader.text("question"), reader.optional("method"), reader.kind()
+    lines = reader.lines(length)
+    if reader.found:
+        return None, tuple(reader.found)
+    return Dialogue(dialogue_id, scenario, length, lines, image_path, question, kind, method), ()
+
+
+class _ElementReader:
+    """Takes the fields out of one element and notes what is wrong with each."""
+
+    def __init__(self, element: dict[str, Any]) -> None:
+        self.element = element
+        self.found: list[str] = []
+
+    def text(self, key: str) -> str:
+        if self.element.get(key) is None:
+            self.found.append(f'key "{key}" is {"null" if key in self.element else "missing"}')
+            return ""
+        return self._checked(self.element[key], f'"{key}"')
+
+    def name(self, key: str) -> str:
+        value = self.text(key)
+        if isinstance(self.element.get(key), str) and not value.strip():
+            self.found.append(f'"{key}" is empty')
+        return value
+
+    def optional(self, key: str) -> str | None:
+        return None if self.element.get(key) is None else self.text(key)
+
+    def kind(self) -> Kind:
+        value = self.element.get("kind")
+        if value is None or value in KINDS:
+            return cast("Kind", value or "harmful")
+        self.found.append(f'"kind" is {_quoted(value)}; it must be "harmful" or "benign"')
+        return "harmful"
+
+    def lines(self, length: int) -> tuple[Line, ...]:
+        messages = self.element.get("dialogue")
+        if messages is None:
+            self.text("dialogue")
+            return ()
+        if not isinstance(messages, list) or not messages:
+            self.found.append(f'"dialogue" must be an array of messages, not {"empty" if messages == [] else json_kind(messages)}')
+            return ()
+        before = len(self.found)
+        lines = tuple(self._line(message, f"dialogue[{position}]") for position, message in enumerate(messages))
+        if len(self.found) == before:
+            self.found.extend(_order_problems(lines, length))
+        return lines
+
+    def _line(self, message: object, where: str) -> Line:
+        if not isinstance(message, dict):
+            self.found.append(f"{where} is not an object but {json_kind(message)}")
+            return Line("user", "")
+        role = message.get("role")
+        if role not in ("user", "assistant"):
+            problem = f'role is {_quoted(role)}, neither "user" nor "assistant"' if "role" in message else 'key "role" is missing'
+            self.found.append(f"{where}: {problem}")
+        if "content" not in message:
+            self.found.append(f'{where}: key "content" is missing')
+            return Line("user", "")
+        return Line(cast("Role", role), self._checked(message["content"], f'{where}: "content"'))
+
+    def _checked(self, value: object, where: str) -> str:
+        if not isinstance(value, str):
+            self.found.append(f"{where} must be text, not {json_kind(value)}")
+            return ""
+        if not _can_be_encoded(value):
+            self.found.append(f"{where} holds half a character (a lone surrogate such as \\ud800) and cannot be sent")
+            return ""
+        return value
+
+
+def _can_be_encoded(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _quoted(value: object) -> str:
+    return f'"{shown(value)}"' if isinstance(value, str) else json_kind(value)
+
+
+def _order_problems(lines: tuple[Line, ...], length: int) -> Iterator[str]:
+    if lines[0].role != "user":
+        yield "the first message is the assistant's; it must be the user's"
+    for position in range(1, len(lines)):
+        if lines[position].role == lines[position - 1].role:
+            yield f"dialogue[{position - 1}] and dialogue[{position}] are both the {lines[position].role}'s; roles must take turns"
+    if lines[-1].role != "user":
+        yield "the last message is the assistant's; it must be the user's"
+    turns = sum(line.role == "user" for line in lines)
+    if turns != length:
+        yield f"holds {turns} user message{'s' if turns != 1 else ''}, but a file of this name is for {length}"

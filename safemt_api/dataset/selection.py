@@ -1,0 +1,90 @@
+"""Which dialogues of a data set a run takes: by kind, by scenario, and as a stratified sample of ids."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from hashlib import sha256
+
+from safemt_api.dataset.official import Dataset, Entry
+from safemt_api.dataset.parsing import KINDS, shown
+from safemt_api.errors import UsageError
+from safemt_api.messages import Kind
+
+ALL_KINDS: frozenset[Kind] = frozenset(KINDS)
+
+
+def select(
+    dataset: Dataset, *, sample: int | None, scenarios: Sequence[str] = (), kinds: Collection[Kind] = ALL_KINDS, seed: int
+) -> Dataset:
+    """The part of a data set that a run takes, in the order of the files.
+
+    A sample takes ids, each with all lengths it has (an id that is missing in one length counts like any other). It takes ``sample`` ids
+    of each chosen kind, so harmful and benign arms have the same size where there are enough ids; within a kind the scenarios get shares
+    in proportion to their ids by largest remainder. The same seed gives the same ids whatever the order of the files.
+
+    Args:
+        dataset: A checked data set.
+        sample: How many ids of each kind; ``None`` or more than there are: all.
+        scenarios: Names to keep, in any case or as a slug (``legal_opinion``); none: all.
+        kinds: Kinds to keep.
+        seed: Decides which ids a sample takes.
+
+    Raises:
+        UsageError: A scenario is unknown, the sample is below 1, or nothing is left.
+    """
+    if sample is not None and sample < 1:
+        raise UsageError(f"--sample {sample}: must be at least 1")
+    wanted = _known_scenarios(dataset, scenarios)
+    entries = [entry for entry in dataset.entries if entry.kind in kinds and (not wanted or _slug(entry.scenario) in wanted)]
+    if not entries:
+        names = " or ".join(sorted(kinds)) or "any"
+        raise UsageError(f"no dialogue is left: {dataset.name} has no {names} ones in the chosen scenarios")
+    if sample is None:
+        return dataset.with_entries(entries)
+    chosen = _sampled_ids(entries, sample, seed)
+    return dataset.with_entries(entry for entry in entries if entry.id in chosen)
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[\W_]+", "_", unicodedata.normalize("NFKC", name).casefold()).strip("_")
+
+
+def _known_scenarios(dataset: Dataset, scenarios: Sequence[str]) -> frozenset[str]:
+    there = {_slug(entry.scenario): entry.scenario for entry in dataset.entries}
+    for name in scenarios:
+        if _slug(name) not in there:
+            raise UsageError(f"--scenario {name!r}: no such scenario; there are: {', '.join(map(shown, sorted(set(there.values()))))}")
+    return frozenset(map(_slug, scenarios))
+
+
+def _sampled_ids(entries: Iterable[Entry], sample: int, seed: int) -> frozenset[str]:
+    strata: dict[Kind, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    # The shortest dialogue of an id decides its stratum: files that disagree about an id still count it once.
+    first = {entry.id: entry for entry in sorted(entries, key=lambda entry: -entry.length)}
+    for entry in first.values():
+        strata[entry.kind][entry.scenario].append(entry.id)
+    return frozenset(chosen for by_scenario in strata.values() for chosen in _stratified(by_scenario, sample, seed))
+
+
+def _stratified(strata: Mapping[str, list[str]], sample: int, seed: int) -> list[str]:
+    shares = largest_remainder({name: len(ids) for name, ids in strata.items()}, sample, seed=seed)
+    return [chosen for name, ids in strata.items() for chosen in sorted(ids, key=lambda one: _rank(seed, one))[: shares[name]]]
+
+
+def largest_remainder(sizes: Mapping[str, int], total: int, *, seed: int) -> dict[str, int]:
+    """``total`` places shared out in proportion to ``sizes``, none above its size; equal remainders are settled by the seed."""
+    whole = sum(sizes.values())
+    total = min(total, whole)
+    shares = {name: size * total // whole for name, size in sizes.items()}
+    by_remainder = sorted(sizes, key=lambda name: (-(sizes[name] * total % whole), _rank(seed, name)))
+    for name in by_remainder[: total - sum(shares.values())]:
+        shares[name] += 1
+    return shares
+
+
+def _rank(seed: int, text: str) -> bytes:
+    """A place in a shuffled order that depends on nothing but seed and text (Python's own hashes differ between processes)."""
+    return sha256(f"{seed}\x00{text}".encode()).digest()
