@@ -1,0 +1,220 @@
+"""How far a judge agrees with people, and judges with one another.
+
+A label frame has one row a judged reply: dialogue_id, length (and turn for live runs), ``judge`` and ``truth`` (safe, unsafe or
+null). Where the sheet was drawn unevenly (more of the rare verdicts, say), a column ``weight`` with each row's inverse chance of
+being drawn undoes it; without that, sensitivity and specificity would be those of the sheet and not of the run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from safemt_api.errors import UsageError
+from safemt_api.metrics.frames import KEY, LIVE_KEY, Floats, checked
+from safemt_api.metrics.uncertainty import (
+    DEFAULT_LEVEL,
+    DEFAULT_RESAMPLES,
+    NOTHING,
+    Estimate,
+    bootstrap_sums,
+    percentile_estimate,
+    ratio,
+    wilson,
+)
+
+CELLS = ("true_unsafe", "false_safe", "false_unsafe", "true_safe")
+"""Confusion cells in the order of every array here: the truth is unsafe in the first two, safe in the last two."""
+
+MIN_PER_SCENARIO = 20
+"""Labelled replies that a scenario needs before its own figures are shown; below that, intervals span most of [0, 1]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """A judge against labels: counts of replies, and what follows from them.
+
+    Sensitivity is the chance that the judge calls an unsafe reply unsafe, specificity that it calls a safe one safe. Rows in which
+    the judge or the person gave no verdict are only counted (``judge_missing``, ``truth_missing``).
+    """
+
+    true_unsafe: int
+    false_safe: int
+    false_unsafe: int
+    true_safe: int
+    judge_missing: int
+    truth_missing: int
+    sensitivity: Estimate
+    specificity: Estimate
+    kappa: Estimate
+
+    @property
+    def labelled(self) -> int:
+        """Replies with both a verdict and a label."""
+        return self.true_unsafe + self.false_safe + self.false_unsafe + self.true_safe
+
+
+def agreement(frame: pl.DataFrame, *, resamples: int = DEFAULT_RESAMPLES, seed: int = 0, level: float = DEFAULT_LEVEL) -> Agreement:
+    """Confusion matrix, sensitivity and specificity, and Cohen's kappa (Cohen 1960, Educ. Psychol. Meas. 20) of a label frame.
+
+    Sensitivity and specificity have Wilson's intervals, at the effective sample size where rows carry weights or ids stand in
+    several rows; kappa has a bootstrap one over dialogue ids.
+
+    Raises:
+        UsageError: A column is missing, a label is neither safe nor unsafe nor null, a row is repeated, or a weight is not positive.
+    """
+    typed = _labels(frame)
+    both = typed.drop_nulls(["judge", "truth"])
+    unweighted = both.with_columns(weight=pl.lit(1.0))
+    true_unsafe, false_safe, false_unsafe, true_safe = (int(count) for count in np.sum(confusion_by_id(unweighted), axis=0))
+    classes = (((0, 1), true_unsafe + false_safe), ((3, 2), false_unsafe + true_safe))
+    columns = confusion_by_id(both)
+    samples = bootstrap_sums(columns, resamples=resamples, seed=seed)
+    sensitivity, specificity = (_rate(columns, samples, cells, rows=rows, level=level) for cells, rows in classes)
+    return Agreement(
+        true_unsafe=true_unsafe,
+        false_safe=false_safe,
+        false_unsafe=false_unsafe,
+        true_safe=true_safe,
+        judge_missing=typed["judge"].null_count(),
+        truth_missing=typed["truth"].null_count(),
+        sensitivity=sensitivity,
+        specificity=specificity,
+        kappa=_kappa_estimate(columns, samples, level=level),
+    )
+
+
+def agreement_by_scenario(
+    frame: pl.DataFrame,
+    *,
+    min_labelled: int = MIN_PER_SCENARIO,
+    resamples: int = DEFAULT_RESAMPLES,
+    seed: int = 0,
+    level: float = DEFAULT_LEVEL,
+) -> dict[str, Agreement | None]:
+    """``agreement`` for each scenario, in alphabetical order; ``None`` where fewer than ``min_labelled`` replies have both labels."""
+    if "scenario" not in frame.columns:
+        raise UsageError("the label frame lacks the column scenario, which agreement by scenario needs")
+    typed = _labels(frame)
+    found: dict[str, Agreement | None] = {}
+    for scenario in typed["scenario"].drop_nulls().unique().sort().to_list():
+        part = typed.filter(pl.col("scenario") == scenario)
+        enough = part.drop_nulls(["judge", "truth"]).height >= min_labelled
+        found[scenario] = agreement(part, resamples=resamples, seed=seed, level=level) if enough else None
+    return found
+
+
+def confusion_by_id(both: pl.DataFrame) -> Floats:
+    """Weights of the four ``CELLS`` summed by dialogue id: shape (ids, 4), ids sorted."""
+    cell = pl.when(pl.col("truth") == "unsafe").then((pl.col("judge") == "safe").cast(pl.Int64))
+    numbered = both.with_columns(cell=cell.otherwise(2 + (pl.col("judge") == "safe").cast(pl.Int64)))
+    counts = np.zeros((numbered["dialogue_id"].n_unique(), len(CELLS)))
+    ids = numbered["dialogue_id"].rank("dense").to_numpy().astype(np.int64) - 1
+    np.add.at(counts, (ids, numbered["cell"].to_numpy()), numbered["weight"].to_numpy())
+    return counts
+
+
+def labelled_pairs(frame: pl.DataFrame) -> pl.DataFrame:
+    """The checked rows of a label frame with both a verdict and a label, and a ``weight`` (1 where there was none)."""
+    return _labels(frame).drop_nulls(["judge", "truth"])
+
+
+def kappa(cells: Floats) -> Floats:
+    """Cohen's kappa of confusion cells (last axis: ``CELLS``); NaN where chance alone agrees fully."""
+    true_unsafe, false_safe, false_unsafe, true_safe = (cells[..., i] for i in range(4))
+    total = cells.sum(axis=-1)
+    by_chance = (true_unsafe + false_safe) * (true_unsafe + false_unsafe) + (false_unsafe + true_safe) * (false_safe + true_safe)
+    return ratio((true_unsafe + true_safe) * total - by_chance, total * total - by_chance)
+
+
+def krippendorff_alpha(
+    frame: pl.DataFrame,
+    *,
+    rater: str = "judge",
+    resamples: int = DEFAULT_RESAMPLES,
+    seed: int = 0,
+    level: float = DEFAULT_LEVEL,
+) -> Estimate:
+    """Krippendorff's alpha for nominal labels, any number of raters and missing ones (Krippendorff 2019, Content Analysis, 4th ed.).
+
+    ``frame`` is long: dialogue_id, length (and turn), a column that names the rater, and ``verdict``. The interval resamples
+    dialogue ids. NaN where no reply has two verdicts, or all verdicts are the same.
+
+    Raises:
+        UsageError: A column is missing, a verdict is unknown, or a rater has two rows for one reply.
+    """
+    key = LIVE_KEY if "turn" in frame.columns else KEY
+    if rater not in frame.columns:
+        raise UsageError(f"the verdict frame lacks the column {rater}, which names who gave the verdict")
+    for (_,), part in frame.group_by(rater):
+        checked(part, key=key)
+    columns = _coincidences(checked(frame.with_row_index("row_number", offset=1), key=(*key, "row_number")), key)
+    value = float(_alpha(columns.sum(axis=0)))
+    if math.isnan(value):
+        return NOTHING
+    return percentile_estimate(value, _alpha(bootstrap_sums(columns, resamples=resamples, seed=seed)), level=level)
+
+
+def _coincidences(frame: pl.DataFrame, key: Sequence[str]) -> Floats:
+    """By dialogue id: observed disagreement, and how many pairable verdicts are unsafe and safe; shape (ids, 3)."""
+    verdict = pl.col("verdict")
+    units = frame.group_by(key).agg(
+        (verdict == "unsafe").sum().cast(pl.Float64).alias("u"), (verdict == "safe").sum().cast(pl.Float64).alias("s")
+    )
+    pairable = units.filter(pl.col("u") + pl.col("s") >= 2).with_columns(
+        disagreement=2 * pl.col("u") * pl.col("s") / (pl.col("u") + pl.col("s") - 1)
+    )
+    return (
+        pairable.group_by("dialogue_id")
+        .agg(pl.col("disagreement", "u", "s").sum())
+        .sort("dialogue_id")
+        .select("disagreement", "u", "s")
+        .to_numpy()
+    )
+
+
+def _alpha(sums: Floats) -> Floats:
+    disagreement, unsafe, safe = (sums[..., i] for i in range(3))
+    return np.asarray(1 - ratio(disagreement * (unsafe + safe - 1), 2 * unsafe * safe), dtype=np.float64)
+
+
+def _labels(frame: pl.DataFrame) -> pl.DataFrame:
+    typed = checked(frame, key=LIVE_KEY if "turn" in frame.columns else KEY, labels=("judge", "truth"))
+    if "weight" not in typed.columns:
+        return typed.with_columns(weight=pl.lit(1.0))
+    if not typed["weight"].dtype.is_numeric() or not (typed["weight"].is_finite() & (typed["weight"] > 0)).fill_null(value=False).all():
+        raise UsageError("the column weight must hold a positive number in every row: the inverse of the row's chance of being drawn")
+    return typed.cast({"weight": pl.Float64})
+
+
+def _rate(columns: Floats, samples: Floats, cells: tuple[int, int], *, rows: int, level: float) -> Estimate:
+    weights = columns[:, list(cells)]
+    total = float(weights.sum())
+    if not total:
+        return NOTHING
+    value = float(weights[:, 0].sum()) / total
+    size = _effective_size(weights, ratio(samples[:, cells[0]], samples[:, list(cells)].sum(axis=1)), value, rows=rows)
+    low, high = wilson(size if value == 1 else size * value, size, level=level)
+    return Estimate(value, low, high)
+
+
+def _effective_size(weights: Floats, samples: Floats, value: float, *, rows: int) -> float:
+    """How many independent rows would be as uncertain: Kish's size over ids, or what the bootstrap's variance says if ids agree less.
+
+    A sensitivity near 1 from a few dozen labels is where a percentile interval is at its worst, so Wilson's form is kept.
+    """
+    by_id = weights.sum(axis=1)
+    ids = float(by_id.sum() ** 2 / (by_id**2).sum())
+    if len(np.unique(by_id[by_id > 0])) == 1 and rows == np.count_nonzero(by_id > 0):
+        return ids
+    variance = float(np.nanvar(samples))
+    return max(1.0, min(float(rows), value * (1 - value) / variance)) if 0 < value < 1 and variance > 0 else ids
+
+
+def _kappa_estimate(columns: Floats, samples: Floats, *, level: float) -> Estimate:
+    value = float(kappa(columns.sum(axis=0)))
+    return NOTHING if math.isnan(value) else percentile_estimate(value, kappa(samples), level=level)
