@@ -1,0 +1,83 @@
+"""The store's schema as a list of numbered steps; each runs once, in order, inside one transaction."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from safemt_api.errors import StoreError
+
+Migration = Callable[[sqlite3.Connection], None]
+
+
+def m001_replies(connection: sqlite3.Connection) -> None:
+    """One row per reply, with the request it answers and the vendor's whole body."""
+    connection.execute(
+        """
+        CREATE TABLE replies (
+            key TEXT PRIMARY KEY,
+            created_utc TEXT NOT NULL,
+            request TEXT NOT NULL,
+            reply TEXT NOT NULL,
+            raw TEXT,
+            cost_usd REAL
+        ) STRICT
+        """
+    )
+
+
+def m002_spending(connection: sqlite3.Connection) -> None:
+    """One row per attempt that may cost money, and the running total of each run that a ceiling is held against.
+
+    ``charges.settled_usd`` is NULL while a call is in flight; ``spending.committed_usd`` is the sum of what is settled and reserved.
+    """
+    connection.execute(
+        """
+        CREATE TABLE charges (
+            id INTEGER PRIMARY KEY,
+            run TEXT NOT NULL,
+            key TEXT NOT NULL,
+            purpose TEXT NOT NULL,
+            most_usd REAL NOT NULL,
+            settled_usd REAL,
+            state TEXT NOT NULL CHECK (state IN ('reserved', 'settled', 'kept', 'released')),
+            owner TEXT NOT NULL,
+            created_utc TEXT NOT NULL
+        ) STRICT
+        """
+    )
+    connection.execute("CREATE INDEX charges_by_run ON charges (run, purpose)")
+    connection.execute("CREATE TABLE spending (run TEXT PRIMARY KEY, committed_usd REAL NOT NULL) STRICT")
+
+
+MIGRATIONS: tuple[Migration, ...] = (m001_replies, m002_spending)
+
+
+def migrate(connection: sqlite3.Connection, path: Path, migrations: tuple[Migration, ...] = MIGRATIONS) -> None:
+    """Bring the schema up to date.
+
+    Raises:
+        StoreError: The store was written by a newer version.
+    """
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        connection.execute("CREATE TABLE IF NOT EXISTS migrations (name TEXT PRIMARY KEY, applied_utc TEXT NOT NULL) STRICT")
+        applied = {name for (name,) in connection.execute("SELECT name FROM migrations")}
+        unknown = applied - {migration.__name__ for migration in migrations}
+        if unknown:
+            raise StoreError(
+                path,
+                f"was written by a newer version of safemt-api (it holds {', '.join(sorted(unknown))})",
+                "upgrade safemt-api, or give another --results folder",
+            )
+        for migration in migrations:
+            if migration.__name__ not in applied:
+                migration(connection)
+                now = datetime.now(UTC).isoformat(timespec="seconds")
+                connection.execute("INSERT INTO migrations VALUES (?, ?)", (migration.__name__, now))
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise

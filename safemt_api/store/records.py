@@ -1,0 +1,37 @@
+"""Replies as JSON text and back."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Any
+
+import orjson
+
+from safemt_api.messages import Outcome, Reply, Usage
+
+REPLY_FIELDS = tuple(field.name for field in fields(Reply) if field.name not in ("raw", "outcome", "usage"))
+USAGE_FIELDS = tuple(field.name for field in fields(Usage))
+
+
+def reply_to_json(reply: Reply) -> str:
+    """The reply without its raw body, which has a column of its own."""
+    values: dict[str, Any] = {name: getattr(reply, name) for name in REPLY_FIELDS}
+    values["outcome"] = reply.outcome.value
+    values["usage"] = None if reply.usage is None else {name: getattr(reply.usage, name) for name in USAGE_FIELDS}
+    return orjson.dumps(values).decode()
+
+
+def reply_from_json(text: str, raw: str | None) -> Reply:
+    """The stored reply.
+
+    Raises:
+        ValueError: The text is no stored reply.
+    """
+    values = orjson.loads(text)
+    try:
+        usage = None if values["usage"] is None else Usage(**values.pop("usage"))
+        values.pop("usage", None)
+        reply = Reply(outcome=Outcome(values.pop("outcome")), usage=usage, **values)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not a stored reply: {error}") from error
+    return replace(reply, raw=raw)

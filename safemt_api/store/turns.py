@@ -1,0 +1,272 @@
+"""The turn store: every reply on disk before anyone uses it.
+
+SQLite in WAL mode with full sync. Writers hand a piece of work to one writer thread; all work that has come in while the last commit was
+being synced goes into the next one (group commit), so that durability costs one sync for many calls. Reads go straight to a second
+connection on the event loop's thread: a look-up by primary key takes some microseconds, less than a thread hop.
+
+Two processes may share a store: SQLite's locks order their commits, and a reply that both bought is kept once.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import anyio
+import anyio.to_thread
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
+from safemt_api.errors import StoreError
+from safemt_api.messages import Reply
+from safemt_api.store.migrations import migrate
+from safemt_api.store.records import reply_from_json, reply_to_json
+
+STORE_FILE = "turns.sqlite"
+BUSY_TIMEOUT_SECONDS = 20.0
+MAX_GROUP = 256
+APPLICATION_ID = 0x53614D54  # "SaMT": tells a turn store from any other SQLite file
+
+T = TypeVar("T")
+Work = Callable[[sqlite3.Connection], T]
+
+
+class StoredReply(NamedTuple):
+    """A reply with what it cost when it was bought (``None``: no price was known)."""
+
+    reply: Reply
+    cost_usd: float | None
+
+
+class StoreStatistics(NamedTuple):
+    """How much was written, and in how many synced commits."""
+
+    writes: int
+    commits: int
+
+
+@dataclass(slots=True)
+class _Job(Generic[T]):
+    work: Work[T]
+    done: anyio.Event = field(default_factory=anyio.Event)
+    result: T | None = None
+    error: Exception | None = None
+
+
+class TurnStore:
+    """An open store; made by ``open_store``."""
+
+    def __init__(self, path: Path, reader: sqlite3.Connection, writer: sqlite3.Connection, jobs: MemoryObjectSendStream[_Job[Any]]) -> None:
+        self.path = path
+        self._reader, self._writer, self._jobs = reader, writer, jobs
+        self._writes = self._commits = 0
+
+    def get(self, key: str) -> StoredReply | None:
+        """The reply bought for that key, if there is one.
+
+        Raises:
+            StoreError: The store cannot be read, or the row is damaged.
+        """
+        with explained(self.path):
+            row = self._reader.execute("SELECT reply, raw, cost_usd FROM replies WHERE key = ?", (key,)).fetchone()
+        if row is None:
+            return None
+        try:
+            return StoredReply(reply_from_json(row[0], row[1]), row[2])
+        except ValueError as error:
+            raise StoreError(self.path, f"row {key} is damaged ({error})", "delete that row or move the file away") from error
+
+    def read(self, work: Work[T]) -> T:
+        """Run a query on the reading connection.
+
+        Raises:
+            StoreError: The store cannot be read.
+        """
+        with explained(self.path):
+            return work(self._reader)
+
+    async def write(self, work: Work[T]) -> T:
+        """Run work in the next commit; when this returns, its effect is synced to disk.
+
+        Raises:
+            StoreError: The store cannot be written; nothing of this work is in it.
+        """
+        job: _Job[T] = _Job(work)
+        # Once handed over, the work is committed whatever happens to the caller: a reply that is paid for is not lost to a cancellation.
+        with anyio.CancelScope(shield=True):
+            await self._jobs.send(job)
+            await job.done.wait()
+        if job.error is not None:
+            raise job.error
+        return job.result  # type: ignore[return-value]  # the writer has set it: the job is done and has no error
+
+    async def put(self, key: str, *, request: bytes, reply: Reply, cost_usd: float | None, also: Work[None] | None = None) -> None:
+        """Keep a reply; ``also`` runs in the same transaction (the budget settles there).
+
+        Raises:
+            StoreError: The store cannot be written.
+        """
+        row = (key, now_utc(), request.decode(), reply_to_json(reply), reply.raw, cost_usd)
+
+        def work(connection: sqlite3.Connection) -> None:
+            # The first reply to a key stays: another process may have used it already.
+            connection.execute("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?, ?)", row)
+            if also is not None:
+                also(connection)
+
+        await self.write(work)
+
+    def statistics(self) -> StoreStatistics:
+        """Writes and commits so far."""
+        return StoreStatistics(self._writes, self._commits)
+
+    async def _run_writer(self, jobs: MemoryObjectReceiveStream[_Job[Any]]) -> None:
+        async with jobs:
+            async for first in jobs:
+                group = [first, *_waiting(jobs)]
+                await anyio.to_thread.run_sync(self._commit, group)
+                for job in group:
+                    job.done.set()
+
+    def _commit(self, group: list[_Job[Any]]) -> None:
+        try:
+            with explained(self.path), transaction(self._writer):
+                for job in group:
+                    job.result = job.work(self._writer)
+        except Exception as error:  # noqa: BLE001 (handed to the waiting caller, who raises it)
+            if len(group) == 1:
+                group[0].error = error
+                return
+            # One piece of work that fails must not take the replies of the others with it.
+            for job in group:
+                self._commit([job])
+        else:
+            self._writes += len(group)
+            self._commits += 1
+
+
+def _waiting(jobs: MemoryObjectReceiveStream[_Job[Any]]) -> Iterator[_Job[Any]]:
+    for _ in range(MAX_GROUP - 1):
+        try:
+            yield jobs.receive_nowait()
+        except (anyio.WouldBlock, anyio.EndOfStream):
+            return
+
+
+@asynccontextmanager
+async def open_store(path: Path) -> AsyncIterator[TurnStore]:
+    """Open the store, creating or migrating it; on leaving, all that was handed over is committed.
+
+    Raises:
+        StoreError: Locked, read-only, damaged, of a newer schema, or no turn store at all.
+    """
+    writer = await anyio.to_thread.run_sync(connect, path)
+    try:
+        reader = connect(path)
+    except BaseException:
+        writer.close()
+        raise
+    # Unlimited: senders wait for their own commit anyway, so that at most one job a call is ever queued.
+    send, receive = anyio.create_memory_object_stream[_Job[Any]](max_buffer_size=float("inf"))
+    store = TurnStore(path, reader, writer, send)
+    failure: BaseException | None = None
+    try:
+        async with anyio.create_task_group() as group:
+            group.start_soon(_shielded_writer, store, receive)
+            async with send:
+                try:
+                    yield store
+                except BaseException as error:  # noqa: BLE001 (raised again below, bare: a task group would wrap it in a group)
+                    failure = error
+    finally:
+        reader.close()
+        writer.close()
+    if failure is not None:
+        raise failure
+
+
+async def _shielded_writer(store: TurnStore, jobs: MemoryObjectReceiveStream[_Job[Any]]) -> None:
+    # Ends when the sending side is closed, never by cancellation: Ctrl-C must not cut a commit that a caller waits for.
+    with anyio.CancelScope(shield=True):
+        await store._run_writer(jobs)
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection with our settings, schema up to date.
+
+    Raises:
+        StoreError: As ``open_store``.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(path.parent, f"the folder cannot be made ({error.strerror})", "give another --results folder") from error
+    with explained(path):
+        connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False)
+        try:
+            _prepare(connection, path)
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    # One statement, so one state of the file: another process may be creating it at this moment.
+    look = "SELECT (SELECT application_id FROM pragma_application_id), (SELECT count(*) FROM sqlite_master)"
+    application_id, tables = connection.execute(look).fetchone()
+    if application_id != APPLICATION_ID and tables:
+        raise StoreError(path, "is a database of another program", "move it away or give another --results folder")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    if application_id != APPLICATION_ID:
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    migrate(connection, path)
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """One write transaction: all or nothing."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+CURES: tuple[tuple[str, str, str], ...] = (
+    ("locked", "is locked by another program", "close that program, then run the same command again"),
+    ("readonly", "cannot be written (read-only)", "make the file and its folder writable or give another --results folder"),
+    ("full", "cannot be written: the disk is full", "free some space, then run the same command again; nothing is lost"),
+    ("not a database", "is damaged or no database", "move it away (replies in it are lost) or restore a copy"),
+    ("malformed", "is damaged", "move it away or restore a copy; `sqlite3 FILE .recover` may save its rows"),
+    ("disk i/o", "cannot be written (disk error)", "check the disk, then run the same command again"),
+    ("unable to open", "cannot be opened", "check that the folder exists and is writable, or give another --results folder"),
+)
+"""SQLite's words → what is wrong → what to do. Matched on the text because Python's exception classes do not tell them apart."""
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors into ``StoreError`` with a cure."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        words = str(error).lower()
+        problem, cure = next(
+            ((problem, cure) for part, problem, cure in CURES if part in words),
+            (f"cannot be used ({error})", "move it away or give another --results folder"),
+        )
+        raise StoreError(path, problem, cure) from error
+
+
+def now_utc() -> str:
+    """The time now, UTC, as files hold it."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
