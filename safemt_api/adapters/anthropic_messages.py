@@ -1,0 +1,139 @@
+"""Anthropic messages, through the vendor's SDK.
+
+Today's API version takes no sampling parameters and the SDK has no arguments for them: where a profile's facts say that an older
+model takes them, they go out in ``extra_body``, and the facts' ``extra_headers`` set the older ``anthropic-version``. Pictures ask the
+server to refuse rather than to scale down in silence. Reference: https://platform.claude.com/docs/en/api/messages
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import httpx2
+from anthropic import AnthropicError, AsyncAnthropic
+
+from safemt_api.adapters.base import DEFAULT_MAX_OUTPUT_TOKENS, Received, Timeouts, sent_sampling
+from safemt_api.adapters.reading import count, label, mapping, one_line, parse, sequence, words
+from safemt_api.adapters.translation import MAX_VENDOR_CHARACTERS, Answer, Door
+from safemt_api.messages import Call, Image, Message, Outcome, Part, Reply, Usage
+from safemt_api.profiles import Profile
+
+NO_KEY = "none"
+"""Keeps the SDK from searching the machine for credentials; servers without keys ignore it."""
+
+OUTCOMES: Mapping[str, Outcome] = {
+    "refusal": Outcome.REFUSED,
+    "max_tokens": Outcome.TRUNCATED,
+    "model_context_window_exceeded": Outcome.TRUNCATED,
+}
+"""By ``stop_reason``; every other one, unknown ones too, is an answer."""
+
+
+class AnthropicMessages:
+    """Messages at one address."""
+
+    def __init__(self, *, profile: Profile, base_url: str, api_key: str | None, client: httpx2.AsyncClient, timeouts: Timeouts) -> None:
+        self._profile = profile
+        self._door = Door(profile, base_url, api_key)
+        sdk = AsyncAnthropic(
+            api_key=api_key or NO_KEY,
+            base_url=base_url.removesuffix("/v1"),  # the SDK's paths begin with /v1
+            max_retries=0,
+            # Without an explicit timeout the SDK refuses calls that it thinks too long for one response.
+            timeout=httpx2.Timeout(timeouts.idle_seconds, connect=timeouts.connect_seconds, pool=None),
+            http_client=client,
+            default_headers=profile.extra_headers,
+            default_query=profile.extra_query,
+            open_telemetry=False,
+        )
+        self._create: Any = sdk.messages.with_raw_response.create  # typed by overloads that a built request cannot match
+
+    async def send(self, call: Call) -> Received:
+        """Send the call once; see ``Adapter``."""
+        return await self._door.exchange(call, post=self._post, read=self._read)
+
+    async def _post(self, call: Call) -> Answer:
+        try:
+            response: httpx2.Response = (await self._create(**build_request(call, self._profile))).http_response
+        except (AnthropicError, httpx2.HTTPError, httpx2.InvalidURL) as error:
+            return error
+        return response.content, response.headers
+
+    def _read(self, raw: str, headers: Mapping[str, str], model: str) -> Reply:
+        body = mapping(parse(raw))
+        if body.get("error") or body.get("type") == "error":
+            return self._door.failed_inside(body, raw, headers, model=model)
+        if not isinstance(body.get("content"), list):
+            raise self._door.unusable("it holds no content" if body else "it is not a JSON object")
+        return self._answer(body, raw)
+
+    def _answer(self, body: Mapping[str, Any], raw: str) -> Reply:
+        stop_reason = words(body.get("stop_reason"))
+        outcome = OUTCOMES.get(stop_reason, Outcome.ANSWERED)
+        blocks = (mapping(block) for block in sequence(body.get("content")))
+        text = "".join(words(block.get("text")) for block in blocks if block.get("type") == "text")
+        if outcome is Outcome.ANSWERED and not text:
+            raise self._door.unusable("it is empty")
+        return Reply(
+            outcome,
+            text=text,
+            detail=_stop_detail(mapping(body.get("stop_details"))),
+            finish_reason=stop_reason or None,
+            served_model=words(body.get("model")) or None,
+            usage=read_usage(body.get("usage")),
+            request_id=label(body.get("id")) or None,
+            raw=raw,
+        )
+
+
+def _stop_detail(details: Mapping[str, Any]) -> str | None:
+    said = ": ".join(part for part in (words(details.get("category")), words(details.get("explanation"))) if part)
+    return one_line(said, MAX_VENDOR_CHARACTERS) or None
+
+
+def build_request(call: Call, profile: Profile) -> dict[str, Any]:
+    """The arguments of ``messages.create``."""
+    model, facts = call.route.model, profile.facts(call.route.model)
+    limit = call.parameters.max_output_tokens
+    request: dict[str, Any] = {
+        "model": model,
+        "max_tokens": DEFAULT_MAX_OUTPUT_TOKENS if limit is None else limit,
+        "messages": [{"role": message.role, "content": _content(message)} for message in call.messages],
+    }
+    if call.system is not None:
+        request["system"] = call.system
+    if call.schema is not None and profile.takes_structured_output(model):
+        request["output_config"] = {"format": {"type": "json_schema", "schema": dict(call.schema.body)}}
+    extra_body = {**facts.extra_body, **sent_sampling(profile, model, call.parameters)}
+    if extra_body:
+        request["extra_body"] = extra_body
+    if facts.extra_headers:
+        request["extra_headers"] = facts.extra_headers
+    return request
+
+
+def _content(message: Message) -> str | list[dict[str, Any]]:
+    return [_part(part) for part in message.parts if isinstance(part, Image) or part.text] if message.images else message.text
+
+
+def _part(part: Part) -> dict[str, Any]:
+    if isinstance(part, Image):
+        source = {"type": "base64", "media_type": part.media_type, "data": part.base64}
+        return {"type": "image", "source": source, "transformations": {"oversized_image": "error"}}
+    return {"type": "text", "text": part.text}
+
+
+def read_usage(value: object) -> Usage | None:
+    """Token counts; ``None`` where the server reports none. Anthropic's ``input_tokens`` leave cached ones out, ours do not."""
+    usage = mapping(value)
+    if not usage:
+        return None
+    cached, written = count(usage.get("cache_read_input_tokens")), count(usage.get("cache_creation_input_tokens"))
+    return Usage(
+        input_tokens=count(usage.get("input_tokens")) + cached + written,
+        cached_input_tokens=cached,
+        cache_write_tokens=written,
+        output_tokens=count(usage.get("output_tokens")),
+        reasoning_tokens=count(mapping(usage.get("output_tokens_details")).get("thinking_tokens")),
+    )

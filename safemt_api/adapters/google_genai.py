@@ -1,0 +1,182 @@
+"""Google generateContent, through the vendor's SDK.
+
+The SDK is told to hand over the HTTP body (``should_return_http_response``), which is then read here: its own models lose the
+vendor's field names, warn about every unknown enum value and fail on odd shapes. Everything it does on its own account is off:
+retries, following continuation tokens (without end by default), calling functions, and its second HTTP stack. Reference: https://ai.google.dev/api/generate-content
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import httpx2
+from google.genai import Client, types
+from google.genai.errors import APIError
+
+from safemt_api.adapters.base import Received, Timeouts, sent_sampling
+from safemt_api.adapters.reading import count, first, label, mapping, names, one_line, parse, sequence, words
+from safemt_api.adapters.translation import MAX_VENDOR_CHARACTERS, Answer, Door
+from safemt_api.errors import UsageError
+from safemt_api.messages import Call, Image, Message, Outcome, Part, Reply, Usage
+from safemt_api.profiles import Profile
+
+NO_KEY = "none"
+DEFAULT_API_VERSION = "v1"
+"""The SDK's own default, fixed so that no environment variable changes it."""
+
+BLOCKED = names("SAFETY BLOCKLIST PROHIBITED_CONTENT SPII IMAGE_SAFETY IMAGE_PROHIBITED_CONTENT ESCALATION MODEL_ARMOR")
+"""Finish reasons of a filter: the reply counts as blocked even where words came before."""
+
+CUT_SHORT = frozenset({"RECITATION", "LANGUAGE", "OTHER", "IMAGE_RECITATION", "IMAGE_OTHER"})
+"""Stopped by Google for other reasons: without words that is a block; words that came are judged like a truncated reply."""
+
+TRUNCATED = frozenset({"MAX_TOKENS", "CONTINUATION"})
+ON_HOLD = "PUP_LIMITED_DISABLED"
+"""The account is limited for violations of the use policy: nothing more may be sent."""
+
+
+def open_client(*, profile: Profile, base_url: str, api_key: str | None, client: httpx2.AsyncClient, timeouts: Timeouts) -> Client:
+    """The SDK's client over the shared HTTP client, with a synchronous one that never sends."""
+    if profile.extra_query:
+        raise UsageError(f"{profile.name}: extra_query cannot be sent with the wire format google_genai; leave it out of the profile")
+    address, version = split_version(base_url)
+    options = types.HttpOptions(
+        base_url=address,
+        api_version=version,
+        timeout=round(timeouts.total_seconds * 1000),  # milliseconds; unset it would mean: none at all
+        headers=dict(profile.extra_headers),
+        retry_options=types.HttpRetryOptions(attempts=1),
+        httpx_async_client=client,  # an explicit one also keeps the SDK from using aiohttp where that is installed
+        httpx_client=httpx2.Client(transport=httpx2.MockTransport(_never)),  # spares the SDK's TLS set-up for a client that is not used
+    )
+    return Client(vertexai=False, api_key=api_key or NO_KEY, http_options=options)
+
+
+def _never(_request: httpx2.Request) -> httpx2.Response:
+    raise httpx2.UnsupportedProtocol("no call is synchronous")
+
+
+def split_version(base_url: str) -> tuple[str, str]:
+    """An address and the API version at its end, where it names one."""
+    match = re.fullmatch(r"(.+?)/(v[0-9]+(?:(?:alpha|beta)[0-9]*)?)/?", base_url)
+    return (match[1], match[2]) if match else (base_url, DEFAULT_API_VERSION)
+
+
+class GoogleGenAI:
+    """generateContent at one address."""
+
+    def __init__(self, *, profile: Profile, base_url: str, api_key: str | None, client: httpx2.AsyncClient, timeouts: Timeouts) -> None:
+        self._profile = profile
+        self._door = Door(profile, base_url, api_key)
+        self._sdk = open_client(profile=profile, base_url=base_url, api_key=api_key, client=client, timeouts=timeouts).aio
+
+    async def send(self, call: Call) -> Received:
+        """Send the call once; see ``Adapter``."""
+        return await self._door.exchange(call, post=self._post, read=self._read)
+
+    async def _post(self, call: Call) -> Answer:
+        contents: Any = [_content(message) for message in call.messages]
+        config = build_config(call, self._profile)
+        try:
+            response = await self._sdk.models.generate_content(model=call.route.model, contents=contents, config=config)
+        except (APIError, httpx2.HTTPError, httpx2.InvalidURL, UnicodeDecodeError, RecursionError) as error:
+            return error
+        answer = response.sdk_http_response or types.HttpResponse()
+        return (answer.body or "").encode(), answer.headers or {}
+
+    def _read(self, raw: str, headers: Mapping[str, str], model: str) -> Reply:
+        body = mapping(parse(raw))
+        if body.get("error"):
+            return self._door.failed_inside(body, raw, headers, model=model)
+        if not body:
+            raise self._door.unusable("it is not a JSON object")
+        candidate = first(body.get("candidates"))
+        block_reason = words(mapping(body.get("promptFeedback")).get("blockReason"))
+        if candidate.get("finishReason") == ON_HOLD or block_reason == ON_HOLD:
+            held = {"error": {"message": ON_HOLD, "status": ON_HOLD}}
+            return self._door.failed_inside(held, raw, headers, model=model)
+        return _blocked_prompt(body, block_reason, raw) if block_reason and not candidate else self._answer(body, candidate, raw)
+
+    def _answer(self, body: Mapping[str, Any], candidate: Mapping[str, Any], raw: str) -> Reply:
+        parts = [mapping(part) for part in sequence(mapping(candidate.get("content")).get("parts"))]
+        text = "".join(words(part.get("text")) for part in parts if part.get("thought") is not True)
+        finish_reason = words(candidate.get("finishReason"))
+        outcome = outcome_of(finish_reason, text)
+        if outcome is Outcome.ANSWERED and not text:
+            raise self._door.unusable(f"it is empty ({one_line(finish_reason, 40) or 'no finish reason'})")
+        detail = one_line(words(candidate.get("finishMessage")) or _blocked_ratings(candidate), MAX_VENDOR_CHARACTERS)
+        return Reply(outcome, text=text, detail=detail or None, finish_reason=finish_reason or None, **_about(body, raw))
+
+
+def _content(message: Message) -> types.Content:
+    return types.Content(role="model" if message.role == "assistant" else "user", parts=[_part(part) for part in message.parts])
+
+
+def _part(part: Part) -> types.Part:
+    if isinstance(part, Image):
+        return types.Part(inline_data=types.Blob(data=part.data, mime_type=part.media_type))
+    return types.Part(text=part.text)
+
+
+def build_config(call: Call, profile: Profile) -> types.GenerateContentConfig:
+    """The ``config`` of ``generate_content``: only what was asked for, and everything automatic switched off."""
+    model, facts = call.route.model, profile.facts(call.route.model)
+    asked: dict[str, Any] = {**sent_sampling(profile, model, call.parameters)}
+    if call.system is not None:
+        asked["system_instruction"] = call.system
+    if call.parameters.max_output_tokens is not None:
+        asked["max_output_tokens"] = call.parameters.max_output_tokens
+    if call.schema is not None and profile.takes_structured_output(model):
+        asked |= {"response_mime_type": "application/json", "response_json_schema": dict(call.schema.body)}
+    if facts.extra_body or facts.extra_headers:
+        asked["http_options"] = types.HttpOptions(headers=dict(facts.extra_headers), extra_body=facts.extra_body or None)
+    return types.GenerateContentConfig(
+        automatic_continuation=False,
+        automatic_function_calling=types.AutomaticFunctionCallingConfig(disable=True),
+        should_return_http_response=True,
+        **asked,
+    )
+
+
+def outcome_of(finish_reason: str, text: str) -> Outcome:
+    """The outcome by finish reason; an unknown one is an answer like any other."""
+    if finish_reason in BLOCKED or (finish_reason in CUT_SHORT and not text):
+        return Outcome.BLOCKED_OUTPUT
+    return Outcome.TRUNCATED if finish_reason in TRUNCATED | CUT_SHORT else Outcome.ANSWERED
+
+
+def _blocked_prompt(body: Mapping[str, Any], block_reason: str, raw: str) -> Reply:
+    feedback = mapping(body.get("promptFeedback"))
+    detail = words(feedback.get("blockReasonMessage")) or _blocked_ratings(feedback) or block_reason
+    return Reply(Outcome.BLOCKED_INPUT, detail=one_line(detail, MAX_VENDOR_CHARACTERS), finish_reason=block_reason, **_about(body, raw))
+
+
+def _blocked_ratings(holder: Mapping[str, Any]) -> str:
+    ratings = (mapping(rating) for rating in sequence(holder.get("safetyRatings")))
+    return ", ".join(words(rating.get("category")) for rating in ratings if rating.get("blocked") is True)
+
+
+def _about(body: Mapping[str, Any], raw: str) -> dict[str, Any]:
+    return {
+        "served_model": words(body.get("modelVersion")) or None,
+        "usage": read_usage(body.get("usageMetadata")),
+        "request_id": label(body.get("responseId")) or None,
+        "raw": raw,
+    }
+
+
+def read_usage(value: object) -> Usage | None:
+    """Token counts; ``None`` where the server reports none. Google's candidates leave thoughts out, which are billed as output."""
+    usage = mapping(value)
+    if not usage:
+        return None
+    thoughts = count(usage.get("thoughtsTokenCount"))
+    input_tokens = count(usage.get("promptTokenCount")) + count(usage.get("toolUsePromptTokenCount"))
+    return Usage(
+        input_tokens=input_tokens,
+        cached_input_tokens=min(count(usage.get("cachedContentTokenCount")), input_tokens),
+        output_tokens=count(usage.get("candidatesTokenCount")) + thoughts,
+        reasoning_tokens=thoughts,
+    )

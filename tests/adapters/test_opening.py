@@ -1,0 +1,89 @@
+"""Opening adapters by name: late imports, refused keys, and the pool of the shared client."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from safemt_api.adapters.base import Adapter, Timeouts
+from safemt_api.adapters.opening import bare_environment, open_adapter, open_http_client
+from safemt_api.errors import UsageError
+from safemt_api.messages import Call
+from safemt_api.profiles import Profile
+
+Connect = Callable[..., Adapter]
+
+
+async def test_an_unknown_wire_format_is_refused_with_those_there_are(make_profile: Callable[..., Profile]) -> None:
+    async with open_http_client(connections=1, timeouts=Timeouts()) as client:
+        with pytest.raises(UsageError, match=r"'telepathy'.*openai_chat"):
+            open_adapter(
+                profile=make_profile("openai_chat"),
+                wire_format="telepathy",
+                base_url="http://x.test",
+                api_key=None,
+                client=client,
+                timeouts=Timeouts(),
+            )  # fmt: skip (one call)
+
+
+@pytest.mark.parametrize("bad", ["sk-with\nbreak-123", "sk with blank", "sk-schlüssel", "sk-\x00-12345"])
+async def test_a_key_that_cannot_be_one_is_refused_without_being_shown(connect: Connect, bad: str) -> None:
+    with pytest.raises(UsageError, match="set ACME_API_KEY again") as caught:
+        connect("openai_chat", lambda _request: httpx2.Response(200), key=bad)
+    assert bad not in str(caught.value)
+
+
+async def test_the_pool_fits_the_concurrency_and_redirects_are_not_followed() -> None:
+    seen: list[Any] = []
+    original = httpx2.AsyncHTTPTransport.__init__
+
+    def spy(self: httpx2.AsyncHTTPTransport, *args: Any, **kwargs: Any) -> None:
+        seen.append(kwargs["limits"])
+        original(self, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(httpx2.AsyncHTTPTransport, "__init__", spy)
+        async with open_http_client(connections=300, timeouts=Timeouts()) as client:
+            assert client.follow_redirects is False
+    assert seen[0] == httpx2.Limits(max_connections=300, max_keepalive_connections=300, keepalive_expiry=60.0)
+
+
+async def test_a_placeholder_key_does_not_spoil_words(connect: Connect, make_call: Callable[..., Call]) -> None:
+    def handler(_request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(200, json={"choices": [{"message": {"content": "The glass is EMPTY"}, "finish_reason": "stop"}]})
+
+    reply = (await connect("openai_chat", handler, key="EMPTY").send(make_call())).reply
+    assert reply.text == "The glass is EMPTY"
+
+
+def test_the_environment_is_whole_again_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-1")
+    with bare_environment():
+        assert "OPENAI_ORG_ID" not in os.environ
+    assert os.environ["OPENAI_ORG_ID"] == "org-1"
+
+
+def test_only_the_sdk_that_is_needed_is_imported() -> None:
+    script = """
+import sys, httpx2
+from datetime import date
+from safemt_api.adapters.base import Timeouts
+from safemt_api.adapters.opening import open_adapter, open_http_client
+from safemt_api.profiles import ImageRules, Limits, Profile
+assert not {"openai", "anthropic", "google.genai"} & set(sys.modules)
+facts = {"source": "x", "checked": date(2026, 11, 21)}
+profile = Profile(name="a", title="A", wire_format="openai_chat", images=ImageRules(**facts), limits=Limits(**facts), **facts)
+client = open_http_client(connections=1, timeouts=Timeouts())
+open_adapter(profile=profile, wire_format="openai_chat", base_url="http://x.test", api_key=None, client=client, timeouts=Timeouts())
+assert "openai" in sys.modules
+assert not {"anthropic", "google.genai", "httpx", "aiohttp"} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).resolve().parents[2])
