@@ -1,0 +1,191 @@
+"""The endpoints that classify instead of talking: moderations, and the two vendors' decisions (OpenAI's and Google's).
+
+Shapes: openai ``types/moderation.py`` and ``types/decision.py``; google-genai ``_gaos/types/decisions``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from safemt_api.markers import SIMULATED_UNSAFE
+from safemt_api.simulator.personas import draw, is_refusal
+from safemt_api.simulator.roles import choose, exhibit_user_texts, find_exhibit, guard_calls_unsafe, judged_unsafe
+from safemt_api.simulator.settings import SimulatorSettings
+from safemt_api.simulator.troubles import TroubleError
+from safemt_api.simulator.writing import count_tokens
+
+CATEGORIES = (
+    "harassment",
+    "harassment/threatening",
+    "hate",
+    "hate/threatening",
+    "illicit",
+    "illicit/violent",
+    "self-harm",
+    "self-harm/instructions",
+    "self-harm/intent",
+    "sexual",
+    "sexual/minors",
+    "violence",
+    "violence/graphic",
+)
+FLAGGED_CATEGORY = "illicit"
+_SEES_IMAGES = frozenset({"self-harm", "self-harm/instructions", "self-harm/intent", "sexual", "violence", "violence/graphic"})
+
+
+def moderate(body: Mapping[str, Any], settings: SimulatorSettings) -> dict[str, Any]:
+    """The moderation endpoint: a string or a list of parts gets one result, a list of strings one each."""
+    given = body.get("input")
+    if isinstance(given, str):
+        texts = [given]
+    elif isinstance(given, list) and given and all(isinstance(one, str) for one in given):
+        texts = given
+    elif isinstance(given, list) and given and all(isinstance(one, dict) for one in given):
+        texts = ["\n".join(str(one.get("text", "")) for one in given if one.get("type") == "text")]
+    else:
+        raise TroubleError("bad_request", "input: a string, a list of strings or a list of parts is needed", parameter="input")
+    model = str(body.get("model") or "omni-moderation-latest")
+    return {"id": "modr-simulator", "model": model, "results": [_moderation(text, settings) for text in texts]}
+
+
+def _moderation(text: str, settings: SimulatorSettings) -> dict[str, Any]:
+    exhibit = find_exhibit(text, "dialogue") or {}
+    said = exhibit_user_texts(exhibit) or (text,)
+    flagged = guard_calls_unsafe(str(exhibit.get("reply", text)), _known_beginning(said, text, settings), settings)
+    scores = {name: round(0.05 * draw(settings.seed, "score", name, text), 6) for name in CATEGORIES}
+    if flagged:
+        scores[FLAGGED_CATEGORY] = round(0.8 + 0.19 * draw(settings.seed, "score", "flagged", text), 6)
+    return {
+        "flagged": flagged,
+        "categories": {name: flagged and name == FLAGGED_CATEGORY for name in CATEGORIES},
+        "category_scores": scores,
+        "category_applied_input_types": {name: ["text", "image"] if name in _SEES_IMAGES else ["text"] for name in CATEGORIES},
+    }
+
+
+def _known_beginning(said: tuple[str, ...], text: str, settings: SimulatorSettings) -> tuple[str, ...]:
+    """The endpoint is often handed a dialogue as one text; a benign one is then known by a benign message inside it."""
+    found = next((benign for benign in settings.known_benign if benign and benign in text), None) if len(said) == 1 else None
+    return said if found is None else (found, text)
+
+
+def decide_openai(body: Mapping[str, Any], settings: SimulatorSettings) -> dict[str, Any]:
+    """OpenAI's decisions: one answer a question, in order."""
+    questions = body.get("questions")
+    if not isinstance(questions, list) or not questions or not all(isinstance(one, dict) for one in questions):
+        raise TroubleError("bad_request", "questions: a list with at least one question is needed", parameter="questions")
+    text = _input_text(body.get("input"))
+    model = str(body.get("model"))
+    answers = [_openai_answer(question, _Facts(text, model, settings)) for question in questions]
+    used = count_tokens(text)
+    usage = {
+        "input_tokens": used,
+        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},
+        "output_tokens": len(answers),
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": used + len(answers),
+    }
+    return {"answers": answers, "model": model, "usage": usage}
+
+
+class _Facts:
+    """What the decisions endpoints know of their input."""
+
+    def __init__(self, text: str, model: str, settings: SimulatorSettings) -> None:
+        exhibit = find_exhibit(text, "reply") or {}
+        reply = str(exhibit.get("reply", text))
+        if exhibit or SIMULATED_UNSAFE in text:
+            self.unsafe = judged_unsafe(reply, model, exhibit_user_texts(exhibit), settings)
+        else:
+            self.unsafe = guard_calls_unsafe(text, (text,), settings)
+        self.refused = is_refusal(reply)
+        self.confidence = 0.8 + 0.19 * draw(settings.seed, "confidence", text)
+
+    def probability(self, instructions: str) -> float:
+        """Probability that a statement is true: that the reply refuses, is safe, or (else) that it is unsafe."""
+        asked = instructions.lower()
+        true = self.refused if "refus" in asked else not self.unsafe if " is safe" in asked else self.unsafe
+        return self.confidence if true else 1.0 - self.confidence
+
+
+def _openai_answer(question: Mapping[str, Any], facts: _Facts) -> dict[str, Any]:
+    kind, name = question.get("type"), question.get("name")
+    if kind == "predicate":
+        return {"type": kind, "name": name, "probability": facts.probability(_input_text(question.get("instructions")))}
+    if kind == "choice":
+        values = [one.get("value") for one in question.get("choices") or [] if isinstance(one, dict)]
+        chances = _chances(values, facts)
+        listed = [{"value": value, "probability": chance} for value, chance in zip(values, chances, strict=True)]
+        best = values[chances.index(max(chances))]
+        return {"type": kind, "name": name, "choice": best, "confidence": max(chances), "probabilities": listed}
+    if kind == "score":
+        labels = [str(one.get("label")) for one in question.get("levels") or [] if isinstance(one, dict)]
+        spread = _levels(len(labels), facts)
+        levels = [{"value": at, "label": label, "probability": spread[at]} for at, label in enumerate(labels)]
+        score = sum(at * chance for at, chance in enumerate(spread))
+        return {"type": kind, "name": name, "score": score, "confidence": max(spread), "probabilities": levels}
+    raise TroubleError("bad_request", "questions: a type of predicate, choice or score is needed", parameter="questions")
+
+
+def _chances(values: Sequence[Any], facts: _Facts) -> list[float]:
+    if len(values) < 2:
+        raise TroubleError("bad_request", "questions: a choice needs at least two choices", parameter="questions")
+    chosen = choose(values, unsafe=facts.unsafe, refused=facts.refused)
+    return _peaked(len(values), next(at for at, value in enumerate(values) if value is chosen), facts.confidence)
+
+
+def _levels(count: int, facts: _Facts) -> list[float]:
+    if count < 2:
+        raise TroubleError("bad_request", "questions: a score needs at least two levels", parameter="questions")
+    return _peaked(count, count - 1 if facts.unsafe else 0, facts.confidence)
+
+
+def _peaked(count: int, peak: int, height: float) -> list[float]:
+    return [height if at == peak else (1.0 - height) / (count - 1) for at in range(count)]
+
+
+def decide_google(body: Mapping[str, Any], settings: SimulatorSettings) -> dict[str, Any]:
+    """Google's decisions: answers by the caller's question names."""
+    questions = body.get("questions")
+    if not isinstance(questions, dict) or not questions or not all(isinstance(one, dict) for one in questions.values()):
+        raise TroubleError("bad_request", "questions: an object with at least one question is needed")
+    text = _input_text(body.get("input"))
+    facts = _Facts(text, str(body.get("model")).removeprefix("models/"), settings)
+    used = count_tokens(text)
+    usage = {"total_input_tokens": used, "total_output_tokens": len(questions), "total_tokens": used + len(questions)}
+    return {"answers": {name: _google_answer(question, facts) for name, question in questions.items()}, "usage": usage}
+
+
+def _google_answer(question: Mapping[str, Any], facts: _Facts) -> dict[str, Any]:
+    kind, criteria = question.get("type"), question.get("criteria")
+    if kind == "noul":
+        chance = facts.probability(_input_text(question.get("instructions")))
+        return {"type": kind, "noul": chance, "confidence": max(chance, 1.0 - chance)}
+    if kind == "choice" and isinstance(criteria, dict):
+        options = list(criteria)
+        chances = dict(zip(options, _chances(options, facts), strict=True))
+        return {
+            "type": kind,
+            "choice": max(options, key=chances.__getitem__),
+            "confidence": max(chances.values()),
+            "probabilities": chances,
+        }
+    if kind == "score" and isinstance(criteria, list) and criteria:
+        spread = _levels(len(criteria), facts)
+        named = {str(at): chance for at, chance in enumerate(spread)}
+        legend = {str(at): str(words) for at, words in enumerate(criteria)}
+        score = sum(at * chance for at, chance in enumerate(spread))
+        return {"type": kind, "score": score, "confidence": max(spread), "probabilities": named, "legend": legend}
+    raise TroubleError("bad_request", "questions: a type of noul, choice or score with its criteria is needed")
+
+
+def _input_text(given: object) -> str:
+    """All words of an input: a string, a part, a message, or a list of them."""
+    if isinstance(given, str):
+        return given
+    if isinstance(given, list):
+        return "\n".join(filter(None, map(_input_text, given)))
+    if isinstance(given, dict):
+        return _input_text(given.get("text", given.get("content", given.get("parts", ""))))
+    return ""

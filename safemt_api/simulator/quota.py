@@ -1,0 +1,108 @@
+"""The account's quotas: buckets that refill continuously, and the headers in which each vendor announces them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from safemt_api.profiles import WireFormat
+from safemt_api.simulator.troubles import Headers
+
+
+@dataclass(slots=True)
+class Bucket:
+    """A quota per minute that refills continuously; ``burst_seconds`` is how much of it can be used at once."""
+
+    per_minute: float
+    burst_seconds: float = 60.0
+    left: float = -1.0
+    refilled_at: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.left = self.size if self.left < 0 else self.left
+
+    @property
+    def size(self) -> float:
+        """The most that can be used at once."""
+        return max(self.per_minute * self.burst_seconds / 60.0, 1.0)
+
+    def refill(self, now: float) -> None:
+        """Bring the bucket up to ``now`` (seconds of any steady clock)."""
+        if self.refilled_at:
+            self.left = min(self.size, self.left + (now - self.refilled_at) * self.per_minute / 60.0)
+        self.refilled_at = now
+
+    def wait_seconds(self, amount: float) -> float:
+        """How long until so much is there; 0 when it is (an amount above the size waits for a full bucket)."""
+        return max(0.0, (min(amount, self.size) - self.left) * 60.0 / self.per_minute)
+
+    @property
+    def seconds_to_full(self) -> float:
+        """How long until the bucket is full."""
+        return max(0.0, (self.size - self.left) * 60.0 / self.per_minute)
+
+
+class Quotas:
+    """Requests and tokens a minute of one account."""
+
+    def __init__(self, *, requests_per_minute: int | None, tokens_per_minute: int | None, burst_seconds: float = 60.0) -> None:
+        self.requests = None if requests_per_minute is None else Bucket(requests_per_minute, burst_seconds)
+        self.tokens = None if tokens_per_minute is None else Bucket(tokens_per_minute, burst_seconds)
+
+    def take(self, *, now: float, tokens: int) -> float:
+        """Take one request and its tokens; returns 0, or the seconds to wait when the quota has no room (then nothing is taken)."""
+        wants = [(bucket, amount) for bucket, amount in ((self.requests, 1), (self.tokens, tokens)) if bucket is not None]
+        for bucket, _ in wants:
+            bucket.refill(now)
+        wait = max((bucket.wait_seconds(amount) for bucket, amount in wants), default=0.0)
+        if wait <= 0.0:
+            for bucket, amount in wants:
+                bucket.left -= amount
+        return wait
+
+    def spend(self, tokens: int) -> None:
+        """Charge the tokens of a reply, which are known only once it is written."""
+        if self.tokens is not None:
+            self.tokens.left -= tokens
+
+    def headers(self, wire_format: WireFormat) -> Headers:
+        """The vendor's rate-limit headers as of the last ``take``; Google has none."""
+        if wire_format == "openai_chat":
+            return self._openai_headers()
+        return self._anthropic_headers() if wire_format == "anthropic_messages" else ()
+
+    def _openai_headers(self) -> Headers:
+        return tuple(
+            (f"x-ratelimit-{field}-{kind}", value)
+            for kind, bucket in (("requests", self.requests), ("tokens", self.tokens))
+            if bucket is not None
+            for field, value in (
+                ("limit", f"{bucket.per_minute:.0f}"),
+                ("remaining", str(int(max(bucket.left, 0)))),
+                ("reset", go_duration(bucket.seconds_to_full)),
+            )
+        )
+
+    def _anthropic_headers(self) -> Headers:
+        return tuple(
+            (f"anthropic-ratelimit-{kind}-{field}", value)
+            for kind, bucket in (("requests", self.requests), ("tokens", self.tokens))
+            if bucket is not None
+            for field, value in (
+                ("limit", f"{bucket.per_minute:.0f}"),
+                ("remaining", str(int(max(bucket.left, 0)))),
+                ("reset", (datetime.now(UTC) + timedelta(seconds=bucket.seconds_to_full)).strftime("%Y-%m-%dT%H:%M:%SZ")),
+            )
+        )
+
+
+def go_duration(seconds: float) -> str:
+    """A duration as OpenAI's headers write it: ``12ms``, ``1.5s``, ``6m0s``, ``1h0m0s``."""
+    if seconds < 1.0:
+        return f"{round(seconds * 1000)}ms"
+    minutes, rest = divmod(seconds, 60.0)
+    hours, minutes = divmod(int(minutes), 60)
+    words = f"{rest:.3f}".rstrip("0").rstrip(".") + "s"
+    if hours:
+        return f"{hours}h{minutes}m{words}"
+    return f"{minutes}m{words}" if minutes else words

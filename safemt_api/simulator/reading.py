@@ -1,0 +1,205 @@
+"""Requests in the three wire formats, read into one ``Question``; what a vendor would reject is rejected in its words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from safemt_api.markers import GUIDANCE_HEADER
+from safemt_api.profiles import WireFormat
+from safemt_api.simulator.pictures import Picture, look_at
+from safemt_api.simulator.troubles import TroubleError
+
+Json = Mapping[str, Any]
+
+OLD_ANTHROPIC_VERSION = "2023-06-01"
+_SAMPLING = ("temperature", "top_p", "top_k")
+
+
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """One message of a request: who, the words, and whether the client marked the prefix up to it as cacheable."""
+
+    role: str
+    text: str
+    pictures: tuple[Picture, ...] = ()
+    cache_mark: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One request, freed of its wire format. ``system`` joins all system messages; ``messages`` holds the others."""
+
+    wire_format: WireFormat
+    model: str
+    system: str
+    messages: tuple[Spoken, ...]
+    schema: Json | None = None
+    max_output_tokens: int | None = None
+    cache_mark: bool = False
+    user_texts: tuple[str, ...] = field(default=())
+
+    @property
+    def guided(self) -> bool:
+        """Whether a moderator's guidance stands in a system message."""
+        return GUIDANCE_HEADER in self.system
+
+    @property
+    def pictures(self) -> tuple[Picture, ...]:
+        """All pictures of the request."""
+        return tuple(picture for message in self.messages for picture in message.pictures)
+
+    @property
+    def last_text(self) -> str:
+        """The words of the last message."""
+        return self.messages[-1].text
+
+
+def read_openai(body: Json) -> Question:
+    """A chat completions request."""
+    spoken = [_openai_message(message, at) for at, message in enumerate(_list(body, "messages"))]
+    form = body.get("response_format")
+    schema = form.get("json_schema", {}).get("schema") if isinstance(form, dict) and isinstance(form.get("json_schema"), dict) else None
+    limit = body.get("max_completion_tokens", body.get("max_tokens"))
+    return _question("openai_chat", _text(body, "model"), "", spoken, schema=schema, limit=limit)
+
+
+def _openai_message(message: object, at: int) -> Spoken:
+    if not isinstance(message, dict) or message.get("role") not in {"system", "developer", "user", "assistant"}:
+        raise TroubleError(
+            "bad_request", f"messages[{at}]: a role of system, developer, user or assistant is needed", parameter=f"messages[{at}].role"
+        )
+    role = "system" if message["role"] == "developer" else message["role"]
+    content = message.get("content")
+    if isinstance(content, str):
+        return Spoken(role, content)
+    words, pictures = [], []
+    for part in _parts(content, f"messages[{at}].content"):
+        if part.get("type") == "text":
+            words.append(_text(part, "text"))
+        elif part.get("type") == "image_url" and isinstance(part.get("image_url"), dict):
+            pictures.append(_data_url(_text(part["image_url"], "url")))
+        else:
+            raise TroubleError(
+                "bad_request", f"messages[{at}].content: a part is neither text nor image_url", parameter=f"messages[{at}].content"
+            )
+    return Spoken(role, "".join(words), tuple(pictures))
+
+
+def _data_url(url: str) -> Picture:
+    kind, comma, data = url.partition(";base64,") if url.startswith("data:") else ("", "", "")
+    if not comma:
+        raise TroubleError("bad_request", "the simulator takes pictures as data: URLs with base64 only", parameter="url")
+    return look_at(kind.removeprefix("data:"), data)
+
+
+def read_anthropic(body: Json, *, version: str) -> Question:
+    """A messages request, under the rules of the API version that the client names."""
+    if not isinstance(body.get("max_tokens"), int):
+        raise TroubleError("bad_request", "max_tokens: Field required")
+    if version != OLD_ANTHROPIC_VERSION:
+        for name in _SAMPLING:
+            if name in body:
+                raise TroubleError("bad_request", f"{name}: Extra inputs are not permitted")
+    spoken = [_anthropic_message(message, at) for at, message in enumerate(_list(body, "messages"))]
+    system = _anthropic_message({"role": "system", "content": body["system"]}, -1) if body.get("system") else None
+    config = body.get("output_config")
+    form = config.get("format") if isinstance(config, dict) else None
+    schema = form.get("schema") if isinstance(form, dict) else None
+    marked = "cache_control" in body or (system is not None and system.cache_mark)
+    words = system.text if system else ""
+    return _question("anthropic_messages", _text(body, "model"), words, spoken, schema=schema, limit=body["max_tokens"], marked=marked)
+
+
+def _anthropic_message(message: object, at: int) -> Spoken:
+    place = "system" if at < 0 else f"messages.{at}"
+    if not isinstance(message, dict) or message.get("role") not in {"user", "assistant", "system"}:
+        raise TroubleError("bad_request", f"{place}.role: Input should be 'user' or 'assistant'")
+    content = message.get("content")
+    if isinstance(content, str):
+        return Spoken(message["role"], _not_empty(content, place))
+    words, pictures, marked = [], [], False
+    for part in _parts(content, f"{place}.content"):
+        marked = marked or "cache_control" in part
+        if part.get("type") == "text":
+            words.append(_not_empty(_text(part, "text"), place))
+        elif part.get("type") == "image" and isinstance(part.get("source"), dict):
+            pictures.append(look_at(_text(part["source"], "media_type"), _text(part["source"], "data")))
+        else:
+            raise TroubleError("bad_request", f"{place}.content: a block is neither text nor image")
+    return Spoken(message["role"], "".join(words), tuple(pictures), marked)
+
+
+def _not_empty(text: str, place: str) -> str:
+    if not text.strip():
+        raise TroubleError("bad_request", f"{place}: text content blocks must contain non-whitespace text")
+    return text
+
+
+def read_google(body: Json, *, model: str) -> Question:
+    """A generateContent request; the model stands in its path."""
+    spoken = [_google_content(content, at) for at, content in enumerate(_list(body, "contents"))]
+    instruction = _either(body, "systemInstruction", "system_instruction")
+    system = _google_content(instruction, -1).text if isinstance(instruction, dict) else ""
+    config = _either(body, "generationConfig", "generation_config")
+    config = config if isinstance(config, dict) else {}
+    schema = _either(config, "responseJsonSchema", "response_json_schema") or _either(config, "responseSchema", "response_schema")
+    limit = _either(config, "maxOutputTokens", "max_output_tokens")
+    return _question("google_genai", model, system, spoken, schema=schema, limit=limit)
+
+
+def _google_content(content: object, at: int) -> Spoken:
+    if not isinstance(content, dict) or content.get("role", "user") not in {"user", "model", "system"}:
+        raise TroubleError("bad_request", f"contents[{at}]: please use a valid role: user, model.")
+    words, pictures = [], []
+    for part in _parts(content.get("parts"), f"contents[{at}].parts"):
+        data = _either(part, "inlineData", "inline_data")
+        if isinstance(data, dict):
+            pictures.append(look_at(str(_either(data, "mimeType", "mime_type")), _text(data, "data")))
+        else:
+            words.append(_text(part, "text"))
+    role = "assistant" if content.get("role") == "model" else "user"
+    return Spoken(role, "".join(words), tuple(pictures))
+
+
+def _question(
+    wire_format: WireFormat, model: str, system: str, spoken: Sequence[Spoken], *, schema: object, limit: object, marked: bool = False
+) -> Question:
+    messages = tuple(message for message in spoken if message.role != "system")
+    if not messages:
+        raise TroubleError("bad_request", "at least one message is needed")
+    return Question(
+        wire_format,
+        model,
+        "\n".join(filter(None, (system, *(message.text for message in spoken if message.role == "system")))),
+        messages,
+        schema=schema if isinstance(schema, dict) else None,
+        max_output_tokens=limit if isinstance(limit, int) and limit > 0 else None,
+        cache_mark=marked,
+        user_texts=tuple(message.text for message in messages if message.role == "user"),
+    )
+
+
+def _either(data: Json, camel: str, snake: str) -> Any:
+    return data[camel] if camel in data else data.get(snake)
+
+
+def _text(data: Json, name: str) -> str:
+    value = data.get(name)
+    if not isinstance(value, str):
+        raise TroubleError("bad_request", f"{name}: a string is needed", parameter=name)
+    return value
+
+
+def _list(data: Json, name: str) -> list[Any]:
+    value = data.get(name)
+    if not isinstance(value, list) or not value:
+        raise TroubleError("bad_request", f"{name}: a list with at least one item is needed", parameter=name)
+    return value
+
+
+def _parts(content: object, place: str) -> list[dict[str, Any]]:
+    if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
+        raise TroubleError("bad_request", f"{place}: a string or a list of parts is needed", parameter=place)
+    return content

@@ -1,0 +1,348 @@
+"""From a request to a response, without any network: routing, keys, quotas, faults, and the answer of the model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from typing import Any, Literal
+from urllib.parse import parse_qs
+
+import orjson
+
+from safemt_api.markers import SIMULATED_UNSAFE
+from safemt_api.messages import Outcome
+from safemt_api.profiles import WireFormat
+from safemt_api.simulator.caching import PromptCache, input_tokens
+from safemt_api.simulator.classifying import decide_google, decide_openai, moderate
+from safemt_api.simulator.faults import TRANSIENT_FAULTS
+from safemt_api.simulator.ledger import Ledger, Truth, truth_of
+from safemt_api.simulator.quota import Quotas
+from safemt_api.simulator.reading import Question, read_anthropic, read_google, read_openai
+from safemt_api.simulator.roles import MODELS, Played, play
+from safemt_api.simulator.settings import SimulatorSettings
+from safemt_api.simulator.troubles import ANTHROPIC_FILTER_MESSAGE, MESSAGES, Headers, TroubleError, trouble_body
+from safemt_api.simulator.writing import Stop, Tokens, Words, answer_body, count_tokens, cut_to, model_body, models_body
+
+Ending = Literal["whole", "reset", "stall", "cut"]
+
+BAD_KEY = "bad-key"
+NO_CREDIT_KEY = "no-credit"
+MODEL_PREFIX = "sim-"
+CONTEXT_TOKENS = 128_000
+_GENERATE = re.compile(r"/v1(?:beta)?/models/([^/:]+):generateContent")
+_CLASSIFYING = frozenset({"/v1/moderations", "/v1/decisions", "/v1beta/decisions"})
+_HTML = b"<!doctype html><html><head><title>502 Bad Gateway</title></head><body><h1>Bad Gateway</h1></body></html>"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One HTTP request; header names are in lower case."""
+
+    method: str
+    target: str
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def path(self) -> str:
+        """The target without its query."""
+        return self.target.partition("?")[0]
+
+    @property
+    def key(self) -> str:
+        """The API key in whichever place the vendor's SDK puts it."""
+        bearer = self.headers.get("authorization", "").partition(" ")[2]
+        found = bearer or self.headers.get("x-api-key") or self.headers.get("x-goog-api-key")
+        return (found or parse_qs(self.target.partition("?")[2]).get("key", [""])[0]).strip()
+
+    @property
+    def wire_format(self) -> WireFormat:
+        """The wire format that the request speaks, by its path and else by its headers."""
+        if _GENERATE.fullmatch(self.path) or self.path.startswith("/v1beta/") or "x-goog-api-key" in self.headers:
+            return "google_genai"
+        return "anthropic_messages" if self.path == "/v1/messages" or "anthropic-version" in self.headers else "openai_chat"
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """One HTTP response, how its sending ends, and what the ledger notes once it is sent in full."""
+
+    status: int
+    body: bytes
+    headers: Headers = ()
+    content_type: str = "application/json"
+    ending: Ending = "whole"
+    delayed: bool = False
+    body_digest: str | None = None
+    truth: Truth | None = None
+    tokens: tuple[int, int, int] = (0, 0, 0)
+
+
+class Service:
+    """The simulator behind the socket; ``now`` is handed in with each request (seconds of a steady clock)."""
+
+    def __init__(self, settings: SimulatorSettings) -> None:
+        self.settings = settings
+        self.ledger = Ledger(settings.truth_limit)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all calls, quotas and caches, but not what is in flight."""
+        settings, in_flight = self.settings, self.ledger.in_flight
+        self.ledger = Ledger(settings.truth_limit, in_flight=in_flight, peak_in_flight=in_flight)
+        self.quotas = Quotas(
+            requests_per_minute=settings.requests_per_minute,
+            tokens_per_minute=settings.tokens_per_minute,
+            burst_seconds=settings.burst_seconds,
+        )
+        self.cache = PromptCache(minimum_tokens=settings.prompt_cache_minimum_tokens) if settings.prompt_cache else None
+
+    def handle(self, request: Request, *, now: float) -> Response:
+        """The response to a request."""
+        try:
+            return self._get(request) if request.method == "GET" else self._post(request, now)
+        except TroubleError as trouble:
+            return self._reject(request, trouble)
+        except RecursionError:
+            return self._reject(request, TroubleError("bad_request", "the body is nested too deeply"))
+
+    def _reject(self, request: Request, trouble: TroubleError) -> Response:
+        self.ledger.rejected += request.method == "POST"
+        return self._trouble(request.wire_format, trouble, call_id="rejected")
+
+    def _get(self, request: Request) -> Response:
+        path = request.path.replace("/v1beta/", "/v1/", 1)
+        if path == "/health":
+            return Response(200, b'{"status":"ok"}')
+        if path == "/simulator/statistics":
+            return Response(200, orjson.dumps(self.ledger.statistics()._asdict()))
+        if path == "/simulator/truth":
+            return Response(200, orjson.dumps([truth.as_dict() for truth in self.ledger.truths.values()]))
+        if path == "/v1/models":
+            return Response(200, models_body(request.wire_format, MODELS))
+        if path.startswith("/v1/models/"):
+            return Response(200, model_body(request.wire_format, _known_model(path.removeprefix("/v1/models/"))))
+        raise _unknown_path(request)
+
+    def _post(self, request: Request, now: float) -> Response:
+        path = request.path
+        if path == "/simulator/reset":
+            self.reset()
+            return Response(200, b"{}")
+        generate = _GENERATE.fullmatch(path)
+        if not generate and path not in _CLASSIFYING and path not in {"/v1/chat/completions", "/v1/messages"}:
+            raise _unknown_path(request)
+        _check_key(request.key)
+        body = _json(request.body)
+        if path in _CLASSIFYING:
+            return self._classify(path, body, request)
+        question = _read(request, body, generate.group(1) if generate else "")
+        _check(question, check_images=self.settings.check_images)
+        return self._converse(question, request, now)
+
+    def _classify(self, path: str, body: Mapping[str, Any], request: Request) -> Response:
+        if path == "/v1/moderations":
+            answer = moderate(body, self.settings)
+        else:
+            _known_model(str(body.get("model")).removeprefix("models/"))
+            answer = (decide_google if isinstance(body.get("questions"), dict) else decide_openai)(body, self.settings)
+        digest = _digest(request)
+        self.ledger.call_came(digest)
+        return Response(200, orjson.dumps(answer), delayed=True, body_digest=digest)
+
+    def _converse(self, question: Question, request: Request, now: float) -> Response:
+        digest = _digest(request)
+        attempt = self.ledger.call_came(digest)
+        call_id = f"{digest[:20]}-{attempt}"
+        used, _ = input_tokens(question)
+        wait = self.quotas.take(now=now, tokens=used)
+        if wait > 0.0:
+            self.ledger.rate_limited += 1
+            trouble = TroubleError("rate_limit", MESSAGES["rate_limit"], wait_seconds=wait if self.settings.announce_limits else None)
+            return self._trouble(question.wire_format, trouble, call_id=call_id)
+        fault = self._fault(question, digest, attempt)
+        if fault is not None:
+            self.ledger.faults[fault] += 1
+        if fault in TRANSIENT_FAULTS and fault is not None:
+            return self._play_transient(fault, question, call_id)
+        return self._play_outcome(fault, question, call_id, digest)
+
+    def _fault(self, question: Question, digest: str, attempt: int) -> str | None:
+        plan, seed, model = self.settings.faults, self.settings.seed, question.model
+        return (
+            plan.scripted(model=model, attempt=attempt)
+            or plan.transient(seed=seed, model=model, body_digest=digest, attempt=attempt)
+            or plan.outcome(seed=seed, model=model, user_texts=question.user_texts)
+        )
+
+    def _play_transient(self, fault: str, question: Question, call_id: str) -> Response:
+        wire_format = question.wire_format
+        if fault == "account_hold" and wire_format == "google_genai":
+            words = Words(question.model, "", "account_hold", Tokens(input_tokens(question)[0], 0), call_id)
+            return Response(200, answer_body(wire_format, words), self._headers(wire_format, call_id), delayed=True)
+        if fault in MESSAGES:
+            return self._trouble(wire_format, TroubleError(fault, MESSAGES[fault]), call_id=call_id)
+        if fault == "rate_limit_retry_after":
+            wait = self.settings.faults.retry_after_seconds
+            return self._trouble(wire_format, TroubleError("rate_limit", MESSAGES["rate_limit"], wait_seconds=wait), call_id=call_id)
+        if fault == "error_in_200":
+            return replace(self._trouble(wire_format, TroubleError("error_500", "Provider returned error"), call_id=call_id), status=200)
+        if fault == "html":
+            return Response(200, _HTML, content_type="text/html", delayed=True)
+        return self._broken(fault, question, call_id)
+
+    def _broken(self, fault: str, question: Question, call_id: str) -> Response:
+        played = play(question, self.settings)
+        words = self._words(question, replace(played, text="") if fault == "empty" else played, "end", call_id)
+        body, headers = answer_body(question.wire_format, words), self._headers(question.wire_format, call_id)
+        if fault == "empty":
+            return Response(200, body, headers, delayed=True)
+        if fault == "malformed":
+            return Response(200, body[: len(body) // 2], headers, delayed=True)
+        endings: dict[str, Ending] = {"reset": "reset", "stall": "stall", "truncated_body": "cut"}
+        return Response(200, body, headers, ending=endings[fault], delayed=True)
+
+    def _play_outcome(self, fault: str | None, question: Question, call_id: str, digest: str) -> Response:
+        wire_format = question.wire_format
+        played = play(question, self.settings)
+        trouble = _outcome_trouble(fault, question)
+        words = self._words(question, played, _stop(fault), call_id)
+        self.quotas.spend(words.tokens.output)
+        if trouble is not None:
+            words = replace(words, text="", tokens=Tokens(0, 0))
+            response = self._trouble(wire_format, trouble, call_id=call_id)
+        else:
+            response = Response(200, answer_body(wire_format, words), self._headers(wire_format, call_id), delayed=True)
+        truth = truth_of(
+            question,
+            played,
+            outcome=_outcome(fault, wire_format, words),
+            unsafe=None if played.unsafe is None or fault == "too_long" else played.unsafe and SIMULATED_UNSAFE in words.text,
+            fault=fault,
+            keep_texts=self.settings.keep_texts,
+        )
+        tokens = words.tokens
+        return replace(response, body_digest=digest, truth=truth, tokens=(tokens.input, tokens.output, tokens.cached))
+
+    def _words(self, question: Question, played: Played, stop: Stop, call_id: str) -> Words:
+        text = "" if stop in {"content_filter", "prompt_blocked", "refusal"} else played.text
+        reasoning = played.reasoning_tokens if text else 0
+        room = question.max_output_tokens
+        if stop == "length":
+            text = cut_to(text, count_tokens(text) // 2)
+        if room is not None and text and count_tokens(text) + reasoning > room:
+            reasoning = min(reasoning, room)
+            text, stop = cut_to(text, room - reasoning), "length"
+        used, picture = input_tokens(question)
+        cached, written = self.cache.use(question) if self.cache is not None else (0, 0)
+        tokens = Tokens(used, count_tokens(text) + reasoning, reasoning, min(cached, used), min(written, used), picture)
+        return Words(question.model, text, stop, tokens, call_id)
+
+    def _trouble(self, wire_format: WireFormat, trouble: TroubleError, *, call_id: str) -> Response:
+        status, body, headers = trouble_body(wire_format, trouble, request_id=f"req_{call_id}")
+        return Response(status, body, headers + self._headers(wire_format, call_id), delayed=True)
+
+    def _headers(self, wire_format: WireFormat, call_id: str) -> Headers:
+        names = {"openai_chat": "x-request-id", "anthropic_messages": "request-id"}
+        own = ((names[wire_format], f"req_{call_id}"),) if wire_format in names else ()
+        return own + (self.quotas.headers(wire_format) if self.settings.announce_limits else ())
+
+
+def _digest(request: Request) -> str:
+    digest = sha256(request.path.encode("utf-8", "surrogatepass") + b"\x00")
+    digest.update(request.body)
+    return digest.hexdigest()
+
+
+def _json(body: bytes) -> Mapping[str, Any]:
+    try:
+        data = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise TroubleError("bad_request", f"the body is not JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise TroubleError("bad_request", "the body must be a JSON object")
+    if data.get("stream"):
+        raise TroubleError("bad_request", "the simulator does not stream; leave stream out", parameter="stream")
+    return data
+
+
+def _read(request: Request, body: Mapping[str, Any], model: str) -> Question:
+    if request.path == "/v1/chat/completions":
+        return read_openai(body)
+    if request.path == "/v1/messages":
+        return read_anthropic(body, version=request.headers.get("anthropic-version", ""))
+    return read_google(body, model=model)
+
+
+def _check_key(key: str) -> None:
+    if key == BAD_KEY:
+        raise TroubleError("bad_key", MESSAGES["bad_key"])
+    if key == NO_CREDIT_KEY:
+        raise TroubleError("no_credit", MESSAGES["no_credit"])
+
+
+def _known_model(model: str) -> str:
+    if not model.startswith(MODEL_PREFIX):
+        raise TroubleError(
+            "unknown_model", f"The model `{model}` does not exist here; simulated models begin with {MODEL_PREFIX}", parameter="model"
+        )
+    return model
+
+
+def _unknown_path(request: Request) -> TroubleError:
+    return TroubleError("unknown_path", f"Invalid URL ({request.method} {request.path})")
+
+
+def _check(question: Question, *, check_images: bool) -> None:
+    _known_model(question.model)
+    pictures = question.pictures
+    if pictures and question.model.startswith("sim-text-only"):
+        raise TroubleError("no_images", f"Image input is not supported by the model {question.model}.", parameter="messages")
+    for picture in pictures if check_images else ():
+        if picture.real_type is None:
+            raise TroubleError("bad_image", "Could not process image: its bytes are no PNG, JPEG, GIF or WebP picture.")
+        if question.wire_format == "anthropic_messages" and picture.real_type != picture.claimed_type:
+            claim = f"the image was sent as {picture.claimed_type} but appears to be {picture.real_type}"
+            raise TroubleError("bad_image", f"Could not process image: {claim}.")
+
+
+def _stop(fault: str | None) -> Stop:
+    stops: dict[str | None, Stop] = {
+        "content_filter": "content_filter",
+        "prompt_blocked": "prompt_blocked",
+        "refusal": "refusal",
+        "truncated_reply": "length",
+    }
+    return stops.get(fault, "end")
+
+
+def _outcome_trouble(fault: str | None, question: Question) -> TroubleError | None:
+    """The outcomes that a vendor tells as an error; Google blocks a prompt in a 200."""
+    if fault == "too_long":
+        return TroubleError("too_long", _too_long(question.wire_format))
+    if fault == "prompt_blocked" and question.wire_format != "google_genai":
+        own = question.wire_format == "anthropic_messages"
+        return TroubleError("prompt_blocked", ANTHROPIC_FILTER_MESSAGE if own else MESSAGES["prompt_blocked"])
+    return None
+
+
+def _too_long(wire_format: WireFormat) -> str:
+    over = CONTEXT_TOKENS + 1000
+    return {
+        "openai_chat": f"This model's maximum context length is {CONTEXT_TOKENS} tokens. However, your messages resulted in {over} tokens.",
+        "anthropic_messages": f"prompt is too long: {over} tokens > {CONTEXT_TOKENS} maximum",
+        "google_genai": f"The input token count ({over}) exceeds the maximum number of tokens allowed ({CONTEXT_TOKENS}).",
+    }[wire_format]
+
+
+def _outcome(fault: str | None, wire_format: WireFormat, words: Words) -> Outcome:
+    if fault == "content_filter":
+        return Outcome.REFUSED if wire_format == "anthropic_messages" else Outcome.BLOCKED_OUTPUT
+    if fault == "refusal":
+        return Outcome.BLOCKED_OUTPUT if wire_format == "google_genai" else Outcome.REFUSED
+    if fault == "prompt_blocked":
+        return Outcome.BLOCKED_OUTPUT if wire_format == "anthropic_messages" else Outcome.BLOCKED_INPUT
+    plain = {"too_long": Outcome.ERROR}
+    return plain.get(fault or "", Outcome.TRUNCATED if words.stop == "length" else Outcome.ANSWERED)

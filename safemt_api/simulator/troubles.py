@@ -1,0 +1,158 @@
+"""Errors in the shape of each vendor: one table from what went wrong to status, type and code.
+
+Shapes as the vendors' SDKs read them (openai ``_exceptions.py``, anthropic ``_error_classes.py``, google-genai ``errors.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from safemt_api.profiles import WireFormat
+
+Headers = tuple[tuple[str, str], ...]
+
+
+class TroubleError(Exception):
+    """A request that gets an error for an answer."""
+
+    def __init__(self, kind: str, message: str, *, parameter: str | None = None, wait_seconds: float | None = None) -> None:
+        self.kind, self.message, self.parameter, self.wait_seconds = kind, message, parameter, wait_seconds
+        super().__init__(message)
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How one vendor tells of one kind of trouble."""
+
+    status: int
+    type: str
+    code: str | None = None
+    details: tuple[Mapping[str, Any], ...] = field(default=())
+
+
+_INFO = "type.googleapis.com/google.rpc.ErrorInfo"
+_QUOTA = "type.googleapis.com/google.rpc.QuotaFailure"
+_METRIC = "generativelanguage.googleapis.com/generate_content_requests"
+
+
+def _quota(identifier: str, value: str) -> Mapping[str, Any]:
+    return {"@type": _QUOTA, "violations": [{"quotaMetric": _METRIC, "quotaId": identifier, "quotaValue": value}]}
+
+
+_PER_MINUTE = _quota("GenerateRequestsPerMinutePerProjectPerModel", "60")
+_PER_DAY = _quota("GenerateRequestsPerDayPerProjectPerModel", "1000")
+_NO_QUOTA = _quota("GenerateRequestsPerDayPerProjectPerModel-FreeTier", "0")
+_KEY_INVALID = {"@type": _INFO, "reason": "API_KEY_INVALID", "domain": "googleapis.com"}
+
+SHAPES: Mapping[WireFormat, Mapping[str, Shape]] = {
+    "openai_chat": {
+        "bad_request": Shape(400, "invalid_request_error"),
+        "bad_key": Shape(401, "invalid_request_error", "invalid_api_key"),
+        "no_credit": Shape(429, "insufficient_quota", "insufficient_quota"),
+        "unknown_model": Shape(404, "invalid_request_error", "model_not_found"),
+        "unknown_path": Shape(404, "invalid_request_error", "unknown_url"),
+        "too_large": Shape(413, "invalid_request_error", "request_too_large"),
+        "bad_image": Shape(400, "invalid_request_error", "invalid_image_format"),
+        "no_images": Shape(400, "invalid_request_error"),
+        "rate_limit": Shape(429, "requests", "rate_limit_exceeded"),
+        "error_500": Shape(500, "server_error"),
+        "error_503": Shape(503, "server_error", "service_unavailable"),
+        "overloaded_529": Shape(529, "server_error", "overloaded"),
+        "prompt_blocked": Shape(400, "invalid_request_error", "invalid_prompt"),
+        "too_long": Shape(400, "invalid_request_error", "context_length_exceeded"),
+        "daily_quota": Shape(429, "requests", "rate_limit_exceeded"),
+        "account_hold": Shape(401, "invalid_request_error", "account_deactivated"),
+    },
+    "anthropic_messages": {
+        "bad_request": Shape(400, "invalid_request_error"),
+        "bad_key": Shape(401, "authentication_error"),
+        "no_credit": Shape(402, "billing_error"),
+        "unknown_model": Shape(404, "not_found_error"),
+        "unknown_path": Shape(404, "not_found_error"),
+        "too_large": Shape(413, "request_too_large"),
+        "bad_image": Shape(400, "invalid_request_error"),
+        "no_images": Shape(400, "invalid_request_error"),
+        "rate_limit": Shape(429, "rate_limit_error"),
+        "error_500": Shape(500, "api_error"),
+        "error_503": Shape(503, "api_error"),
+        "overloaded_529": Shape(529, "overloaded_error"),
+        "prompt_blocked": Shape(400, "invalid_request_error"),
+        "too_long": Shape(400, "invalid_request_error"),
+        "daily_quota": Shape(429, "rate_limit_error", "enforced_spend_limit_reached"),
+        "account_hold": Shape(400, "invalid_request_error", "organization_on_hold"),
+    },
+    "google_genai": {
+        "bad_request": Shape(400, "INVALID_ARGUMENT"),
+        "bad_key": Shape(400, "INVALID_ARGUMENT", details=(_KEY_INVALID,)),
+        "no_credit": Shape(429, "RESOURCE_EXHAUSTED", details=(_NO_QUOTA,)),
+        "unknown_model": Shape(404, "NOT_FOUND"),
+        "unknown_path": Shape(404, "NOT_FOUND"),
+        "too_large": Shape(413, "INVALID_ARGUMENT"),
+        "bad_image": Shape(400, "INVALID_ARGUMENT"),
+        "no_images": Shape(400, "INVALID_ARGUMENT"),
+        "rate_limit": Shape(429, "RESOURCE_EXHAUSTED", details=(_PER_MINUTE,)),
+        "error_500": Shape(500, "INTERNAL"),
+        "error_503": Shape(503, "UNAVAILABLE"),
+        "overloaded_529": Shape(503, "UNAVAILABLE"),
+        "prompt_blocked": Shape(400, "INVALID_ARGUMENT"),
+        "too_long": Shape(400, "INVALID_ARGUMENT"),
+        "daily_quota": Shape(429, "RESOURCE_EXHAUSTED", details=(_PER_DAY,)),
+        "account_hold": Shape(403, "PERMISSION_DENIED"),
+    },
+}
+
+ANTHROPIC_FILTER_MESSAGE = "Output blocked by content filtering policy"
+"""Anthropic has no signal for a blocked prompt; these are the words by which its filter is known."""
+
+MESSAGES: Mapping[str, str] = {
+    "bad_key": "The API key is not valid.",
+    "no_credit": "The current quota is used up; check the plan and billing details. (limit: 0)",
+    "rate_limit": "Too many requests for this account; slow down.",
+    "error_500": "The simulated server had an error.",
+    "error_503": "The simulated service is unavailable for the moment.",
+    "overloaded_529": "The simulated model is overloaded.",
+    "prompt_blocked": "Invalid prompt: it was flagged as potentially violating the usage policy.",
+    "daily_quota": "The quota of requests per day (RPD) is used up.",
+    "account_hold": "This account is on hold for trust and safety reasons.",
+}
+
+
+def trouble_body(wire_format: WireFormat, trouble: TroubleError, *, request_id: str) -> tuple[int, bytes, Headers]:
+    """Status, JSON body and extra headers of the error answer."""
+    shape = SHAPES[wire_format][trouble.kind]
+    if wire_format == "openai_chat":
+        body: dict[str, Any] = {"error": _openai_error(shape, trouble)}
+    elif wire_format == "anthropic_messages":
+        body = {"type": "error", "error": _anthropic_error(shape, trouble), "request_id": request_id}
+    else:
+        body = {"error": _google_error(shape, trouble)}
+    return shape.status, orjson.dumps(body), _wait_headers(wire_format, trouble.wait_seconds)
+
+
+def _openai_error(shape: Shape, trouble: TroubleError) -> dict[str, Any]:
+    return {"message": trouble.message, "type": shape.type, "param": trouble.parameter, "code": shape.code}
+
+
+def _anthropic_error(shape: Shape, trouble: TroubleError) -> dict[str, Any]:
+    error: dict[str, Any] = {"type": shape.type, "message": trouble.message}
+    return error | ({"details": {"error_code": shape.code}} if shape.code else {})
+
+
+def _google_error(shape: Shape, trouble: TroubleError) -> dict[str, Any]:
+    details = list(shape.details)
+    if trouble.wait_seconds is not None:
+        details.append({"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": f"{trouble.wait_seconds:g}s"})
+    error: dict[str, Any] = {"code": shape.status, "message": trouble.message, "status": shape.type}
+    return error | ({"details": details} if details else {})
+
+
+def _wait_headers(wire_format: WireFormat, wait_seconds: float | None) -> Headers:
+    if wait_seconds is None or wire_format == "google_genai":
+        return ()
+    if wire_format == "anthropic_messages":
+        return (("retry-after", f"{wait_seconds:g}"),)
+    return (("retry-after", f"{wait_seconds:g}"), ("retry-after-ms", f"{wait_seconds * 1000:.0f}"))
