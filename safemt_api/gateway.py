@@ -1,0 +1,372 @@
+"""The one door to every model: store, budget, limiter, adapter, and back.
+
+    call ──► store (already paid for?) ──► budget (reserve the most it can cost) ──► limiter (wait for room) ──► adapter (translate, send)
+                                                                                                      │
+    reply ◄── store (written and synced, money settled in the same transaction) ◄── outcome ◄─────────┘    errors: retried here, only here
+
+The only module that knows adapters, limits and store together; nothing above it knows a vendor.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import anyio
+from tenacity import RetryCallState
+
+from safemt_api.adapters.base import Adapter, Received, Timeouts
+from safemt_api.errors import (
+    CallError,
+    ConnectionFailedError,
+    EndpointError,
+    RateLimitedError,
+    ServerError,
+    StalledError,
+    StopRunError,
+    TransientError,
+    UsageError,
+)
+from safemt_api.limits.budget import Ledger, Reservation
+from safemt_api.limits.fleet import Endpoint, Fleet
+from safemt_api.limits.limiter import Limiter, LimiterStatistics, Slot
+from safemt_api.limits.retry import DEFAULT_RETRY_POLICY, Attempts, RetryPolicy
+from safemt_api.messages import PURPOSES, Answer, Call, Outcome, Purpose, Reply, Route, Usage
+from safemt_api.prices import Price
+from safemt_api.profiles import ImageRules, Profile
+from safemt_api.store.keys import canonical_request, request_key
+from safemt_api.store.turns import TurnStore
+from safemt_api.tokens import input_tokens_estimate, input_tokens_most
+
+DEFAULT_MOST_OUTPUT_TOKENS = 8192
+"""Assumed when neither the call nor the profile bounds the reply; only money and pace use it, it is never sent."""
+
+UNREACHED_ATTEMPTS = 3
+REPLY_TEXTS = ("text", "detail", "finish_reason", "served_model", "request_id", "raw")
+OVERLOADED_STATUSES = frozenset({503, 529})
+
+
+@dataclass(frozen=True, slots=True)
+class Pacing:
+    """The user's word on an account's pace; ``None`` leaves it to headers and 429s."""
+
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+
+
+@dataclass
+class Account:
+    """One vendor account (profile, key, endpoint): what everyone who calls it shares."""
+
+    profile: Profile
+    fleet: Fleet[Adapter]
+    limiter: Limiter
+    price_of: Callable[[str], Price | None]
+    reached: bool = False
+    last_failure: CallError | None = None
+    prices: dict[str, Price | None] = field(default_factory=dict)
+
+    def price(self, model: str) -> Price | None:
+        """The model's price, looked up once."""
+        if model not in self.prices:
+            self.prices[model] = self.price_of(model)
+        return self.prices[model]
+
+
+@dataclass
+class _Progress:
+    """Whether an attempt has left the house; before that it cannot have cost anything."""
+
+    sent: bool = False
+
+
+class GatewayStatistics(NamedTuple):
+    """Counts since the gateway was opened.
+
+    ``sent`` counts every attempt; ``usage`` and ``calls`` are by purpose; ``unpriced`` holds the purposes with a reply of unknown cost.
+    """
+
+    sent: int
+    from_store: int
+    retried: int
+    rate_limited: int
+    in_flight: int
+    waiting: int
+    calls: Mapping[Purpose, int]
+    usage: Mapping[Purpose, Usage]
+    unpriced: frozenset[Purpose]
+    limiters: Mapping[str, LimiterStatistics]
+
+
+@dataclass(frozen=True)
+class _Order:
+    """A call with what the gateway works out about it, each at most once."""
+
+    call: Call
+    account: Account
+    request: bytes
+    key: str
+
+    @cached_property
+    def most_output_tokens(self) -> int:
+        asked = self.call.parameters.max_output_tokens
+        return asked or self.account.profile.facts(self.call.route.model).max_output_tokens or DEFAULT_MOST_OUTPUT_TOKENS
+
+    @property
+    def image_rules(self) -> ImageRules:
+        return self.account.profile.image_rules(self.call.route.model)
+
+    @cached_property
+    def tokens(self) -> int:
+        """Expected input plus reserved output: what the tokens-a-minute quota is charged before the real usage is known."""
+        return input_tokens_estimate(self.call, self.image_rules) + self.most_output_tokens
+
+    @cached_property
+    def most_usd(self) -> float | None:
+        price = self.account.price(self.call.route.model)
+        if price is None:
+            return None
+        return price.most_usd(input_tokens_most(self.call, self.image_rules), self.most_output_tokens)
+
+
+class Gateway:
+    """Answers calls; see the module. One gateway serves a whole run.
+
+    Args:
+        store: Where replies are kept.
+        ledger: The run's money.
+        open_account: Makes the account of a route on first use.
+        timeouts: ``total_seconds`` is enforced here, as a scope around each attempt.
+        retry_policy: Caps on attempts and elapsed time of one call.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: TurnStore,
+        ledger: Ledger,
+        open_account: Callable[[Route], Account],
+        timeouts: Timeouts,
+        retry_policy: RetryPolicy = DEFAULT_RETRY_POLICY,
+    ) -> None:
+        self._store, self._ledger, self._open_account = store, ledger, open_account
+        self._timeouts, self._policy = timeouts, retry_policy
+        self._accounts: dict[tuple[str, str, str], Account] = {}
+        self._under_way: dict[str, anyio.Event] = {}
+        self._counts: Counter[str] = Counter()
+        self._calls: Counter[Purpose] = Counter()
+        self._usage = dict.fromkeys(PURPOSES, Usage())
+        self._unpriced: set[Purpose] = set()
+        self._last_success: float | None = None
+        self._retries_since_success = 0
+        self._last_failure: CallError | None = None
+
+    async def ask(self, call: Call) -> Answer:
+        """Answer a call, from the store or from the vendor; when this returns, the reply is synced to disk.
+
+        Raises:
+            DialogueError: This call failed for good; others may succeed.
+            StopRunError: The run cannot go on (account, address, budget, stall).
+            StoreError: The reply cannot be kept.
+        """
+        request = canonical_request(call)
+        key = request_key(request)
+        while key in self._under_way:
+            await self._under_way[key].wait()
+        stored = self._store.get(key)
+        if stored is not None:
+            self._counts["from_store"] += 1
+            self._tally(call, stored.reply, stored.cost_usd)
+            return Answer(stored.reply, from_store=True, cost_usd=stored.cost_usd)
+        self._under_way[key] = anyio.Event()
+        try:
+            return await self._buy(_Order(call, self._account(call.route), request, key))
+        finally:
+            self._under_way.pop(key).set()
+
+    def statistics(self) -> GatewayStatistics:
+        """What has been done so far."""
+        limiters = {f"{profile} {endpoint}": account.limiter.statistics() for (profile, endpoint, _), account in self._accounts.items()}
+        return GatewayStatistics(
+            sent=self._counts["sent"],
+            from_store=self._counts["from_store"],
+            retried=self._counts["retried"],
+            rate_limited=self._counts["rate_limited"],
+            in_flight=sum(statistics.in_flight for statistics in limiters.values()),
+            waiting=sum(statistics.waiting for statistics in limiters.values()),
+            calls=dict(self._calls),
+            usage=dict(self._usage),
+            unpriced=frozenset(self._unpriced),
+            limiters=limiters,
+        )
+
+    def accounts(self) -> Mapping[str, Account]:
+        """The accounts in use, by profile and endpoint."""
+        return {f"{profile} {endpoint}": account for (profile, endpoint, _), account in self._accounts.items()}
+
+    async def watch_stall(self, stall_seconds: float) -> None:
+        """End the run when calls are being retried and none has succeeded for ``stall_seconds``.
+
+        Raises:
+            StalledError: That happened.
+        """
+        self._last_success = anyio.current_time()
+        while True:
+            await anyio.sleep(min(stall_seconds / 10.0, 5.0))
+            idle = anyio.current_time() - self._last_success
+            if self._retries_since_success and idle >= stall_seconds:
+                raise StalledError(idle, self._last_failure)
+
+    def _account(self, route: Route) -> Account:
+        name = (route.profile, route.endpoint, route.wire_format)
+        if name not in self._accounts:
+            self._accounts[name] = self._open_account(route)
+        return self._accounts[name]
+
+    async def _buy(self, order: _Order) -> Answer:
+        attempts = Attempts(self._policy)
+        async for attempt in attempts.retrying(self._before_sleep):
+            with attempt:
+                return await self._attempt(order)
+        raise AssertionError("the retry loop ends by returning or raising")
+
+    def _before_sleep(self, state: RetryCallState) -> None:
+        self._counts["retried"] += 1
+        self._retries_since_success += 1
+
+    async def _attempt(self, order: _Order) -> Answer:
+        reservation = await self._reserve(order)
+        progress = _Progress()
+        try:
+            received = await self._send(order, progress)
+        except CallError as error:
+            await self._unanswered(reservation, error)
+            self._failed(order.account, error)
+            raise
+        except BaseException as error:
+            await self._cut_off(reservation, free=not progress.sent or isinstance(error, StopRunError))
+            raise
+        return await self._keep(order, sendable_reply(received.reply), reservation)
+
+    async def _reserve(self, order: _Order) -> Reservation | None:
+        if order.most_usd is None:
+            if self._ledger.ceiling_usd is not None:
+                raise UsageError(f"no price is known for {order.call.route.model}, so --max-usd cannot be held; add a price to its profile")
+            return None
+        return await self._ledger.reserve(key=order.key, purpose=order.call.purpose, most_usd=order.most_usd)
+
+    async def _send(self, order: _Order, progress: _Progress) -> Received:
+        account = order.account
+        async with account.limiter.slot(order.tokens) as slot:
+            with account.fleet.endpoint() as endpoint:
+                self._counts["sent"] += 1
+                progress.sent = True
+                try:
+                    received = await self._within_deadline(endpoint, order.call)
+                except TransientError as error:
+                    _teach(slot, error)
+                    raise
+            usage = received.reply.usage
+            slot.succeeded(tokens=None if usage is None else usage.input_tokens + usage.output_tokens, hints=received.quotas)
+        return received
+
+    async def _within_deadline(self, endpoint: Endpoint[Adapter], call: Call) -> Received:
+        try:
+            with anyio.fail_after(self._timeouts.total_seconds):
+                return await endpoint.sender.send(call)
+        except TimeoutError as error:
+            sentence = f"{endpoint.url} gave no whole answer within {self._timeouts.total_seconds:.0f} s"
+            raise ConnectionFailedError(sentence, connected=True, maybe_billed=True) from error
+
+    async def _unanswered(self, reservation: Reservation | None, error: CallError) -> None:
+        if reservation is None:
+            return
+        if error.maybe_billed:
+            await self._ledger.keep(reservation)
+        else:
+            await self._ledger.release(reservation)
+
+    async def _cut_off(self, reservation: Reservation | None, *, free: bool) -> None:
+        """The attempt ended without a call error; ``free``: it was still queued, or refused together with the whole account."""
+        if reservation is None:
+            return
+        if free:
+            await self._ledger.release(reservation)
+        else:
+            self._ledger.abandoned(reservation)
+
+    def _failed(self, account: Account, error: CallError) -> None:
+        self._last_failure = error
+        if isinstance(error, RateLimitedError):
+            self._counts["rate_limited"] += 1
+        if not isinstance(error, ConnectionFailedError) or error.connected:
+            account.reached = True
+        elif not account.reached and all(one.failures >= UNREACHED_ATTEMPTS for one in account.fleet.statistics()):
+            # Each address by itself: a dead one among several must not end a run while another is still at work on its first reply.
+            raise EndpointError(f"{error}; check the address (--base-url) and that the server is running") from error
+
+    async def _keep(self, order: _Order, reply: Reply, reservation: Reservation | None) -> Answer:
+        order.account.reached = True
+        cost = self._cost_usd(order, reply)
+        booked = None
+        if reservation is None and cost is not None:
+            # The vendor told the cost of a model that no price was known for.
+            reservation = self._ledger.unreserved(key=order.key, purpose=order.call.purpose)
+        if reservation is not None:
+            # Without a usage report the most it can have cost is what counts against the ceiling.
+            booked = self._ledger.settle(reservation, reservation.most_usd if cost is None else cost)
+        await self._store.put(order.key, request=order.request, reply=reply, cost_usd=cost, also=booked)
+        if reservation is not None:
+            self._ledger.closed(reservation)
+        self._last_success = anyio.current_time()
+        self._retries_since_success = 0
+        self._tally(order.call, reply, cost)
+        return Answer(reply, from_store=False, cost_usd=cost)
+
+    def _cost_usd(self, order: _Order, reply: Reply) -> float | None:
+        if reply.cost_usd is not None:
+            return reply.cost_usd
+        if reply.outcome is Outcome.BLOCKED_INPUT and reply.usage is None:
+            return 0.0
+        price = order.account.price(order.call.route.model)
+        return None if price is None or reply.usage is None else price.cost_usd(reply.usage)
+
+    def _tally(self, call: Call, reply: Reply, cost_usd: float | None) -> None:
+        self._calls[call.purpose] += 1
+        if cost_usd is None:
+            self._unpriced.add(call.purpose)
+        if reply.usage is not None:
+            self._usage[call.purpose] += reply.usage
+
+
+def sendable_reply(reply: Reply) -> Reply:
+    """The reply with halves of surrogate pairs replaced: JSON can carry them, but no file, request or database can.
+
+    Done here, before the reply is stored or used, so that a reply from the store is the same as the one that was bought.
+    """
+    texts: dict[str, Any] = {name: getattr(reply, name) for name in REPLY_TEXTS}
+    bad: dict[str, Any] = {name: sendable(text) for name, text in texts.items() if text is not None and not _is_sendable(text)}
+    return replace(reply, **bad) if bad else reply
+
+
+def sendable(text: str) -> str:
+    """The text as UTF-8 can carry it: two halves side by side become the character they stand for, a lone half U+FFFD."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def _is_sendable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _teach(slot: Slot, error: TransientError) -> None:
+    if isinstance(error, RateLimitedError):
+        slot.rate_limited(error.retry_after_seconds)
+    elif isinstance(error, ServerError) and error.status in OVERLOADED_STATUSES:
+        slot.overloaded()

@@ -1,0 +1,140 @@
+"""Money as reservation: before a call is sent the most it can cost is put aside, after it the real cost is settled.
+
+The ledger is in the store, in the transactions that keep the replies, so that a killed run knows what it spent and two processes on one
+run share one ceiling. Three endings of a reservation: *settled* (the real cost is known), *released* (nothing was billed for certain), and
+*kept* (the call may have been billed without an answer: the whole reservation counts as spent). A reservation that its process left open
+when it was killed counts as kept.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping
+from typing import NamedTuple
+from uuid import uuid4
+
+import anyio
+
+from safemt_api.errors import BudgetExhaustedError
+from safemt_api.messages import PURPOSES, Purpose
+from safemt_api.store.turns import TurnStore, Work, now_utc
+
+TOLERANCE_USD = 1e-9
+NOT_RESERVED = 0
+
+
+class Reservation(NamedTuple):
+    """Money put aside for one attempt."""
+
+    id: int
+    key: str
+    purpose: Purpose
+    most_usd: float
+
+
+class Ledger:
+    """The spending of one run, with an optional ceiling."""
+
+    def __init__(self, store: TurnStore, *, run: str, ceiling_usd: float | None) -> None:
+        self._store, self._run, self.ceiling_usd = store, run, ceiling_usd
+        self._owner = uuid4().hex
+        self._open: dict[int, float] = {}
+        self._settled = anyio.Event()
+
+    async def reserve(self, *, key: str, purpose: Purpose, most_usd: float) -> Reservation:
+        """Put the most a call can cost aside; waits while calls in flight may still free enough.
+
+        Without a ceiling nothing is put aside (and nothing written): only endings are booked.
+
+        Raises:
+            BudgetExhaustedError: It does not fit, and nothing in flight can change that.
+        """
+        if self.ceiling_usd is None:
+            return Reservation(NOT_RESERVED, key, purpose, most_usd)
+        while True:
+            settled = self._settled
+            reservation = await self._store.write(self._try_reserve(key, purpose, most_usd))
+            if isinstance(reservation, Reservation):
+                self._open[reservation.id] = most_usd
+                return reservation
+            committed = reservation
+            if not self._open or committed - sum(self._open.values()) + most_usd > self.ceiling_usd + TOLERANCE_USD:
+                raise BudgetExhaustedError(self.ceiling_usd, committed, most_usd)
+            await settled.wait()
+
+    def unreserved(self, *, key: str, purpose: Purpose) -> Reservation:
+        """For a call that nothing could be put aside for, because no price was known beforehand: only what it did cost is booked."""
+        return Reservation(NOT_RESERVED, key, purpose, 0.0)
+
+    def settle(self, reservation: Reservation, cost_usd: float) -> Work[None]:
+        """The work that books the real cost; to be run in the transaction that keeps the reply."""
+        return self._close(reservation, cost_usd, "settled")
+
+    async def release(self, reservation: Reservation) -> None:
+        """Nothing was billed: free the money."""
+        if reservation.id == NOT_RESERVED:
+            return
+        await self._store.write(self._close(reservation, 0.0, "released"))
+        self.closed(reservation)
+
+    async def keep(self, reservation: Reservation) -> None:
+        """The call may have been billed without an answer: the reservation stays spent."""
+        await self._store.write(self._close(reservation, reservation.most_usd, "kept"))
+        self.closed(reservation)
+
+    def abandoned(self, reservation: Reservation) -> None:
+        """The attempt was cut off (Ctrl-C): nothing more will be written of it here, its row stays open and counts as spent."""
+        self.closed(reservation)
+
+    def closed(self, reservation: Reservation) -> None:
+        """The reservation's end is on disk: whoever waits for money looks again."""
+        self._open.pop(reservation.id, None)
+        self._settled.set()
+        self._settled = anyio.Event()
+
+    def spent_usd(self) -> Mapping[Purpose, float]:
+        """What the run has spent by purpose, kept reservations included."""
+        rows = self._store.read(lambda connection: connection.execute(_SPENT, (self._run,)).fetchall())
+        spent = dict.fromkeys(PURPOSES, 0.0)
+        spent.update({purpose: usd for purpose, usd in rows if purpose in spent})
+        return spent
+
+    def committed_usd(self) -> float:
+        """What is spent or reserved."""
+        return self._store.read(lambda connection: _committed(connection, self._run))
+
+    def _try_reserve(self, key: str, purpose: Purpose, most_usd: float) -> Work[Reservation | float]:
+        ceiling = self.ceiling_usd or 0.0
+
+        def work(connection: sqlite3.Connection) -> Reservation | float:
+            committed = _committed(connection, self._run)
+            if committed + most_usd > ceiling + TOLERANCE_USD:
+                return committed
+            row = (self._run, key, purpose, most_usd, None, "reserved", self._owner, now_utc())
+            cursor = connection.execute(_INSERT, row)
+            connection.execute(_COMMIT, (self._run, most_usd))
+            return Reservation(cursor.lastrowid or NOT_RESERVED, key, purpose, most_usd)
+
+        return work
+
+    def _close(self, reservation: Reservation, cost_usd: float, state: str) -> Work[None]:
+        def book(connection: sqlite3.Connection) -> None:
+            row = (self._run, reservation.key, reservation.purpose, reservation.most_usd, cost_usd, state, self._owner, now_utc())
+            connection.execute(_INSERT, row)
+            connection.execute(_COMMIT, (self._run, cost_usd))
+
+        def work(connection: sqlite3.Connection) -> None:
+            connection.execute("UPDATE charges SET settled_usd = ?, state = ? WHERE id = ?", (cost_usd, state, reservation.id))
+            connection.execute(_COMMIT, (self._run, cost_usd - reservation.most_usd))
+
+        return book if reservation.id == NOT_RESERVED else work
+
+
+_INSERT = "INSERT INTO charges (run, key, purpose, most_usd, settled_usd, state, owner, created_utc) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+_COMMIT = "INSERT INTO spending VALUES (?, ?) ON CONFLICT (run) DO UPDATE SET committed_usd = committed_usd + excluded.committed_usd"
+_SPENT = "SELECT purpose, sum(coalesce(settled_usd, most_usd)) FROM charges WHERE run = ? GROUP BY purpose"
+
+
+def _committed(connection: sqlite3.Connection, run: str) -> float:
+    row = connection.execute("SELECT committed_usd FROM spending WHERE run = ?", (run,)).fetchone()
+    return float(row[0]) if row else 0.0

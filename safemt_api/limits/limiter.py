@@ -1,0 +1,235 @@
+"""One account's pace: requests a minute, tokens a minute and calls at once, held together.
+
+A limiter belongs to an account (profile, key, endpoint) and is shared by whoever calls it: target, judge, moderator. It knows callables
+and clocks, not vendors. Quotas come from the user (``--rpm``, ``--tpm``), from response headers, or, where there are none, from 429s alone.
+A call that sleeps between two tries holds no slot, and a reply from the store takes none.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import NamedTuple, Protocol
+
+import anyio
+
+from safemt_api.limits.adaptive import AdaptiveConcurrency, AdaptiveRate
+from safemt_api.limits.pace import Quota, Taken
+
+MAX_HISTORY = 500
+HOLD_SECONDS = 1.0
+LONGEST_HOLD_SECONDS = 10.0
+ADMITTED_KEPT = 1000
+LONGEST_PACED_WINDOW_SECONDS = 600.0
+
+
+class Hint(Protocol):
+    """What a vendor's headers said of one quota (``adapters.base.QuotaHint``)."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def limit(self) -> int | None: ...
+    @property
+    def remaining(self) -> int | None: ...
+    @property
+    def reset_seconds(self) -> float | None: ...
+    @property
+    def window_seconds(self) -> float: ...
+
+
+class Change(NamedTuple):
+    """One move of the limit, for the run's record."""
+
+    at_seconds: float
+    concurrency: int
+    requests_per_minute: float | None
+    cause: str
+
+
+class LimiterStatistics(NamedTuple):
+    """What the limiter is doing now. ``requests_per_minute`` is ``None`` while nothing holds the pace."""
+
+    in_flight: int
+    waiting: int
+    concurrency: int
+    requests_per_minute: float | None
+    tokens_per_minute: float | None
+    rate_limited: int
+
+
+class Slot:
+    """A place among the calls in flight, with what it took from the quotas."""
+
+    __slots__ = ("_admitted_at", "_limiter", "_settled", "_tokens")
+
+    def __init__(self, limiter: Limiter, admitted_at: float, tokens: Taken | None) -> None:
+        self._limiter, self._admitted_at, self._tokens = limiter, admitted_at, tokens
+        self._settled = False
+
+    def succeeded(self, *, tokens: int | None, hints: Sequence[Hint] = ()) -> None:
+        """The call was answered: correct the token estimate and learn from the headers."""
+        self._settled = True
+        self._limiter._succeeded(self._admitted_at, self._tokens, tokens, hints)
+
+    def rate_limited(self, retry_after_seconds: float | None) -> None:
+        """The vendor said 429."""
+        self._settled = True
+        self._limiter._rate_limited(self._admitted_at, retry_after_seconds)
+
+    def overloaded(self) -> None:
+        """The vendor said that it is overloaded (503, 529): fewer at once, same pace."""
+        self._limiter._overloaded()
+
+    def close(self) -> None:
+        """The call is over; without a word on it, it told nothing of the pace."""
+        if not self._settled:
+            self._limiter._rate.failed(self._admitted_at)
+
+
+class Limiter:
+    """See the module. ``requests_per_minute`` and ``tokens_per_minute`` given here are the user's word: headers do not change them."""
+
+    def __init__(
+        self, *, concurrency: int, requests_per_minute: float | None = None, tokens_per_minute: float | None = None, adaptive: bool = True
+    ) -> None:
+        self._concurrency = AdaptiveConcurrency(concurrency)
+        if not adaptive:
+            self._concurrency.limit = float(concurrency)
+        self._rate = AdaptiveRate()
+        self._fixed = {name for name, value in (("requests", requests_per_minute), ("tokens", tokens_per_minute)) if value is not None}
+        self._quotas: dict[str, Quota] = {}
+        if requests_per_minute is not None:
+            self._quotas["requests"] = Quota(requests_per_minute)
+        if tokens_per_minute is not None:
+            self._quotas["tokens"] = Quota(tokens_per_minute)
+        self._blocked_until = float("-inf")
+        self._in_flight = self._waiting = self._rate_limited_count = 0
+        self._turnstile = anyio.Lock()
+        self._changed = anyio.Event()
+        self._started: float | None = None
+        self._admitted: deque[float] = deque(maxlen=ADMITTED_KEPT)
+        self.history: list[Change] = []
+
+    @asynccontextmanager
+    async def slot(self, tokens: int) -> AsyncIterator[Slot]:
+        """Wait for room, hold a place while the call is in flight. ``tokens``: expected input plus reserved output."""
+        slot = await self._admit(tokens)
+        try:
+            yield slot
+        finally:
+            slot.close()
+            self._in_flight -= 1
+            self._wake()
+
+    def statistics(self) -> LimiterStatistics:
+        """What the limiter is doing now."""
+        tokens = self._quotas.get("tokens")
+        return LimiterStatistics(
+            self._in_flight,
+            self._waiting,
+            int(self._concurrency.limit),
+            self._requests_per_minute(),
+            None if tokens is None else tokens.limit,
+            self._rate_limited_count,
+        )
+
+    def _requests_per_minute(self) -> float | None:
+        rates = [quota.limit / quota.window_seconds for name, quota in self._quotas.items() if name == "requests"]
+        if self._rate.per_second is not None:
+            rates.append(self._rate.per_second)
+        return min(rates) * 60.0 if rates else None
+
+    async def _admit(self, tokens: int) -> Slot:
+        self._waiting += 1
+        try:
+            # A fair lock: first come, first served; only the head of the queue watches room and time.
+            async with self._turnstile:
+                while (wait := self._wait_seconds(tokens)) > 0:
+                    changed = self._changed
+                    with anyio.move_on_after(wait):
+                        await changed.wait()
+                return self._take(tokens)
+        finally:
+            self._waiting -= 1
+
+    def _wait_seconds(self, tokens: int) -> float:
+        if self._in_flight >= int(self._concurrency.limit):
+            return float("inf")
+        now = anyio.current_time()
+        waits = [quota.wait_seconds(now, 1.0 if name == "requests" else tokens) for name, quota in self._quotas.items()]
+        return max(0.0, self._blocked_until - now, self._rate.wait_seconds(now), *waits)
+
+    def _take(self, tokens: int) -> Slot:
+        now = anyio.current_time()
+        if self._started is None:
+            self._started = now
+        self._in_flight += 1
+        self._concurrency.admitted(self._in_flight)
+        self._rate.take(now)
+        if "requests" not in self._quotas:
+            self._admitted.append(now)
+        if "requests" in self._quotas:
+            self._quotas["requests"].take(now, 1.0)
+        return Slot(self, now, self._quotas["tokens"].take(now, tokens) if "tokens" in self._quotas else None)
+
+    def _succeeded(self, admitted_at: float, taken: Taken | None, tokens: int | None, hints: Sequence[Hint]) -> None:
+        now = anyio.current_time()
+        if taken is not None and tokens is not None:
+            self._quotas["tokens"].correct(taken, tokens)
+        if self._rate.succeeded(now, admitted_at):
+            self._note("pace after 429s")
+        if self._concurrency.succeeded(now):
+            self._note("growth")
+        for hint in hints:
+            self._learn(now, hint)
+        self._wake()
+
+    def _learn(self, now: float, hint: Hint) -> None:
+        kind = "requests" if hint.kind == "requests" else "tokens"
+        if hint.window_seconds > LONGEST_PACED_WINDOW_SECONDS:
+            return  # a day's quota is there to be used now, not to be spread over the day
+        # Input and output quotas of one vendor are stricter than their sum; only the joint kinds are paced, the rest through 429s.
+        if hint.kind in ("requests", "tokens") and kind not in self._fixed and hint.limit is not None and hint.limit > 0:
+            self._set_quota(kind, float(hint.limit), hint.window_seconds)
+        if hint.remaining == 0 and hint.limit:
+            # A vendor's reset tells when the bucket is full again, not when the next call fits: wait for one call's worth, then ask again.
+            one = hint.window_seconds / hint.limit if kind == "requests" else HOLD_SECONDS
+            self._blocked_until = max(self._blocked_until, now + min(one, hint.reset_seconds or one, LONGEST_HOLD_SECONDS))
+
+    def _set_quota(self, kind: str, limit: float, window_seconds: float) -> None:
+        quota = self._quotas.get(kind)
+        if quota is None:
+            self._quotas[kind] = quota = Quota(limit, window_seconds)
+            if kind == "requests":
+                self._concurrency.trust()
+                for time in self._admitted:
+                    quota.take(time, 1.0)
+            self._note(f"{kind} quota from headers")
+        elif quota.limit != limit:
+            quota.resize(limit, window_seconds)
+            self._note(f"{kind} quota from headers")
+        if kind == "requests":
+            self._rate.quota_per_second = self._quotas[kind].per_second
+
+    def _rate_limited(self, admitted_at: float, retry_after_seconds: float | None) -> None:
+        now = anyio.current_time()
+        self._rate_limited_count += 1
+        if self._rate.limited(now, admitted_at, retry_after_seconds):
+            self._concurrency.cut(now)
+            self._note("429")
+        self._wake()
+
+    def _overloaded(self) -> None:
+        if self._concurrency.cut(anyio.current_time()):
+            self._note("overloaded")
+
+    def _note(self, cause: str) -> None:
+        if len(self.history) < MAX_HISTORY:
+            at = anyio.current_time() - (self._started or 0.0)
+            self.history.append(Change(round(at, 3), int(self._concurrency.limit), self._requests_per_minute(), cause))
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = anyio.Event()

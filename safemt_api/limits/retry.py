@@ -1,0 +1,113 @@
+"""When to try again, and after what wait: small callables of the attempt, for tenacity. Nothing else in the project retries a call.
+
+Time is ``anyio.current_time()``, so that a virtual clock can test it; tenacity's own stops read the machine's clock and are not used.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import anyio
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
+
+from safemt_api.errors import (
+    AccountError,
+    CallError,
+    ConnectionFailedError,
+    RateLimitedError,
+    RetriesExhaustedError,
+    ServerError,
+    TransientError,
+)
+
+SAME_FAILURES = 3
+"""The same 5xx this many times in a row is the dialogue's own failure: a deterministic 500 was once retried for 24 days."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """Caps of one call.
+
+    Being told to slow down, or having no network, is no failure of the call: such tries count against the elapsed time and a wider cap.
+    """
+
+    attempts: int = 8
+    patient_attempts: int = 60
+    elapsed_seconds: float = 900.0
+    first_wait_seconds: float = 1.0
+    longest_wait_seconds: float = 60.0
+
+
+DEFAULT_RETRY_POLICY = RetryPolicy()
+
+
+class Attempts:
+    """The tries of one call: how many, since when, and what went wrong last."""
+
+    def __init__(self, policy: RetryPolicy, jitter: Callable[[], float] = random.random) -> None:
+        self._policy, self._jitter = policy, jitter
+        self._started = anyio.current_time()
+        self.failures: list[CallError] = []
+
+    def retrying(self, before_sleep: Callable[[RetryCallState], None]) -> AsyncRetrying:
+        """A tenacity loop over the policy.
+
+        Raises (from the loop):
+            RetriesExhaustedError: A cap was reached.
+            AccountError: The vendor asks for a wait longer than the cap on elapsed time.
+        """
+        return AsyncRetrying(
+            retry=retry_if_exception_type(TransientError),
+            wait=self._wait_seconds,
+            stop=self._stop,
+            sleep=anyio.sleep,
+            before_sleep=before_sleep,
+            retry_error_callback=self._give_up,
+        )
+
+    def _stop(self, state: RetryCallState) -> bool:
+        error = _error(state)
+        self.failures.append(error)
+        too_long = isinstance(error, TransientError) and (error.retry_after_seconds or 0.0) > self._policy.elapsed_seconds
+        return too_long or self._too_many() or self.same_failure() or self._elapsed() >= self._policy.elapsed_seconds
+
+    def _too_many(self) -> bool:
+        patient = sum(map(_is_patient, self.failures))
+        return patient >= self._policy.patient_attempts or len(self.failures) - patient >= self._policy.attempts
+
+    def same_failure(self) -> bool:
+        """Whether the last failures are one and the same server error."""
+        last = self.failures[-SAME_FAILURES:]
+        deterministic = [failure for failure in last if isinstance(failure, ServerError) and failure.status == 500]
+        return len(deterministic) == SAME_FAILURES and len({(failure.code, str(failure)) for failure in deterministic}) == 1
+
+    def _wait_seconds(self, state: RetryCallState) -> float:
+        error = _error(state)
+        asked = error.retry_after_seconds if isinstance(error, TransientError) else None
+        exponential = self._policy.first_wait_seconds * 2.0 ** (len(self.failures) - 1)
+        own = min(self._policy.longest_wait_seconds, exponential) * (0.5 + self._jitter())
+        return own if asked is None else max(asked, 0.0) + self._jitter() * self._policy.first_wait_seconds
+
+    def _give_up(self, state: RetryCallState) -> None:
+        error = _error(state)
+        if isinstance(error, TransientError) and (error.retry_after_seconds or 0.0) > self._policy.elapsed_seconds:
+            minutes = (error.retry_after_seconds or 0.0) / 60.0
+            raise AccountError(f"the provider asks to wait {minutes:.0f} minutes ({error}); resume then with the same command") from error
+        raise RetriesExhaustedError(len(self.failures), self._elapsed(), error) from error
+
+    def _elapsed(self) -> float:
+        return anyio.current_time() - self._started
+
+
+def _is_patient(failure: CallError) -> bool:
+    return isinstance(failure, RateLimitedError) or (isinstance(failure, ConnectionFailedError) and not failure.connected)
+
+
+def _error(state: RetryCallState) -> CallError:
+    outcome = state.outcome
+    error = outcome.exception() if outcome is not None else None
+    if not isinstance(error, CallError):
+        raise TypeError(f"only call errors are retried, not {error!r}")
+    return error
