@@ -1,0 +1,120 @@
+"""What every moderator offers, and what happens when one fails: the dialogue fails, goes on unguarded or is refused, never silently."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol, get_args
+
+from safemt_api.errors import DialogueError
+from safemt_api.judges.base import Asked, digest_of, material, spoken_lines
+from safemt_api.messages import Dialogue, Guidance, Image, Line, Message, user
+
+FailurePolicy = Literal["fail", "open", "closed"]
+FAILURE_POLICIES: tuple[FailurePolicy, ...] = get_args(FailurePolicy)
+
+FIXED_REFUSAL = "I'm sorry, but I can't help with this conversation."
+"""Answers in the target's place where a guard finds the user's side unsafe."""
+
+LAYOUT_VERSION = "1"
+"""Enters every digest; raise it when the conversation is shown to moderators differently."""
+
+
+class Moderator(Protocol):
+    """Whoever looks at a dialogue before each target call."""
+
+    @property
+    def name(self) -> str:
+        """What ``--moderator`` was given."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over all that decides what the moderator says and what is made of it."""
+        ...
+
+    async def review(self, *, dialogue: Dialogue, history: tuple[Line, ...], image: Image | None) -> Guidance:
+        """Look at all that was said so far, ending with the user's pending message, and decide what stands before the target.
+
+        Raises:
+            DialogueError: The moderator failed, and a failing moderator is to fail the dialogue.
+            StopRunError: The run cannot go on.
+        """
+        ...
+
+
+class ModeratorFailedError(Exception):
+    """A moderator came to no decision; never leaves ``moderators``. What it cost and took is kept."""
+
+    def __init__(self, reason: str, asked: Asked) -> None:
+        self.reason, self.asked = reason, asked
+        super().__init__(reason)
+
+
+class Reviewer(Protocol):
+    """A moderator that does not decide what its own failure means."""
+
+    @property
+    def name(self) -> str:
+        """What ``--moderator`` was given."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over all that decides its guidance."""
+        ...
+
+    async def guide(self, history: tuple[Line, ...], image: Image | None) -> Guidance:
+        """Decide.
+
+        Raises:
+            ModeratorFailedError: There is no decision.
+            StopRunError: The run cannot go on.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class WithFailurePolicy:
+    """A reviewer together with what its failure means (``--moderator-failure``)."""
+
+    reviewer: Reviewer
+    failure: FailurePolicy = "fail"
+
+    @property
+    def name(self) -> str:
+        """The reviewer's."""
+        return self.reviewer.name
+
+    @property
+    def digest(self) -> str:
+        """Over the reviewer's and the policy."""
+        return digest_of("moderator", LAYOUT_VERSION, self.reviewer.digest, self.failure, FIXED_REFUSAL)
+
+    async def review(self, *, dialogue: Dialogue, history: tuple[Line, ...], image: Image | None) -> Guidance:
+        """Ask the reviewer; see ``Moderator.review``. It is not told the dialogue's scenario or question: it must find out by itself."""
+        try:
+            return await self.reviewer.guide(history, image)
+        except ModeratorFailedError as failed:
+            if self.failure == "fail":
+                raise DialogueError(
+                    f"moderator {self.name} failed on dialogue {dialogue.id}: {failed.reason}; "
+                    "--moderator-failure open or closed goes on without it"
+                ) from failed
+            return self._without_decision(failed)
+
+    def _without_decision(self, failed: ModeratorFailedError) -> Guidance:
+        refused = self.failure == "closed"
+        consequence = "answered with the fixed refusal" if refused else "went on unguarded"
+        return Guidance(
+            self.name,
+            None,
+            refusal=FIXED_REFUSAL if refused else None,
+            text=f"The moderator failed ({failed.reason}); the dialogue {consequence}.",
+            latency_seconds=failed.asked.latency_seconds,
+            cost_usd=failed.asked.cost_usd,
+        )
+
+
+def dialogue_message(history: tuple[Line, ...], image: Image | None) -> Message:
+    """The conversation as one user message: the picture, then one JSON object that nothing in it can break out of."""
+    return user(material({"dialogue": spoken_lines(history)}), image)

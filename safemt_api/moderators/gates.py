@@ -1,0 +1,71 @@
+"""Moderators that only open or shut: guard models and moderation endpoints. An unsafe user side is answered with a fixed refusal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from safemt_api.judges.base import Asked, ask_until_read, digest_of, sendable
+from safemt_api.judges.endpoints import ENDPOINTS_VERSION, Flag, read_flag
+from safemt_api.judges.guards import FORMATS_VERSION, WILDGUARD_INSTRUCTION, GuardWord, format_of, guard_call
+from safemt_api.messages import Asker, Call, Guidance, Image, Line, Route, user
+from safemt_api.moderators.base import FIXED_REFUSAL, ModeratorFailedError
+from safemt_api.profiles import Profile
+
+
+@dataclass(frozen=True, slots=True)
+class GuardModerator:
+    """A guard model that judges the user's side of the conversation."""
+
+    name: str
+    route: Route
+    profile: Profile
+    asker: Asker
+
+    @property
+    def digest(self) -> str:
+        """Over the name, the format and the version of the formats."""
+        return digest_of("guard", self.name, format_of(self.route.model).name, FORMATS_VERSION, WILDGUARD_INSTRUCTION)
+
+    async def guide(self, history: tuple[Line, ...], image: Image | None) -> Guidance:
+        """See ``Reviewer.guide``."""
+        shape = format_of(self.route.model)
+        call = guard_call(self.route, self.profile, history, image, purpose="moderator")
+        asked = await ask_until_read(self.asker, call, lambda text: shape.read(text, "request"), cut_off_is_fine=shape.first_word_decides)
+        if not isinstance(asked.result, GuardWord):
+            raise ModeratorFailedError(asked.reason, asked)
+        return _gate(self.name, asked, shut=asked.result.harmful, why=asked.result.categories)
+
+
+@dataclass(frozen=True, slots=True)
+class ModerationModerator:
+    """A vendor's moderation endpoint shown all that the user said, with the picture."""
+
+    name: str
+    route: Route
+    asker: Asker
+
+    @property
+    def digest(self) -> str:
+        """Over the name and the way its answer is read."""
+        return digest_of("moderation", self.name, ENDPOINTS_VERSION)
+
+    async def guide(self, history: tuple[Line, ...], image: Image | None) -> Guidance:
+        """See ``Reviewer.guide``."""
+        said = "\n\n".join(line.text for line in history if line.role == "user")
+        call = Call(route=self.route, messages=(user(sendable(said), image),), purpose="moderator")
+        asked = await ask_until_read(self.asker, call, read_flag)
+        if not isinstance(asked.result, Flag):
+            raise ModeratorFailedError(asked.reason, asked)
+        return _gate(self.name, asked, shut=asked.result.flagged, why=asked.result.categories)
+
+
+def _gate(name: str, asked: Asked, *, shut: bool, why: str) -> Guidance:
+    return Guidance(
+        name,
+        shut,
+        intent=why,
+        refusal=FIXED_REFUSAL if shut else None,
+        text=asked.last_text or "",
+        latency_seconds=asked.latency_seconds,
+        cost_usd=asked.cost_usd,
+    )

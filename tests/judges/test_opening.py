@@ -1,0 +1,57 @@
+"""From specs to judges."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from safemt_api.errors import UsageError
+from safemt_api.judges.endpoints import DecisionJudge, ModerationJudge
+from safemt_api.judges.guards import GuardJudge
+from safemt_api.judges.opening import open_judge
+from safemt_api.judges.rubric import RubricJudge
+from safemt_api.judges.rules import RulesJudge
+
+
+@pytest.mark.parametrize(
+    ("spec", "kind"),
+    [
+        ("rules", RulesJudge),
+        (" rules ", RulesJudge),
+        ("openai:gpt-6-luna", RubricJudge),
+        ("openai:name:with:colons", RubricJudge),
+        ("guard:openai:llama-guard3:8b", GuardJudge),
+        ("moderation:openai", ModerationJudge),
+        ("decisions:google", DecisionJudge),
+    ],
+)
+def test_each_form_opens_its_judge_and_is_its_name(scripted: Any, resolve: Any, spec: str, kind: type) -> None:
+    judge = open_judge([spec], asker=scripted([]), resolve=resolve)
+    assert isinstance(judge, kind)
+    assert judge.name == spec.strip()
+
+
+@pytest.mark.parametrize("spec", ["", "gpt-6", "rules:strict", ":model", "openai:", "guard:", "guard:openai", "guard::m", "Rules"])
+def test_a_bad_spec_lists_the_forms(scripted: Any, resolve: Any, spec: str) -> None:
+    with pytest.raises(UsageError, match=r"guard:PROVIDER:MODEL|no provider called 'rules'"):
+        open_judge([spec], asker=scripted([]), resolve=resolve)
+
+
+@pytest.mark.parametrize(
+    ("specs", "fallback", "words"),
+    [
+        ([], None, "no judge was given"),
+        (["rules", "rules"], None, "given twice"),
+        (["openai:a", "openai:b"], "openai:a", "given twice"),
+        (["nobody:a"], None, "no provider called 'nobody'"),
+        (["openai:a"], "what", "--judge-fallback 'what'"),
+        (["moderation:anthropic:m"], None, "no moderation endpoint"),
+        (["moderation:google"], None, "name the model too"),
+        (["decisions:anthropic:m"], None, "no decision endpoint"),
+        (["guard:openai:gpt-6"], None, "of no known kind"),
+    ],
+)
+def test_what_cannot_be_opened_says_why(scripted: Any, resolve: Any, specs: list[str], fallback: str | None, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        open_judge(specs, asker=scripted([]), resolve=resolve, fallback=fallback)
