@@ -1,0 +1,69 @@
+"""The columns of ``transcripts.parquet`` and ``verdicts.parquet``: written by a run, read by reports, exports and re-judging.
+
+Imports polars, so whoever starts fast (the command line) imports this late.
+"""
+
+from __future__ import annotations
+
+import polars as pl
+
+FRAME_SCHEMA_VERSION = 1
+"""Raised whenever a column changes its meaning; columns may be added without raising it."""
+
+TRANSCRIPT_SCHEMA: dict[str, type[pl.DataType]] = {
+    "run": pl.String,
+    "dialogue_id": pl.String,
+    "scenario": pl.String,
+    "kind": pl.String,
+    "method": pl.String,
+    "length": pl.Int64,
+    "protocol": pl.String,
+    "turn": pl.Int64,
+    "messages": pl.String,
+    "user_text": pl.String,
+    "reply_text": pl.String,
+    "outcome": pl.String,
+    "detail": pl.String,
+    "finish_reason": pl.String,
+    "provider": pl.String,
+    "model": pl.String,
+    "served_model": pl.String,
+    "input_tokens": pl.Int64,
+    "cached_input_tokens": pl.Int64,
+    "cache_write_tokens": pl.Int64,
+    "output_tokens": pl.Int64,
+    "reasoning_tokens": pl.Int64,
+    "cost_usd": pl.Float64,
+    "latency_seconds": pl.Float64,
+    "from_store": pl.Boolean,
+    "request_id": pl.String,
+    "image_path": pl.String,
+    "image_digest": pl.String,
+    "note": pl.String,
+    "moderator": pl.String,
+    "moderator_flagged": pl.Boolean,
+    "moderator_policy": pl.String,
+    "moderator_text": pl.String,
+    "moderator_latency_seconds": pl.Float64,
+    "moderator_cost_usd": pl.Float64,
+    "failure": pl.String,
+}
+"""One row a turn, counted by user messages from 1; ``messages`` is JSON text: a list of ``{"role", "content"}`` up to and including it."""
+
+VERDICT_SCHEMA: dict[str, type[pl.DataType]] = {
+    "run": pl.String,
+    "dialogue_id": pl.String,
+    "scenario": pl.String,
+    "kind": pl.String,
+    "length": pl.Int64,
+    "turn": pl.Int64,
+    "judge": pl.String,
+    "counts": pl.Boolean,
+    "label": pl.String,
+    "source": pl.String,
+    "reason": pl.String,
+    "probability_unsafe": pl.Float64,
+    "raw": pl.String,
+    "cost_usd": pl.Float64,
+}
+"""One row a verdict. Scores use the rows with ``counts``; the members of a panel stand beside it with ``counts`` false."""

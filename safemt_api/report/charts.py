@@ -1,0 +1,275 @@
+"""Charts by altair, turned into SVG and PDF by vl-convert. Imported late: both come with the optional extra ``charts``.
+
+The page shows one SVG in both themes: its colours are the placeholders of ``PAGE_PALETTE``, which ``page_svg`` replaces by CSS variables.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import altair as alt
+import polars as pl
+import vl_convert
+
+Chart: TypeAlias = Any
+"""An altair chart of whatever layering; altair's own annotations lose the class at ``properties``."""
+
+SERIES_COUNT = 8
+FONT = "Helvetica Neue, Arial, sans-serif"
+OUTCOME_ORDER = ("answered", "refused", "blocked_input", "blocked_output", "truncated", "error")
+PURPOSE_ORDER = ("target", "judge", "moderator")
+DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [4, 2], [10, 4], [1, 3], [6, 2, 2, 2])
+"""Lines differ in dash as well as in colour, for readers and printers that see no colour."""
+
+
+@dataclass(frozen=True, slots=True)
+class Palette:
+    """Colours of a chart; ``series`` holds one per run, ``outcomes`` one per outcome."""
+
+    ink: str
+    muted: str
+    grid: str
+    paper: str
+    unsafe: str
+    series: tuple[str, ...]
+    outcomes: tuple[str, ...]
+
+
+PRINT_PALETTE = Palette(
+    ink="#1d1d1b",
+    muted="#5f5e5a",
+    grid="#e3e1db",
+    paper="#ffffff",
+    unsafe="#b8381f",
+    series=("#1f5f8b", "#b8381f", "#3d7a4f", "#7a4fa0", "#a86a00", "#00777a", "#a03068", "#555555"),
+    outcomes=("#1f5f8b", "#3d7a4f", "#7fae87", "#b5cdb4", "#c79a3a", "#b8381f"),
+)
+_PLACEHOLDERS: dict[str, str] = {
+    "ink": "#010a01",
+    "muted": "#010a02",
+    "grid": "#010a03",
+    "paper": "#010a04",
+    "unsafe": "#010a05",
+    **{f"series-{number}": f"#010b{number:02x}" for number in range(1, SERIES_COUNT + 1)},
+    **{f"outcome-{number}": f"#010c{number:02x}" for number in range(1, len(OUTCOME_ORDER) + 1)},
+}
+PAGE_PALETTE = Palette(
+    ink=_PLACEHOLDERS["ink"],
+    muted=_PLACEHOLDERS["muted"],
+    grid=_PLACEHOLDERS["grid"],
+    paper=_PLACEHOLDERS["paper"],
+    unsafe=_PLACEHOLDERS["unsafe"],
+    series=tuple(_PLACEHOLDERS[f"series-{number}"] for number in range(1, SERIES_COUNT + 1)),
+    outcomes=tuple(_PLACEHOLDERS[f"outcome-{number}"] for number in range(1, len(OUTCOME_ORDER) + 1)),
+)
+
+
+def recoloured(palette: Palette, places: Sequence[int]) -> Palette:
+    """The palette with its series in the order of ``places`` (counted from 0), so that a run keeps its colour in every chart."""
+    return replace(palette, series=tuple(palette.series[place % SERIES_COUNT] for place in places))
+
+
+def _color(palette: Palette, names: Sequence[str], title: str | None = None) -> alt.Color:
+    scale = alt.Scale(domain=list(names), range=[palette.series[index % len(palette.series)] for index in range(len(names))])
+    return alt.Color("run:N", scale=scale, legend=_legend(names), title=title)
+
+
+def _dash(names: Sequence[str]) -> alt.StrokeDash:
+    scale = alt.Scale(domain=list(names), range=[DASHES[index % len(DASHES)] for index in range(len(names))])
+    return alt.StrokeDash("run:N", scale=scale, legend=_legend(names))
+
+
+def _legend(names: Sequence[str]) -> alt.Legend | None:
+    if len(names) < 2:
+        return None
+    return alt.Legend(
+        orient="bottom", title=None, columns=1, labelLimit=400, symbolType="stroke", symbolOpacity=1, symbolStrokeWidth=2.2, symbolSize=700
+    )
+
+
+def _names(frame: pl.DataFrame) -> list[str]:
+    return frame["run"].unique(maintain_order=True).to_list()
+
+
+def _share_axis(title: str) -> alt.Axis:
+    return alt.Axis(format=".0%", title=title, tickCount=5)
+
+
+def asr_by_turn(frame: pl.DataFrame, palette: Palette, *, width: int, turn_title: str) -> Chart:
+    """ASR by turn, one line a run with its 95 % band.
+
+    ``frame`` has ``run``, ``turn``, ``asr``, ``ci_low``, ``ci_high`` (shares, null where unknown).
+    """
+    names, turns = _names(frame), sorted(frame["turn"].unique().to_list())
+    known = frame.drop_nulls("asr")
+    x = alt.X("turn:Q", title=turn_title, axis=alt.Axis(values=turns, format="d", grid=False), scale=alt.Scale(domain=_turn_domain(turns)))
+    y = alt.Y("asr:Q", title=None, axis=_share_axis("attack success rate"), scale=alt.Scale(domain=[0, 1]))
+    color = _color(palette, names)
+    base = alt.Chart(known)
+    band = base.mark_area(opacity=0.14 if len(names) > 1 else 0.2).encode(x=x, y=alt.Y("ci_low:Q"), y2="ci_high:Q", color=color)
+    line = base.mark_line(strokeWidth=2.2).encode(x=x, y=y, color=color, strokeDash=_dash(names))
+    dots = base.mark_circle(size=46, opacity=1).encode(x=x, y=y, color=color)
+    return alt.layer(band, line, dots).properties(width=width, height=round(width * 0.55))
+
+
+def _turn_domain(turns: Sequence[int]) -> list[float]:
+    low, high = (turns[0], turns[-1]) if turns else (1, 1)
+    return [low - 0.25, high + 0.25]
+
+
+def heat_map(frame: pl.DataFrame, palette: Palette, *, width: int, turn_title: str) -> Chart:
+    """Scenario × turn of one run: the darker a cell, the higher its ASR; cells without a verdict stay empty.
+
+    ``frame`` has ``scenario``, ``turn``, ``asr``, ``missing``.
+    """
+    known = frame.drop_nulls("asr").with_columns(dark=pl.col("asr") > 0.7)
+    x = alt.X("turn:O", title=turn_title, axis=alt.Axis(orient="top", labelAngle=0, domain=False, ticks=False))
+    y = alt.Y("scenario:N", title=None, axis=alt.Axis(domain=False, ticks=False, labelLimit=170, labelPadding=6))
+    base = alt.Chart(known)
+    opacity = alt.Opacity("asr:Q", scale=alt.Scale(domain=[0, 1], range=[0.05, 0.95]), legend=None)
+    cells = base.mark_rect(color=palette.unsafe, cornerRadius=2, stroke=palette.paper, strokeWidth=2, strokeOpacity=1)
+    ink = alt.condition("datum.dark", alt.value(palette.paper), alt.value(palette.ink))
+    labels = base.mark_text(fontSize=11.5).encode(x=x, y=y, text=alt.Text("asr:Q", format=".0%"), color=ink)
+    height = 27 * max(1, known["scenario"].n_unique())
+    return alt.layer(cells.encode(x=x, y=y, fillOpacity=opacity), labels).properties(width=width, height=height)
+
+
+def outcomes(frame: pl.DataFrame, palette: Palette, *, width: int) -> Chart:
+    """What the vendor did with the calls, one stacked bar a run. ``frame`` has ``run``, ``outcome``, ``calls``."""
+    names = _names(frame)
+    shown = [name for name in OUTCOME_ORDER if name in set(frame.filter(pl.col("calls") > 0)["outcome"])]
+    spoken = {name: name.replace("_", " ") for name in OUTCOME_ORDER}
+    ordered = frame.filter(pl.col("outcome").is_in(shown)).with_columns(
+        rank=pl.col("outcome").replace_strict({name: rank for rank, name in enumerate(OUTCOME_ORDER)}, return_dtype=pl.Int64),
+        outcome=pl.col("outcome").replace(spoken),
+    )
+    scale = alt.Scale(domain=[spoken[name] for name in shown], range=[palette.outcomes[OUTCOME_ORDER.index(name)] for name in shown])
+    color = alt.Color("outcome:N", scale=scale, legend=alt.Legend(orient="bottom", title=None, columns=3, symbolType="square"))
+    y = alt.Y("run:N", sort=names, title=None, axis=_run_axis(names))
+    x = alt.X("calls:Q", stack="normalize", title="share of replies", axis=_share_axis("share of replies"))
+    chart = alt.Chart(ordered).mark_bar(stroke=palette.paper, strokeWidth=1).encode(x=x, y=y, color=color, order="rank:Q")
+    return chart.properties(width=width, height=_bar_height(names))
+
+
+def first_failure(frame: pl.DataFrame, palette: Palette, *, width: int, turn_title: str) -> Chart:
+    """Share of ids that have failed by each turn, as steps. ``frame`` has ``run``, ``turn``, ``share``, maybe ``ci_low``, ``ci_high``."""
+    names, turns = _names(frame), sorted(frame["turn"].unique().to_list())
+    known = frame.drop_nulls("share")
+    x = alt.X("turn:Q", title=turn_title, axis=alt.Axis(values=turns, format="d", grid=False), scale=alt.Scale(domain=_turn_domain(turns)))
+    y = alt.Y("share:Q", axis=_share_axis("dialogues that have failed"), scale=alt.Scale(domain=[0, 1]))
+    color = _color(palette, names)
+    base = alt.Chart(known)
+    line = base.mark_line(interpolate="step-after", strokeWidth=2.2).encode(x=x, y=y, color=color, strokeDash=_dash(names))
+    dots = base.mark_circle(size=40, opacity=1).encode(x=x, y=y, color=color)
+    layers: list[alt.Chart] = [line, dots]
+    if {"ci_low", "ci_high"} <= set(known.columns):
+        band = base.mark_area(interpolate="step-after", opacity=0.14)
+        layers.insert(0, band.encode(x=x, y=alt.Y("ci_low:Q"), y2="ci_high:Q", color=color))
+    return alt.layer(*layers).properties(width=width, height=round(width * 0.5))
+
+
+def costs(frame: pl.DataFrame, palette: Palette, *, width: int) -> Chart:
+    """Dollars by who asked, one stacked bar a run. ``frame`` has ``run``, ``purpose``, ``usd``."""
+    names = _names(frame)
+    shown = [name for name in PURPOSE_ORDER if name in set(frame.filter(pl.col("usd") > 0)["purpose"])]
+    scale = alt.Scale(domain=shown, range=[palette.series[(0, 2, 4)[PURPOSE_ORDER.index(name)]] for name in shown])
+    ranks = {name: rank for rank, name in enumerate(PURPOSE_ORDER)}
+    ordered = frame.filter(pl.col("purpose").is_in(shown)).with_columns(rank=pl.col("purpose").replace_strict(ranks, return_dtype=pl.Int64))
+    color = alt.Color("purpose:N", scale=scale, legend=alt.Legend(orient="bottom", title=None, symbolType="square"))
+    y = alt.Y("run:N", sort=names, title=None, axis=_run_axis(names))
+    x = alt.X("usd:Q", title="US dollars", axis=alt.Axis(format="$~g", tickCount=5))
+    chart = alt.Chart(ordered).mark_bar(stroke=palette.paper, strokeWidth=1).encode(x=x, y=y, color=color, order="rank:Q")
+    return chart.properties(width=width, height=_bar_height(names))
+
+
+def _run_axis(names: Sequence[str]) -> alt.Axis | None:
+    return alt.Axis(domain=False, ticks=False, labelLimit=150) if len(names) > 1 else None
+
+
+def _bar_height(names: Sequence[str]) -> int:
+    return max(44, 34 * len(names))
+
+
+def limiter(frame: pl.DataFrame, palette: Palette, *, width: int) -> Chart:
+    """Calls in flight that the limiter allowed over time, as steps. ``frame`` has ``run``, ``seconds``, ``concurrency``."""
+    names = _names(frame)
+    x = alt.X("seconds:Q", title="seconds since start", axis=alt.Axis(grid=False, tickCount=6))
+    y = alt.Y("concurrency:Q", title="calls in flight allowed", axis=alt.Axis(tickCount=5, format="d"), scale=alt.Scale(domainMin=0))
+    chart = alt.Chart(frame).mark_line(interpolate="step-after", strokeWidth=1.8)
+    return chart.encode(x=x, y=y, color=_color(palette, names), strokeDash=_dash(names)).properties(width=width, height=round(width * 0.4))
+
+
+def _config(palette: Palette) -> dict[str, Any]:
+    words = {
+        "labelColor": palette.muted,
+        "titleColor": palette.muted,
+        "labelFontSize": 12,
+        "titleFontSize": 12,
+        "titleFontWeight": "normal",
+    }
+    return {
+        "font": FONT,
+        "background": None,
+        "view": {"stroke": None},
+        "padding": {"left": 8, "right": 8, "top": 4, "bottom": 4},
+        "axis": {**words, "gridColor": palette.grid, "domainColor": palette.grid, "tickColor": palette.grid, "titlePadding": 8},
+        "legend": {"labelColor": palette.ink, "titleColor": palette.muted, "labelFontSize": 12},
+        "title": {"color": palette.ink},
+    }
+
+
+def _specification(chart: Chart, palette: Palette) -> str:
+    specification: dict[str, Any] = chart.to_dict()
+    own = specification.get("config", {})
+    own.pop("view", None)
+    specification["config"] = {**own, **_config(palette)}
+    return json.dumps(specification)
+
+
+_STYLE_ATTRIBUTE = re.compile(r'\sstyle="[^"]*"')
+_ROOT = re.compile(r"^<svg [^>]*?width=\"(?P<width>[\d.]+)\" height=\"(?P<height>[\d.]+)\"[^>]*>")
+
+
+def page_svg(chart: Chart, *, name: str, label: str) -> str:
+    """The chart as inline SVG for the page: theme colours as CSS variables, ids of its own, no style attribute (the page bans them).
+
+    ``name`` makes ids unique among the page's charts; ``label`` is what a screen reader says, as plain text.
+    """
+    svg = vl_convert.vegalite_to_svg(_specification(chart, PAGE_PALETTE), allowed_base_urls=[])
+    size = _ROOT.match(svg)
+    if size is None:
+        raise ValueError("vl-convert returned no SVG")
+    kind = "chart wide" if float(size["width"]) > 400 else "chart"
+    root = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="{kind}" viewBox="0 0 {size["width"]} {size["height"]}" '
+        f'width="{size["width"]}" height="{size["height"]}" role="img" aria-label="{_attribute(label)}">'
+    )
+    inner = _STYLE_ATTRIBUTE.sub("", svg[size.end() :])
+    inner = re.sub(r'\sid="([^"]+)"', rf' id="{name}-\1"', inner)
+    inner = re.sub(r"url\((['\"]?)#([^)'\"]+)\1\)", rf"url(#{name}-\2)", inner)
+    inner = re.sub(r'\srole="[^"]*"|\saria-[a-z]+="[^"]*"', "", inner)
+    for variable, placeholder in _PLACEHOLDERS.items():
+        inner = re.sub(re.escape(placeholder), f"var(--{variable})", inner, flags=re.IGNORECASE)
+        red, green, blue = (int(placeholder[place : place + 2], 16) for place in (1, 3, 5))
+        inner = re.sub(rf"rgb\(\s*{red},\s*{green},\s*{blue}\s*\)", f"var(--{variable})", inner)
+    return root + inner
+
+
+def _attribute(text: str) -> str:
+    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def figure_svg(chart: Chart) -> str:
+    """The chart as a stand-alone SVG in print colours."""
+    svg: str = vl_convert.vegalite_to_svg(_specification(chart, PRINT_PALETTE), allowed_base_urls=[])
+    return svg
+
+
+def figure_pdf(chart: Chart) -> bytes:
+    """The chart as a one-page PDF in print colours."""
+    pdf: bytes = vl_convert.vegalite_to_pdf(_specification(chart, PRINT_PALETTE), allowed_base_urls=[])
+    return pdf

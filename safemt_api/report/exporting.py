@@ -1,0 +1,277 @@
+"""A run in the formats of other tools: CSV for spreadsheets, JSON lines for scripts, a LaTeX table for papers, a log for Inspect.
+
+The Inspect log follows the JSON log format of inspect_ai (https://inspect.aisi.org.uk/eval-logs.html); it is checked with the real package.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from hashlib import sha256
+from operator import itemgetter
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import polars as pl
+
+from safemt_api.errors import UsageError
+from safemt_api.report import words
+from safemt_api.report.page import write_atomically
+from safemt_api.report.payload import messages_of
+from safemt_api.report.reading import RunData
+
+Format = Literal["csv", "jsonl", "latex", "inspect"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+ENDINGS: dict[Format, str] = {"csv": ".csv", "jsonl": ".jsonl", "latex": ".tex", "inspect": ".json"}
+TURN_KEY = ("dialogue_id", "length", "turn")
+
+Row = Mapping[str, Any]
+
+_FORMULA = r"^\s*[=+\-@＝＋－＠\t\r]"
+"""Cells that start so are run as formulas by spreadsheets (OWASP, "CSV Injection"); an apostrophe before them makes them text."""
+
+_STOP_REASONS = {
+    "answered": "stop",
+    "truncated": "max_tokens",
+    "refused": "content_filter",
+    "blocked_input": "content_filter",
+    "blocked_output": "content_filter",
+}
+_STATUS = {"complete": "success", "partial": "success", "budget_exhausted": "cancelled", "interrupted": "cancelled"}
+
+
+def export_run(run: RunData, to: Format, target: Path) -> Path:
+    """Write the run as ``to`` into the file ``target``, whole or not at all, and return it.
+
+    Args:
+        run: What ``read_run`` returned.
+        to: ``csv`` and ``jsonl``: one row a turn with its verdict; ``latex``: a booktabs table; ``inspect``: a log for ``inspect view``.
+        target: The file to write.
+
+    Raises:
+        UsageError: There is no such format.
+        StoreError: The file cannot be written.
+    """
+    writers: dict[str, Callable[[RunData], bytes]] = {"csv": _csv, "jsonl": _jsonl, "latex": _latex, "inspect": _inspect}
+    if to not in writers:
+        raise UsageError(f"there is no export format {to!r}; there are: {', '.join(FORMATS)}")
+    write_atomically(target, writers[to](run))
+    return target
+
+
+def _judged(run: RunData) -> pl.DataFrame:
+    """Transcript rows with the verdict that counts beside each."""
+    counting = run.verdicts.filter(pl.col("counts")).unique(TURN_KEY, keep="first", maintain_order=True)
+    verdicts = counting.select(*TURN_KEY, "judge", verdict="label", verdict_source="source", verdict_reason="reason")
+    return run.transcripts.join(verdicts, on=TURN_KEY, how="left", maintain_order="left")
+
+
+def _csv(run: RunData) -> bytes:
+    frame = _judged(run).drop("messages")
+    safe = [_unarmed(name) for name, kind in frame.schema.items() if kind == pl.String]
+    return frame.with_columns(safe).write_csv().encode("utf-8")
+
+
+def _unarmed(name: str) -> pl.Expr:
+    text = pl.col(name)
+    return pl.when(text.str.contains(_FORMULA)).then(pl.concat_str(pl.lit("'"), text)).otherwise(text).alias(name)
+
+
+def _jsonl(run: RunData) -> bytes:
+    members: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
+    for row in run.verdicts.drop("run", "scenario", "kind").iter_rows(named=True):
+        members[tuple(row[name] for name in TURN_KEY)].append({name: value for name, value in row.items() if name not in TURN_KEY})
+    lines = []
+    for row in _judged(run).iter_rows(named=True):
+        said = [{"role": role, "content": content} for role, content in messages_of(row)]
+        lines.append(row | {"messages": said, "verdicts": members[tuple(row[name] for name in TURN_KEY)]})
+    return "".join(f"{json.dumps(line)}\n" for line in lines).encode("utf-8")
+
+
+_LATEX_SIGNS = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "#": r"\#",
+    "%": r"\%",
+    "_": r"\_",
+    "^": r"\textasciicircum{}",
+    "~": r"\textasciitilde{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "–": "--",
+}
+
+
+def latex_text(text: str) -> str:
+    """Text that LaTeX prints as it stands, on one line."""
+    return "".join(_LATEX_SIGNS.get(sign, sign) for sign in " ".join(words.printable(text).split()))
+
+
+def latex_table(runs: Sequence[RunData]) -> str:
+    """A booktabs table of ASR by turn and SI with intervals, one block of two lines a run.
+
+    Raises:
+        UsageError: No run is given, or scripted and live runs are mixed.
+    """
+    if len({run.summary.protocol for run in runs}) != 1:
+        raise UsageError("a table holds runs of one protocol; scripted and live scores mean different things, so export them apart")
+    protocol = runs[0].summary.protocol
+    turns = sorted({row.turn for run in runs for row in run.summary.asr_by_turn})
+    heads = " & ".join(f"{turn}" for turn in turns)
+    judges = latex_text(", ".join(sorted({run.judge_title for run in runs})))
+    lengths = latex_text("; ".join(sorted({words.listed(run.summary.safety_index.lengths) for run in runs})))
+    return "\n".join(
+        [
+            "% needs \\usepackage{booktabs}",
+            "\\begin{table}",
+            "\\centering",
+            f"\\begin{{tabular}}{{l{'r' * len(turns)}r}}",
+            "\\toprule",
+            f" & \\multicolumn{{{max(1, len(turns))}}}{{c}}{{ASR by {words.turn_word(protocol)} (\\%)}} & \\\\",
+            f"Model & {heads} & SI \\\\" if turns else "Model & SI \\\\",
+            "\\midrule",
+            *(line for run in runs for line in _latex_lines(run, turns)),
+            "\\bottomrule",
+            "\\end{tabular}",
+            f"\\caption{{Attack success rate by {words.turn_word(protocol)} and Safety Index "
+            f"({protocol} protocol; SI over lengths {lengths}; "
+            f"judge: {judges}). 95\\% bootstrap intervals over dialogue ids in brackets; missing verdicts are in neither count.}}",
+            "\\end{table}",
+            "",
+        ]
+    )
+
+
+def _latex_lines(run: RunData, turns: Sequence[int]) -> Iterator[str]:
+    rows = {row.turn: row for row in run.summary.asr_by_turn}
+    found = [rows.get(turn) for turn in turns]
+    index = run.summary.safety_index
+    values = [_hundredths(row.asr) if row else "--" for row in found]
+    bounds = [_brackets(_hundredths(row.ci_low), _hundredths(row.ci_high)) if row else "" for row in found]
+    partial = "" if run.complete else f" ({run.summary.status.replace('_', ' ')})"
+    name = latex_text((run.summary.model or run.name) + partial)
+    yield f"{' & '.join([name, *values, latex_text(words.index(index.value))])} \\\\"
+    yield f"{' & '.join(['', *bounds, _brackets(words.index(index.ci_low), words.index(index.ci_high))])} \\\\"
+
+
+def _hundredths(share: float | None) -> str:
+    return "--" if share is None else f"{100 * share:.1f}"
+
+
+def _brackets(low: str, high: str) -> str:
+    return "" if "--" in (low, high) or words.NOTHING in (low, high) else f"{{\\scriptsize [{low}, {high}]}}"
+
+
+def _latex(run: RunData) -> bytes:
+    return latex_table([run]).encode("utf-8")
+
+
+def _inspect(run: RunData) -> bytes:
+    return json.dumps(inspect_log(run)).encode("utf-8")
+
+
+def inspect_log(run: RunData) -> dict[str, Any]:
+    """The run as an Inspect log: one sample a dialogue, one score a judge (1 = unsafe; a missing verdict is no score, never 0)."""
+    started = run.manifest.get("started") or "1970-01-01T00:00:00+00:00"
+    ended = run.manifest.get("ended") or started
+    samples = list(_samples(run))
+    model = f"{run.summary.provider or 'unknown'}/{run.summary.model or 'unknown'}"
+    digest = sha256(f"{run.name} {started}".encode()).hexdigest()[:22]
+    config = {"epochs": 1}
+    return {
+        "version": 2,
+        "status": _STATUS.get(run.summary.status, "success"),
+        "eval": {
+            "eval_id": digest,
+            "run_id": digest,
+            "task_id": digest,
+            "created": started,
+            "task": f"safemt-{run.summary.protocol}",
+            "task_args": {"lengths": list(run.summary.lengths), "judge": run.summary.judge, "seed": run.summary.seed},
+            "dataset": {"name": "safemt", "samples": len(samples), "sample_ids": [sample["id"] for sample in samples], "shuffled": False},
+            "model": model,
+            "config": config,
+            "metadata": {"run": run.name, "status": run.summary.status, "judge": run.judge_title},
+        },
+        "results": {
+            "total_samples": run.summary.dialogues.planned or len(samples),
+            "completed_samples": run.summary.dialogues.finished,
+            "scores": [{"name": "safemt", "scorer": run.summary.judge or "none", "metrics": _inspect_metrics(run)}],
+        },
+        "stats": {"started_at": started, "completed_at": ended, "model_usage": {model: _usage_of_run(run)}},
+        "samples": samples,
+    }
+
+
+def _inspect_metrics(run: RunData) -> dict[str, Any]:
+    word = words.turn_word(run.summary.protocol)
+    values = {f"asr_{word}_{row.turn}": row.asr for row in run.summary.asr_by_turn} | {"safety_index": run.summary.safety_index.value}
+    return {name: {"name": name, "value": value} for name, value in values.items() if value is not None}
+
+
+def _usage_of_run(run: RunData) -> dict[str, int]:
+    usage = run.summary.usage
+    return {
+        "input_tokens": usage.input_tokens,
+        "output_tokens": usage.output_tokens,
+        "total_tokens": usage.input_tokens + usage.output_tokens,
+        "input_tokens_cache_read": usage.cached_input_tokens,
+    }
+
+
+def _samples(run: RunData) -> Iterator[dict[str, Any]]:
+    verdicts: dict[tuple[str, int], list[Row]] = defaultdict(list)
+    for row in run.verdicts.iter_rows(named=True):
+        verdicts[row["dialogue_id"], row["length"]].append(row)
+    turns: dict[tuple[str, int], list[Row]] = defaultdict(list)
+    for row in run.transcripts.iter_rows(named=True):
+        turns[row["dialogue_id"], row["length"]].append(row)
+    for (dialogue_id, length), rows in turns.items():
+        yield _sample(dialogue_id, length, rows=sorted(rows, key=itemgetter("turn")), verdicts=verdicts[dialogue_id, length])
+
+
+def _sample(dialogue_id: str, length: int, *, rows: Sequence[Row], verdicts: Sequence[Row]) -> dict[str, Any]:
+    last = rows[-1]
+    asked = [{"role": "user" if role == "user" else "assistant", "content": content} for role, content in messages_of(last)]
+    reply = {"role": "assistant", "content": last["reply_text"] or "", "model": last["model"], "source": "generate"}
+    answered = last["outcome"] != "error"
+    sample: dict[str, Any] = {
+        "id": f"{dialogue_id}/{length}",
+        "epoch": 1,
+        "input": asked,
+        "target": "safe",
+        "messages": [*asked, reply] if answered else asked,
+        "output": _output(last, reply) if answered else {"model": last["model"] or "", "choices": []},
+        "scores": _inspect_scores(verdicts, last["turn"]) if last["turn"] == length else {},
+        "metadata": {name: last[name] for name in ("scenario", "kind", "length", "method", "outcome", "image_path", "protocol", "note")},
+    }
+    if last["failure"]:
+        sample["error"] = {"message": last["failure"], "traceback": "", "traceback_ansi": ""}
+    return sample
+
+
+def _output(row: Row, reply: dict[str, Any]) -> dict[str, Any]:
+    usage = {"input_tokens": row["input_tokens"] or 0, "output_tokens": row["output_tokens"] or 0}
+    return {
+        "model": row["served_model"] or row["model"] or "",
+        "choices": [{"message": reply, "stop_reason": _STOP_REASONS.get(row["outcome"], "unknown")}],
+        "usage": usage | {"total_tokens": sum(usage.values())},
+        "time": row["latency_seconds"],
+    }
+
+
+def _inspect_scores(verdicts: Sequence[Row], turn: int) -> dict[str, Any]:
+    known = [row for row in verdicts if row["turn"] == turn and row["label"] is not None]
+    return {
+        row["judge"] or "none": {
+            "value": int(row["label"] == "unsafe"),
+            "answer": row["label"],
+            "explanation": row["reason"],
+            "metadata": {"source": row["source"], "counts": row["counts"], "probability_unsafe": row["probability_unsafe"]},
+        }
+        for row in known
+    }

@@ -1,0 +1,150 @@
+"""The report as one HTML file that needs no network: scores, charts and every transcript.
+
+Its content security policy forbids everything but its own style sheet and script (by hash) and ``data:`` pictures. Names and numbers are
+escaped here; what models said is embedded as packed data (``payload``) and only ever becomes text content.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from html import escape
+from importlib import metadata, resources
+from pathlib import Path
+from string import Template
+from types import ModuleType
+from typing import Any
+
+from safemt_api.errors import StoreError, UsageError
+from safemt_api.report import words
+from safemt_api.report.heading import heading_block, page_title
+from safemt_api.report.payload import Payload, pack
+from safemt_api.report.reading import RunData
+from safemt_api.report.sections import effort_sections, score_sections, settings_section, transcript_section
+
+REPORT_FILE = "report.html"
+NO_CHARTS = (
+    "This page has no charts: they need the optional extra. Install it with pip install 'safemt-api[charts]' and write the report again."
+)
+
+
+def render_page(runs: Sequence[RunData], *, images: bool = True, data_folder: Path | None = None, charts: bool = True) -> str:
+    """The whole page as HTML text.
+
+    Args:
+        runs: One run, or several side by side; scripted and live runs get tables and charts of their own.
+        images: Whether small pictures are embedded (blurred until clicked; at most 300 and 6 MB).
+        data_folder: Where the pictures are, when not where the run files say.
+        charts: Whether charts are drawn; without the optional extra the page says how to get them.
+
+    Raises:
+        UsageError: No run is given.
+    """
+    if not runs:
+        raise UsageError("a report needs at least one run")
+    drawing = _charts_module() if charts else None
+    payload = pack(runs, images=images, data_folder=data_folder)
+    sections = [*score_sections(runs, drawing), *effort_sections(runs, drawing), transcript_section(runs, payload), settings_section(runs)]
+    body = heading_block(runs) + ("" if drawing or not charts else f'<p class="banner">{escape(NO_CHARTS)}</p>') + "".join(sections)
+    return _assemble(runs, body, payload)
+
+
+def write_page(folder: Path, runs: Sequence[RunData], *, images: bool = True, data_folder: Path | None = None, charts: bool = True) -> Path:
+    """Write ``report.html`` into ``folder``, whole or not at all, and return its path.
+
+    Raises:
+        StoreError: The file cannot be written.
+        UsageError: No run is given.
+    """
+    text = render_page(runs, images=images, data_folder=data_folder, charts=charts)
+    target = folder / REPORT_FILE
+    write_atomically(target, text.encode("utf-8"))
+    return target
+
+
+def write_atomically(target: Path, data: bytes) -> None:
+    """Write a file so that a reader sees the old one or the new one, never half of it.
+
+    Raises:
+        StoreError: The folder is missing, read-only or full.
+    """
+    try:
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        temporary = Path(name)
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(data)
+            temporary.chmod(0o644)
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise StoreError(
+            target, f"cannot be written ({error.strerror or error})", "check that the folder exists, is writable and has room"
+        ) from error
+
+
+def _charts_module() -> ModuleType | None:
+    try:
+        from safemt_api.report import charts  # noqa: PLC0415 (altair and vl-convert are an optional extra)
+    except ImportError:
+        return None
+    return charts
+
+
+def _assemble(runs: Sequence[RunData], body: str, payload: Payload) -> str:
+    style, script, template = (_asset(name) for name in ("page.css", "page.js", "page_template.html"))
+    data = {"runs": [words.printable(run.name) for run in runs], "judges": payload.judges, "transcripts": payload.transcripts}
+    policy = (
+        f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; img-src data:; base-uri 'none'; form-action 'none'"
+    )
+    version = _version()
+    return Template(template).substitute(
+        policy=escape(policy),
+        generator=escape(f"safemt-api {version}"),
+        title=escape(f"{page_title(runs)} · SafeMT report"),
+        style=style,
+        script=script,
+        navigation=_navigation(body),
+        body=body,
+        footer=escape(f"Written by safemt-api {version}. This page is complete in itself: it asks nothing of the network."),
+        data=_embedded(data),
+    )
+
+
+def _asset(name: str) -> str:
+    return resources.files("safemt_api.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    return f"sha256-{b64encode(sha256(text.encode('utf-8')).digest()).decode('ascii')}"
+
+
+def _embedded(data: Mapping[str, Any]) -> str:
+    """JSON that cannot end its script element or open a comment: no ``<``, ``>`` or ``&`` stands in it as such."""
+    text = json.dumps(data, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _version() -> str:
+    try:
+        return metadata.version("safemt-api")
+    except metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
+def _navigation(body: str) -> str:
+    places = {
+        "scores": "Scores",
+        "scenarios": "Scenarios",
+        "failures": "First failure",
+        "outcomes": "Outcomes",
+        "cost": "Cost",
+        "pace": "Pace",
+    }
+    places |= {"transcripts": "Transcripts", "settings": "Settings"}
+    return "".join(f'<a href="#{key}">{name}</a>' for key, name in places.items() if f'<section id="{key}"' in body)

@@ -1,0 +1,199 @@
+"""The transcripts of one page, packed: every text once, small pictures, deflated and in base64.
+
+The page decodes it with the browser's own DecompressionStream. Texts stay data all the way: the page only ever sets them as text content.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from base64 import b64encode
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from io import BytesIO
+from operator import itemgetter
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import orjson
+from PIL import Image as Pictures
+from PIL import UnidentifiedImageError
+
+from safemt_api.report.reading import RunData, judge_title
+
+MAX_THUMBNAILS = 300
+MAX_THUMBNAIL_BYTES = 6_000_000
+THUMBNAIL_SIDE_PIXELS = 160
+MAX_SOURCE_PIXELS = 60_000_000
+"""Larger pictures are left out rather than decoded: a small file can unfold into gigabytes."""
+COMPRESSION_LEVEL = 6
+NONE = -1
+
+DialogueKey = tuple[str, int]
+Row = Mapping[str, Any]
+
+
+@dataclass(slots=True)
+class _Strings:
+    """Each text once; the page refers to it by number."""
+
+    texts: list[str] = field(default_factory=list)
+    places: dict[str, int] = field(default_factory=dict)
+
+    def place(self, text: str | None) -> int:
+        if text is None:
+            return NONE
+        whole = text.encode("utf-8", "replace").decode("utf-8")
+        found = self.places.setdefault(whole, len(self.texts))
+        if found == len(self.texts):
+            self.texts.append(whole)
+        return found
+
+
+@dataclass(slots=True)
+class _Thumbnails:
+    """Small pictures by number, bounded in count and in bytes; each file is read once."""
+
+    enabled: bool
+    urls: list[str | None] = field(default_factory=list)
+    places: dict[tuple[Path | None, str], int] = field(default_factory=dict)
+    used_count: int = 0
+    used_bytes: int = 0
+
+    def place(self, folder: Path | None, path: str | None) -> int:
+        if path is None:
+            return NONE
+        key = (folder, path)
+        if key not in self.places:
+            self.places[key] = len(self.urls)
+            self.urls.append(self._url(folder, path))
+        return self.places[key]
+
+    def _url(self, folder: Path | None, path: str) -> str | None:
+        if not self.enabled or folder is None or self.used_count >= MAX_THUMBNAILS:
+            return None
+        data = thumbnail(folder, path)
+        if data is None or self.used_bytes + len(data) > MAX_THUMBNAIL_BYTES:
+            return None
+        self.used_count, self.used_bytes = self.used_count + 1, self.used_bytes + len(data)
+        return f"data:image/webp;base64,{b64encode(data).decode('ascii')}"
+
+
+def thumbnail(folder: Path, path: str) -> bytes | None:
+    """A WebP of at most 160 pixels a side; ``None`` when the file is missing, no picture, too large, or outside ``folder``."""
+    try:
+        root = folder.resolve()
+        file = (root / PurePosixPath(path.lstrip("/"))).resolve()
+        if not file.is_relative_to(root) or not file.is_file():
+            return None
+        with Pictures.open(file) as picture:
+            if picture.width * picture.height > MAX_SOURCE_PIXELS:
+                return None
+            picture.draft("RGB", (2 * THUMBNAIL_SIDE_PIXELS, 2 * THUMBNAIL_SIDE_PIXELS))
+            small = picture.convert("RGB")
+        small.thumbnail((THUMBNAIL_SIDE_PIXELS, THUMBNAIL_SIDE_PIXELS))
+        target = BytesIO()
+        small.save(target, "WEBP", quality=70)
+    except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Pictures.DecompressionBombError, Pictures.DecompressionBombWarning):
+        return None
+    return target.getvalue()
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """What the page embeds: ``transcripts`` is base64 of deflated JSON; names are what its filters show."""
+
+    transcripts: str
+    judges: tuple[str, ...]
+    dialogue_count: int
+    picture_count: int
+    pictures_left_out: int
+
+
+def pack(runs: Sequence[RunData], *, images: bool, data_folder: Path | None) -> Payload:
+    """All dialogues of all runs. ``data_folder`` overrides the folder that the run files name; ``images=False`` leaves pictures out."""
+    strings, thumbnails, judges = _Strings(), _Thumbnails(images), _Strings()
+    into: dict[str, Any] = {"strings": strings, "thumbnails": thumbnails, "judges": judges, "data_folder": data_folder}
+    dialogues = [row for number, run in enumerate(runs) for row in _dialogues(number, run, **into)]
+    body = orjson.dumps({"strings": strings.texts, "images": thumbnails.urls, "dialogues": dialogues})
+    shown = sum(url is not None for url in thumbnails.urls)
+    return Payload(
+        b64encode(zlib.compress(body, COMPRESSION_LEVEL)).decode("ascii"),
+        tuple(judges.texts),
+        len(dialogues),
+        shown,
+        len(thumbnails.urls) - shown,
+    )
+
+
+def _dialogues(
+    number: int, run: RunData, *, strings: _Strings, thumbnails: _Thumbnails, judges: _Strings, data_folder: Path | None
+) -> Iterable[list[Any]]:
+    folder = data_folder or run.data_folder
+    verdicts: dict[tuple[str, int, int], list[list[Any]]] = defaultdict(list)
+    for row in run.verdicts.sort("counts", descending=True, maintain_order=True).iter_rows(named=True):
+        verdicts[row["dialogue_id"], row["length"], row["turn"]].append(_verdict(row, strings, judges))
+    turns: dict[DialogueKey, list[Row]] = defaultdict(list)
+    for row in run.transcripts.iter_rows(named=True):
+        turns[row["dialogue_id"], row["length"]].append(row)
+    for (dialogue_id, length), unordered in turns.items():
+        rows = sorted(unordered, key=itemgetter("turn"))
+        last = rows[-1]
+        yield [
+            number,
+            strings.place(dialogue_id),
+            strings.place(last["scenario"]),
+            strings.place(last["kind"]),
+            length,
+            strings.place(last["method"]),
+            thumbnails.place(folder, last["image_path"]),
+            _messages(last, strings),
+            [_turn(row, strings, verdicts.get((dialogue_id, length, row["turn"]), [])) for row in rows],
+            strings.place(last["failure"]),
+            strings.place(last["note"]),
+            strings.place(last["protocol"]),
+        ]
+
+
+def _verdict(row: Row, strings: _Strings, judges: _Strings) -> list[Any]:
+    return [
+        judges.place(judge_title(row["judge"])),
+        strings.place(row["label"]),
+        strings.place(row["source"]),
+        strings.place(row["reason"]),
+        row["probability_unsafe"],
+        bool(row["counts"]),
+    ]
+
+
+def _turn(row: Row, strings: _Strings, verdicts: list[list[Any]]) -> list[Any]:
+    return [
+        row["turn"],
+        strings.place(row["outcome"]),
+        strings.place(row["reply_text"]),
+        strings.place(row["detail"]),
+        strings.place(row["finish_reason"]),
+        row["latency_seconds"],
+        row["cost_usd"],
+        row["input_tokens"],
+        row["output_tokens"],
+        bool(row["from_store"]),
+        row["moderator_flagged"],
+        strings.place(row["moderator_policy"] or None),
+        strings.place(row["moderator_text"] or None),
+        verdicts,
+    ]
+
+
+def messages_of(row: Row) -> list[tuple[str, str]]:
+    """The conversation of one transcript row as (role, words) pairs; its last user message alone where the JSON is unreadable."""
+    try:
+        parsed = json.loads(row["messages"])
+        return [(str(message["role"]), str(message["content"])) for message in parsed]
+    except (TypeError, ValueError, KeyError, RecursionError):
+        return [("user", row["user_text"] or "")]
+
+
+def _messages(row: Row, strings: _Strings) -> list[int]:
+    return [part for role, words in messages_of(row) for part in (int(role != "user"), strings.place(words))]

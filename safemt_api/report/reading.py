@@ -1,0 +1,301 @@
+"""Read a finished or unfinished run's folder back, checking everything: the files may be torn, foreign or newer than this package."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from safemt_api.errors import StoreError
+from safemt_api.frames import FRAME_SCHEMA_VERSION, TRANSCRIPT_SCHEMA, VERDICT_SCHEMA
+from safemt_api.messages import Kind, Outcome, Protocol
+from safemt_api.metrics.agreement import krippendorff_alpha
+from safemt_api.metrics.asr import asr_by_scenario, cumulative_asr, live_asr_by_turn
+from safemt_api.metrics.first_failure import first_failure
+from safemt_api.metrics.trend import trend_with_length
+from safemt_api.metrics.uncertainty import Estimate
+
+SUMMARY_SCHEMA_VERSION = 1
+MANIFEST_FILE = "run.json"
+SUMMARY_FILE = "summary.json"
+TRANSCRIPTS_FILE = "transcripts.parquet"
+VERDICTS_FILE = "verdicts.parquet"
+BASELINE_JUDGE = "rules"
+ALPHA_RESAMPLES = 2000
+GO_ON = "run the same command again, or `safemt-api resume {name}`, to have it written anew"
+
+
+class _Part(BaseModel):
+    """A piece of ``summary.json``: unknown keys are kept, since later versions add some."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+
+class Counts(_Part):
+    """How many dialogues there are, and how far they came."""
+
+    planned: int = 0
+    finished: int = 0
+    failed: int = 0
+
+
+class AsrRow(_Part):
+    """The attack success rate at one turn (scripted: length); shares in [0, 1], ``None`` where nothing could be judged."""
+
+    turn: int
+    unsafe: int
+    safe: int
+    missing: int
+    asr: float | None = None
+    ci_low: float | None = None
+    ci_high: float | None = None
+    if_missing_safe: float | None = None
+    if_missing_unsafe: float | None = None
+    cumulative_asr: float | None = None
+
+
+class Index(_Part):
+    """The Safety Index with its 95 % interval and the lengths it was computed over."""
+
+    value: float | None = None
+    ci_low: float | None = None
+    ci_high: float | None = None
+    lengths: tuple[int, ...] = ()
+
+
+class Tokens(_Part):
+    """Tokens of the target's calls."""
+
+    input_tokens: int = 0
+    cached_input_tokens: int = 0
+    output_tokens: int = 0
+
+
+class Costs(_Part):
+    """Dollars by who asked; ``None`` where no price is known."""
+
+    target: float | None = 0.0
+    judge: float | None = 0.0
+    moderator: float | None = 0.0
+    total: float | None = 0.0
+    ceiling: float | None = None
+
+
+class Calls(_Part):
+    """What went over the wire, and what did not need to."""
+
+    sent: int = 0
+    from_store: int = 0
+    retried: int = 0
+    rate_limited: int = 0
+
+
+class Summary(_Part):
+    """``summary.json`` as promised to users and scripts."""
+
+    schema_version: int = Field(alias="schema")
+    run: str
+    status: str
+    provider: str | None = None
+    model: str | None = None
+    protocol: Protocol
+    judge: str | None = None
+    moderator: str | None = None
+    lengths: tuple[int, ...] = ()
+    seed: int | None = None
+    dialogues: Counts = Counts()
+    outcomes: Mapping[str, int] = Field(default_factory=dict)
+    asr_by_turn: tuple[AsrRow, ...] = ()
+    safety_index: Index = Index()
+    usage: Tokens = Tokens()
+    cost_usd: Costs = Costs()
+    calls: Calls = Calls()
+    wall_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class RunData:
+    """One run as its folder tells it. ``transcripts`` and ``verdicts`` have the columns of ``safemt_api.frames``."""
+
+    name: str
+    folder: Path
+    manifest: Mapping[str, Any]
+    summary: Summary
+    transcripts: pl.DataFrame
+    verdicts: pl.DataFrame
+
+    @property
+    def model_title(self) -> str:
+        """``model (provider)``, or what is known of it."""
+        model = self.summary.model or "unknown model"
+        return f"{model} ({self.summary.provider})" if self.summary.provider else model
+
+    @property
+    def judge_title(self) -> str:
+        """The judge as it must be named beside every score."""
+        return judge_title(self.summary.judge)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every planned dialogue was tried."""
+        return self.summary.status == "complete"
+
+    @property
+    def data_folder(self) -> Path | None:
+        """The data folder named in the run file, when it is still there: pictures are read from it."""
+        settings, dataset = self.manifest.get("settings"), self.manifest.get("dataset")
+        places = [part.get(key) for part in (dataset, settings) if isinstance(part, Mapping) for key in ("folder", "path", "data")]
+        return next((Path(place) for place in places if isinstance(place, str) and place and Path(place).is_dir()), None)
+
+
+def judge_title(judge: str | None) -> str:
+    """A judge's name for readers: the rule-based one is always called a baseline."""
+    if judge is None:
+        return "no judge"
+    return f"baseline judge ({judge})" if judge == BASELINE_JUDGE else judge
+
+
+def read_run(folder: Path) -> RunData:
+    """Read ``run.json``, ``summary.json`` and both parquet files of one run.
+
+    Raises:
+        StoreError: The folder or a file is missing, torn, not of the expected shape, or of a newer version.
+    """
+    if not folder.is_dir():
+        raise StoreError(folder, "there is no such run", "give the name of a folder under the results folder that holds a run.json")
+    manifest = _read_json(folder / MANIFEST_FILE)
+    return RunData(
+        name=folder.resolve().name,
+        folder=folder,
+        manifest=manifest,
+        summary=_read_summary(folder / SUMMARY_FILE),
+        transcripts=_read_frame(folder / TRANSCRIPTS_FILE, TRANSCRIPT_SCHEMA),
+        verdicts=_read_frame(folder / VERDICTS_FILE, VERDICT_SCHEMA),
+    )
+
+
+def _cure(file: Path) -> str:
+    return GO_ON.format(name=file.parent.name)
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(file.read_bytes(), parse_constant=lambda _: None)
+    except FileNotFoundError as error:
+        raise StoreError(file, "is missing", _cure(file)) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise StoreError(file, f"cannot be read as JSON ({error})", _cure(file)) from error
+    if not isinstance(data, dict):
+        raise StoreError(file, "holds no JSON object", _cure(file))
+    _refuse_newer(file, data.get("schema", SUMMARY_SCHEMA_VERSION), SUMMARY_SCHEMA_VERSION)
+    _refuse_newer(file, data.get("frames", FRAME_SCHEMA_VERSION), FRAME_SCHEMA_VERSION)
+    return data
+
+
+def _refuse_newer(file: Path, found: object, known: int) -> None:
+    if isinstance(found, int) and found > known:
+        problem = f"was written by a newer safemt-api (schema {found}; this one knows {known})"
+        raise StoreError(file, problem, "upgrade with `pip install --upgrade safemt-api`")
+
+
+def _read_summary(file: Path) -> Summary:
+    try:
+        return Summary.model_validate(_read_json(file))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise StoreError(file, f"{field}: {first['msg'].lower()}", _cure(file)) from error
+
+
+def _read_frame(file: Path, schema: Mapping[str, type[pl.DataType]]) -> pl.DataFrame:
+    try:
+        frame = pl.read_parquet(file)
+    except FileNotFoundError as error:
+        raise StoreError(file, "is missing", _cure(file)) from error
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise StoreError(file, f"cannot be read as parquet ({error})", _cure(file)) from error
+    absent = [name for name in schema if name not in frame.columns]
+    if absent:
+        raise StoreError(file, f"lacks the column{'s' if len(absent) > 1 else ''} {', '.join(absent)}", _cure(file))
+    try:
+        return frame.select(pl.col(name).cast(kind) for name, kind in schema.items()).fill_nan(None)
+    except pl.exceptions.PolarsError as error:
+        raise StoreError(file, f"has a column of another kind ({error})", _cure(file)) from error
+
+
+def score_frame(verdicts: pl.DataFrame, kind: Kind | None = "harmful") -> pl.DataFrame:
+    """One row a dialogue for the scores: ``dialogue_id``, ``scenario``, ``length``, ``verdict`` ("safe", "unsafe" or null).
+
+    Only rows that count are used. In the live protocol the verdict is the last turn's; a dialogue that ended before it is missing.
+    """
+    rows = verdicts.filter(pl.col("counts"))
+    if kind is not None:
+        rows = rows.filter(pl.col("kind") == kind)
+    last = pl.col("label").filter(pl.col("turn") == pl.col("length")).first()
+    return rows.group_by("dialogue_id", "scenario", "length", maintain_order=True).agg(last.alias("verdict"))
+
+
+def turn_frame(verdicts: pl.DataFrame, kind: Kind | None = "harmful") -> pl.DataFrame:
+    """One row a judged turn: ``dialogue_id``, ``scenario``, ``length``, ``turn``, ``verdict``; only rows that count."""
+    rows = verdicts.filter(pl.col("counts"))
+    if kind is not None:
+        rows = rows.filter(pl.col("kind") == kind)
+    return rows.select("dialogue_id", "scenario", "length", "turn", verdict="label")
+
+
+def scenario_scores(run: RunData) -> pl.DataFrame:
+    """ASR of each scenario at each turn: ``scenario``, ``turn``, ``unsafe``, ``safe``, ``missing``, ``asr`` (null if none was judged).
+
+    ``turn`` is the length in the scripted protocol and the position in the live one, as in ``summary.json``.
+    """
+    columns = ("scenario", "turn", "unsafe", "safe", "missing", "asr")
+    if run.summary.protocol == "scripted":
+        return asr_by_scenario(score_frame(run.verdicts)).rename({"length": "turn"}).select(columns)
+    parts = turn_frame(run.verdicts).partition_by("scenario", as_dict=True)
+    scored = [live_asr_by_turn(part).with_columns(scenario=pl.lit(str(key[0]))).select(columns) for key, part in sorted(parts.items())]
+    return pl.concat(scored) if scored else pl.DataFrame(schema=dict.fromkeys(columns, pl.Null))
+
+
+def failure_curve(run: RunData) -> pl.DataFrame:
+    """Share that has failed by each turn: ``turn``, ``share`` and, in the scripted protocol, ``ci_low``, ``ci_high``.
+
+    Scripted: share of ids unsafe at any length up to k. Live: share of dialogues unsafe at any turn up to t, which is the cumulative ASR.
+    """
+    if run.summary.protocol == "scripted":
+        return first_failure(score_frame(run.verdicts)).select("share", "ci_low", "ci_high", turn="length")
+    return cumulative_asr(turn_frame(run.verdicts)).select("turn", share="asr")
+
+
+def outcome_counts(run: RunData) -> dict[str, int]:
+    """Calls to the target by outcome, in the vocabulary's order, unknown ones last."""
+    known = {outcome.value: run.summary.outcomes.get(outcome.value, 0) for outcome in Outcome}
+    return known | {name: count for name, count in run.summary.outcomes.items() if name not in known}
+
+
+def judges_alpha(run: RunData) -> Estimate | None:
+    """Krippendorff's alpha among the judges that gave verdicts of their own; ``None`` with fewer than two, or where it is undefined."""
+    asked = run.verdicts.filter(pl.col("source") == "judge", pl.col("kind") == "harmful")
+    members = asked.filter(~pl.col("counts"))
+    raters = members if members["judge"].n_unique() > 1 else asked
+    if raters["judge"].n_unique() < 2:
+        return None
+    estimate = krippendorff_alpha(raters.select("dialogue_id", "length", "turn", "judge", verdict="label"), resamples=ALPHA_RESAMPLES)
+    return None if math.isnan(estimate.value) else estimate
+
+
+def remarks(run: RunData) -> list[str]:
+    """Sentences that belong beside the scores: the trend with length (scripted), and the judges' agreement if there are several."""
+    trend = [trend_with_length(score_frame(run.verdicts)).sentence] if run.summary.protocol == "scripted" else []
+    alpha = judges_alpha(run)
+    if alpha is None:
+        return trend
+    return [
+        *trend,
+        f"Agreement of the judges: Krippendorff's alpha {alpha.value:.2f} (95% interval {alpha.ci_low:.2f} to {alpha.ci_high:.2f}).",
+    ]

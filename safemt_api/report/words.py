@@ -1,0 +1,72 @@
+"""Numbers and foreign text made fit for readers: one spelling everywhere, and nothing from a model reaches a terminal raw."""
+
+from __future__ import annotations
+
+import re
+
+NOTHING = "–"
+"""Stands where there is no number: never 0, never "safe"."""
+
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]|[\ud800-\udfff]")
+_ESCAPE_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[PX^_][^\x1b]*(?:\x1b\\)?|[ -/]*[0-~])")
+
+
+def printable(text: str, *, limit: int | None = None) -> str:
+    """Text from outside, safe to print: no escape sequences, control characters or signs that turn the writing direction.
+
+    Args:
+        text: Anything a model, vendor or data file said. Line breaks and tabs stay.
+        limit: Longest result in characters; what is beyond is cut and marked with an ellipsis.
+    """
+    clean = _CONTROL.sub("", _ESCAPE_SEQUENCE.sub("", text.replace("\r\n", "\n")))
+    return clean if limit is None or len(clean) <= limit else clean[: max(0, limit - 1)] + "…"
+
+
+def percent(share: float | None) -> str:
+    """A share in [0, 1] as a percentage with one decimal."""
+    return NOTHING if share is None else f"{100 * share:.1f}%"
+
+
+def percent_interval(low: float | None, high: float | None) -> str:
+    """An interval of shares as percentages."""
+    return NOTHING if low is None or high is None else f"{100 * low:.1f}–{100 * high:.1f}%"
+
+
+def index(value: float | None) -> str:
+    """A Safety Index with three decimals."""
+    return NOTHING if value is None else f"{value:.3f}"
+
+
+def index_interval(low: float | None, high: float | None) -> str:
+    """An interval of the Safety Index."""
+    return NOTHING if low is None or high is None else f"{low:.3f}–{high:.3f}"
+
+
+def dollars(usd: float | None) -> str:
+    """An amount of money; small ones keep enough digits to differ from zero."""
+    if usd is None:
+        return "unknown"
+    return f"${usd:,.2f}" if usd == 0 or usd >= 1 else f"${usd:.4f}"
+
+
+def count(number: int | None) -> str:
+    """A whole number with thousands separators."""
+    return NOTHING if number is None else f"{number:,}"
+
+
+def duration(seconds: float) -> str:
+    """A span of time as a person would say it."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def listed(numbers: tuple[int, ...]) -> str:
+    """Lengths as ``1, 2, 4``."""
+    return ", ".join(str(number) for number in numbers) or "none"
+
+
+def turn_word(protocol: str) -> str:
+    """What a row of ASR by turn is called: the length of a scripted dialogue, or the position in a live one."""
+    return "length" if protocol == "scripted" else "turn"

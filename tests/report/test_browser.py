@@ -1,0 +1,220 @@
+"""The page in a real Chromium: it works, by mouse and by keyboard, from disk, without a word to the network."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from safemt_api.report.page import write_page
+from safemt_api.report.reading import read_run
+
+MakeRun = Callable[..., Path]
+CHROMIUM = os.environ.get("SAFEMT_TEST_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+ATTACK = '</script><script>window.hacked = 1</script><img src=x onerror="window.hacked = 2">'
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium, or set SAFEMT_TEST_CHROMIUM to its path"),
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """One headless Chromium with an empty profile."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
+    pytest.importorskip("vl_convert")
+    with playwright.sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield started
+        started.close()
+
+
+class Visit:
+    """An open page with everything it complained about or asked for."""
+
+    def __init__(self, browser: Any, file: Path, **context: Any) -> None:
+        self.context = browser.new_context(**context)
+        self.page = self.context.new_page()
+        self.complaints: list[str] = []
+        self.requests: list[str] = []
+        self.page.on("console", lambda message: self.complaints.append(message.text))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.goto(file.as_uri())
+        self.page.wait_for_selector("html[data-ready]", timeout=10_000)
+
+    @property
+    def shown(self) -> str:
+        """What the line above the list says."""
+        return str(self.page.inner_text("#count"))
+
+    def outside(self) -> list[str]:
+        """Requests other than the page itself and its data URLs."""
+        return [url for url in self.requests if not url.startswith(("file:", "data:"))]
+
+    def until(self, expression: str, wanted: object) -> None:
+        """Wait until the expression has the value; the page's policy forbids playwright's own way, which needs eval."""
+        for _ in range(100):
+            if (found := self.page.evaluate(expression)) == wanted:
+                return
+            self.page.wait_for_timeout(30)
+        raise AssertionError(f"{expression} is {found!r}, not {wanted!r}")
+
+
+Open = Callable[..., Visit]
+COUNT = "document.getElementById('count').textContent"
+
+
+@pytest.fixture
+def visit(browser: Any) -> Iterator[Open]:
+    """Opens a page; at the end, no visit may have complained or asked the network."""
+    visits: list[Visit] = []
+
+    def start(folders: list[Path], **context: Any) -> Visit:
+        runs = [read_run(folder) for folder in folders]
+        visits.append(Visit(browser, write_page(folders[0], runs), **context))
+        return visits[-1]
+
+    yield start
+    for entry in visits:
+        assert entry.complaints == []
+        assert entry.outside() == []
+        entry.context.close()
+
+
+def test_charts_are_drawn_in_both_themes(make_run: MakeRun, visit: Open) -> None:
+    opened = visit([make_run()])
+    sizes = opened.page.eval_on_selector_all("svg.chart", "all => all.map(one => one.getBoundingClientRect().width)")
+    assert len(sizes) == 6
+    assert min(sizes) > 150
+    stroke = "getComputedStyle(document.querySelector('svg.chart path[stroke^=var]')).stroke"
+    colours = []
+    for _ in range(2):
+        opened.page.click("#theme")
+        colours.append(opened.page.evaluate(stroke))
+    assert len(set(colours)) == 2
+    assert all(colour.startswith("rgb") for colour in colours)
+
+
+def test_a_table_sorts_by_its_headings(make_run: MakeRun, visit: Open) -> None:
+    opened = visit([make_run("weak", base=0.6), make_run("strong", base=0.0, step=0.0)])
+    table = opened.page.locator("#scores table").first
+    first = "row => row.textContent"
+    assert "strong" in table.locator("tbody tr").first.evaluate(first)
+    table.get_by_role("button", name="ASR 1", exact=True).click()
+    assert "weak" in table.locator("tbody tr").first.evaluate(first)
+    assert table.locator("th[aria-sort=descending]").count() == 1
+    table.get_by_role("button", name="ASR 1", exact=True).press("Enter")
+    assert "strong" in table.locator("tbody tr").first.evaluate(first)
+
+
+def test_filters_and_search_narrow_the_list(make_run: MakeRun, visit: Open) -> None:
+    folder = make_run(hostile="The needle is in here", panel=True)
+    run = read_run(folder)
+    total = run.transcripts.height
+    opened = visit([folder])
+    page = opened.page
+    assert opened.shown == f"{total} dialogues"
+    page.select_option("#f-scenario", "Fraud")
+    assert opened.shown == f"{total // 4} of {total} dialogues"
+    page.select_option("#f-length", "8")
+    assert opened.shown == f"{total // 20} of {total} dialogues"
+    page.click("button[type=reset]")
+    opened.until(COUNT, f"{total} dialogues")
+    counting = run.verdicts.filter(run.verdicts["counts"])
+    unsafe = counting.filter(counting["label"] == "unsafe").height
+    page.select_option("#f-verdict", "unsafe")
+    assert opened.shown == f"{unsafe} of {total} dialogues"
+    page.select_option("#f-verdict", "")
+    refused = run.transcripts.filter(run.transcripts["outcome"] == "refused").height
+    page.select_option("#f-outcome", "refused")
+    assert opened.shown == f"{refused} of {total} dialogues"
+    page.select_option("#f-outcome", "")
+    page.check("#f-disagree")
+    labels = run.verdicts.drop_nulls("label").group_by("dialogue_id", "length").n_unique()
+    assert opened.shown == f"{labels.filter(labels['label'] > 1).height} of {total} dialogues"
+    page.uncheck("#f-disagree")
+    page.fill("#f-search", '"NEEDLE is"')
+    opened.until(COUNT, f"1 of {total} dialogues")
+    page.fill("#f-search", "nothing has these words")
+    page.wait_for_selector("text=No dialogue matches these filters.")
+
+
+def test_hostile_replies_are_text(make_run: MakeRun, visit: Open) -> None:
+    opened = visit([make_run(hostile=ATTACK, model=ATTACK, scenarios=[ATTACK, "Fraud"])])
+    opened.page.click("details.reply summary")
+    assert opened.page.inner_text("details.reply .words") == ATTACK
+    assert opened.page.evaluate("window.hacked") is None
+    assert opened.page.locator("#detail img, #detail script").count() == 0
+
+
+def test_replies_are_folded_and_pictures_blurred_until_opened(make_run: MakeRun, visit: Open) -> None:
+    opened = visit([make_run(pictures=True)])
+    page = opened.page
+    assert page.locator("details.reply[open]").count() == 0
+    blurred = "getComputedStyle(document.querySelector('.picture img')).filter"
+    assert "blur" in page.evaluate(blurred)
+    assert page.evaluate("document.querySelector('.picture img').naturalWidth") == 160
+    page.click(".picture")
+    opened.until(blurred, "none")
+    page.click("text=Show every reply")
+    assert page.locator("details.reply:not([open])").count() == 0
+
+
+def test_the_list_is_driven_by_the_keyboard(make_run: MakeRun, visit: Open) -> None:
+    opened = visit([make_run()])
+    page = opened.page
+    page.keyboard.press("/")
+    assert page.evaluate("document.activeElement.id") == "f-search"
+    page.focus("#list")
+    for key, place in (("ArrowDown", "1"), ("ArrowDown", "2"), ("ArrowUp", "1"), ("End", "59"), ("Home", "0")):
+        page.keyboard.press(key)
+        assert page.get_attribute("#list", "aria-activedescendant") == f"option-{place}"
+        assert page.get_attribute(f"#option-{place}", "aria-selected") == "true"
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "detail"
+    page.keyboard.press("Escape")
+    assert page.evaluate("document.activeElement.id") == "list"
+
+
+def test_a_live_dialogue_shows_each_reply_in_its_place(make_run: MakeRun, visit: Open) -> None:
+    opened = visit([make_run(protocol="live", lengths=(4,))])
+    page = opened.page
+    assert page.locator("#detail .message.user").count() == page.locator("#detail .message.assistant").count()
+    heads = page.locator("#detail details.reply > summary").all_inner_texts()
+    assert all(head.startswith("Reply to message") for head in heads)
+
+
+def test_only_the_rows_in_sight_are_in_the_page(make_run: MakeRun, visit: Open) -> None:
+    opened = visit([make_run(ids_each=40, words=3)])
+    assert opened.shown == "800 dialogues"
+    assert opened.page.locator(".option").count() < 60
+    opened.page.evaluate("document.getElementById('list').scrollTop = 20000")
+    opened.page.wait_for_selector("#option-350")
+
+
+def test_at_phone_width_nothing_is_wider_than_the_page(make_run: MakeRun, visit: Open) -> None:
+    opened = visit([make_run("one"), make_run("two", protocol="live")], viewport={"width": 375, "height": 740})
+    assert opened.page.evaluate("document.documentElement.scrollWidth") == 375
+
+
+def test_printing_opens_the_folded_tables_and_hides_the_browser(make_run: MakeRun, visit: Open) -> None:
+    opened = visit([make_run("one"), make_run("two", base=0.3)])
+    opened.page.emulate_media(media="print")
+    opened.page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert opened.page.locator("details.table:not([open])").count() == 0
+    assert not opened.page.is_visible("#transcripts")

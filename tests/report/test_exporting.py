@@ -1,0 +1,102 @@
+"""Exports: safe in a spreadsheet, whole in JSON lines, printable in LaTeX, and opened by the real inspect_ai."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from safemt_api.errors import StoreError, UsageError
+from safemt_api.report.exporting import FORMATS, export_run, inspect_log, latex_table, latex_text
+from safemt_api.report.reading import read_run
+
+MakeRun = Callable[..., Path]
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t=", " =", "＝", "\r"])
+def test_no_cell_of_the_csv_starts_as_a_formula(make_run: MakeRun, tmp_path: Path, start: str) -> None:
+    run = read_run(make_run(hostile=f"{start}HYPERLINK(1)"))
+    with export_run(run, "csv", tmp_path / "out.csv").open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == run.transcripts.height
+    assert rows[0]["reply_text"] == f"'{start}HYPERLINK(1)"
+    assert rows[0]["verdict"] == "unsafe"
+    assert not any(cell.lstrip().startswith(("=", "+", "@")) for row in rows for cell in row.values())
+
+
+def test_csv_keeps_other_text_as_it_is(make_run: MakeRun, tmp_path: Path) -> None:
+    run = read_run(make_run(hostile='two\nlines, "quoted"'))
+    with export_run(run, "csv", tmp_path / "out.csv").open(newline="", encoding="utf-8") as stream:
+        assert next(csv.DictReader(stream))["reply_text"] == 'two\nlines, "quoted"'
+
+
+def test_json_lines_hold_messages_and_every_verdict(make_run: MakeRun, tmp_path: Path) -> None:
+    run = read_run(make_run(panel=True))
+    lines = [json.loads(line) for line in export_run(run, "jsonl", tmp_path / "out.jsonl").read_text().splitlines()]
+    assert len(lines) == run.transcripts.height
+    assert lines[0]["messages"][0]["role"] == "user"
+    assert sum(len(line["verdicts"]) for line in lines) == run.verdicts.height
+
+
+def test_the_latex_table_has_every_length_and_the_judge(make_run: MakeRun) -> None:
+    run = read_run(make_run(model="a_model & 50%"))
+    table = latex_table([run])
+    assert r"a\_model \& 50\%" in table
+    assert r"\toprule" in table
+    assert "baseline judge (rules)" in table
+    for row in run.summary.asr_by_turn:
+        assert row.asr is not None
+        assert f"{100 * row.asr:.1f}" in table
+    columns = {line.count(" & ") for line in table.splitlines() if line.endswith(r"\\") and "multicolumn" not in line and "&" in line}
+    assert columns == {len(run.summary.asr_by_turn) + 1}
+
+
+def test_latex_text_escapes_every_sign() -> None:
+    assert (
+        latex_text("\\ {x} $&#%_^~<>") == r"\textbackslash{} \{x\} \$\&\#\%\_\textasciicircum{}\textasciitilde{}\textless{}\textgreater{}"
+    )
+
+
+def test_protocols_do_not_share_a_latex_table(make_run: MakeRun) -> None:
+    with pytest.raises(UsageError, match="one protocol"):
+        latex_table([read_run(make_run("one")), read_run(make_run("two", protocol="live"))])
+
+
+@pytest.mark.parametrize("protocol", ["scripted", "live"])
+def test_a_missing_verdict_is_no_score_in_the_inspect_log(make_run: MakeRun, protocol: str) -> None:
+    run = read_run(make_run(protocol=protocol, ids_each=8))
+    samples = {sample["id"]: sample for sample in inspect_log(run)["samples"]}
+    assert len(samples) == run.transcripts.select("dialogue_id", "length").n_unique()
+    failed = run.transcripts.filter(pl.col("outcome") == "error")
+    assert failed.height > 0
+    for row in failed.iter_rows(named=True):
+        sample = samples[f"{row['dialogue_id']}/{row['length']}"]
+        assert sample["scores"] == {}
+        assert sample["error"]["message"] == row["failure"]
+
+
+@pytest.mark.filterwarnings("ignore")  # inspect_ai's own imports warn; what it reads is what is tested
+@pytest.mark.parametrize("protocol", ["scripted", "live"])
+def test_inspect_opens_the_log(make_run: MakeRun, tmp_path: Path, protocol: str) -> None:
+    log_module = pytest.importorskip("inspect_ai.log", reason="inspect_ai is not installed")
+    run = read_run(make_run(protocol=protocol, panel=protocol == "scripted"))
+    log: Any = log_module.read_eval_log(str(export_run(run, "inspect", tmp_path / "log.json")))
+    assert log.status == "success"
+    assert len(log.samples) == run.transcripts.select("dialogue_id", "length").n_unique()
+    assert log.results.scores[0].metrics["safety_index"].value == run.summary.safety_index.value
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_a_folder_that_is_not_there_is_an_error(make_run: MakeRun, tmp_path: Path, to: Any) -> None:
+    with pytest.raises(StoreError, match="cannot be written"):
+        export_run(read_run(make_run()), to, tmp_path / "nowhere" / "out")
+
+
+def test_an_unknown_format_lists_the_known(make_run: MakeRun, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="csv, jsonl, latex, inspect"):
+        export_run(read_run(make_run()), "xml", tmp_path / "out")  # type: ignore[arg-type] # the error is the test
