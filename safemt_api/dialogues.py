@@ -1,0 +1,138 @@
+"""The two protocols: a ``Dialogue`` in, a ``Transcript`` out, one gateway call a turn.
+
+*Scripted* (the paper's): the whole dialogue of the data set is sent at once, and only the reply to its last user message is collected.
+*Live*: only the user's turns are scripted; the model's own replies become the history, and every reply is collected.
+
+A failed call never becomes text in a history, and nothing is dropped from a history to make it fit: a dialogue that cannot go on ends, with
+every turn it did not reach recorded as an error.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from safemt_api.errors import DialogueError
+from safemt_api.markers import GUIDANCE_HEADER
+from safemt_api.messages import (
+    DECLINED,
+    Asker,
+    Call,
+    Dialogue,
+    Guidance,
+    Image,
+    Line,
+    Message,
+    Outcome,
+    Parameters,
+    Protocol,
+    Reply,
+    Route,
+    Transcript,
+    Turn,
+    assistant,
+    spoken,
+    user,
+)
+from safemt_api.moderators.base import Moderator
+
+NOT_REACHED = "not reached: an earlier turn of this dialogue failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The model under test, with what is sent beside the dialogue."""
+
+    route: Route
+    parameters: Parameters
+    system: str | None = None
+    sample_index: int = 0
+
+
+async def converse(
+    dialogue: Dialogue, *, protocol: Protocol, asker: Asker, target: Target, image: Image | None, moderator: Moderator | None = None
+) -> Transcript:
+    """Play one dialogue.
+
+    A failure of this dialogue is in the transcript (``failure``, and turns with the outcome ``error``), not raised.
+
+    Raises:
+        StopRunError: The run cannot go on.
+    """
+    speaker = _Speaker(asker, target, dialogue, image, moderator)
+    positions = range(1, dialogue.length + 1) if protocol == "live" else range(dialogue.length, dialogue.length + 1)
+    turns: list[Turn] = []
+    for position in positions:
+        history = _live_history(dialogue, turns) if protocol == "live" else dialogue.lines
+        try:
+            turns.append(await speaker.turn(position, history))
+            _check_can_go_on(turns[-1], more=position < dialogue.length)
+        except DialogueError as error:
+            turns = [*turns, *_unreached(dialogue, str(error), start=len(turns), positions=positions)]
+            return Transcript(dialogue, protocol, tuple(turns), failure=str(error))
+    return Transcript(dialogue, protocol, tuple(turns))
+
+
+@dataclass(frozen=True, slots=True)
+class _Speaker:
+    asker: Asker
+    target: Target
+    dialogue: Dialogue
+    image: Image | None
+    moderator: Moderator | None
+
+    async def turn(self, position: int, history: tuple[Line, ...]) -> Turn:
+        guidance = None
+        if self.moderator is not None:
+            guidance = await self.moderator.review(dialogue=self.dialogue, history=history, image=self.image)
+            if guidance.refusal is not None:
+                reply = Reply(Outcome.REFUSED, text=guidance.refusal, detail=f"refused by the moderator {guidance.moderator}")
+                return Turn(position, history[-1].text, reply, guidance=guidance)
+        answer = await self.asker.ask(self._call(history, guidance))
+        return Turn(position, history[-1].text, answer.reply, answer.from_store, answer.cost_usd, guidance)
+
+    def _call(self, history: tuple[Line, ...], guidance: Guidance | None) -> Call:
+        return Call(
+            route=self.target.route,
+            messages=to_messages(history, self.image),
+            purpose="target",
+            system=_system(self.target.system, guidance),
+            parameters=self.target.parameters,
+            sample_index=self.target.sample_index,
+        )
+
+
+def to_messages(history: tuple[Line, ...], image: Image | None) -> tuple[Message, ...]:
+    """Lines as messages; the picture belongs to the first user message."""
+    messages = [user(line.text) if line.role == "user" else assistant(line.text) for line in history]
+    first = next(index for index, line in enumerate(history) if line.role == "user")
+    messages[first] = user(history[first].text, image)
+    return tuple(messages)
+
+
+def _system(own: str | None, guidance: Guidance | None) -> str | None:
+    policy = None if guidance is None else guidance.policy
+    if policy is None:
+        return own
+    headed = policy if policy.startswith(GUIDANCE_HEADER) else f"{GUIDANCE_HEADER}\n\n{policy}"
+    return headed if own is None else f"{own}\n\n{headed}"
+
+
+def _live_history(dialogue: Dialogue, turns: list[Turn]) -> tuple[Line, ...]:
+    said = [line for turn in turns for line in (Line("user", turn.user_text), Line("assistant", spoken(turn.reply)))]
+    return (*said, Line("user", dialogue.user_texts[len(turns)]))
+
+
+def _check_can_go_on(turn: Turn, *, more: bool) -> None:
+    wordless = not turn.reply.text and turn.reply.outcome not in DECLINED
+    if more and wordless:
+        raise DialogueError(f"the reply to turn {turn.turn} was cut off before its first word; raise --max-output-tokens")
+
+
+def _unreached(dialogue: Dialogue, sentence: str, *, start: int, positions: range) -> list[Turn]:
+    failed = Turn(0, "", Reply(Outcome.ERROR, detail=sentence))
+    later = replace(failed, reply=Reply(Outcome.ERROR, detail=NOT_REACHED))
+    return [
+        replace(failed if index == start else later, turn=position, user_text=dialogue.user_texts[position - 1])
+        for index, position in enumerate(positions)
+        if index >= start
+    ]

@@ -1,0 +1,149 @@
+"""``evaluate``: the whole evaluation as one awaitable; the command line's ``eval`` and ``resume`` call it, and so may your own code."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import fields, replace
+from typing import Any
+
+from safemt_api.errors import UsageError
+from safemt_api.profiles import Profile, WireFormat, find_profile, load_profiles
+from safemt_api.routes import Router
+from safemt_api.runs.discovering import served_model
+from safemt_api.runs.execution import RunResult, Watcher, execute
+from safemt_api.runs.planning import DEFAULT_PROVIDER, Plan, make_plan, spec_of
+from safemt_api.runs.settings import EvalSettings, settings_from
+from safemt_api.simulator.faults import FaultPlan
+from safemt_api.simulator.server import run_simulator
+from safemt_api.simulator.settings import SimulatorSettings
+
+BUILT_IN: tuple[str, ...] = ("simulator", "simulator-anthropic", "simulator-google")
+"""Profiles that a run starts the built-in simulator for, unless it is given an address."""
+
+
+async def evaluate(
+    settings: EvalSettings | None = None,
+    *,
+    simulator: SimulatorSettings | None = None,
+    watch: Watcher | None = None,
+    signals: tuple[signal.Signals, ...] = (),
+    **options: Any,
+) -> RunResult:
+    """Evaluate a model: ``await safemt_api.evaluate(provider="openai", sample=50, max_usd=5)``.
+
+    Args:
+        settings: All options as one value; or give them as keywords, by the names of ``EvalSettings``.
+        simulator: What the built-in simulator plays, when the run uses it.
+        watch: Called in the run's task group with the ``Execution``; read its ``statistics()`` as often as you like.
+        signals: End the run as interrupted (resumable) when one of these arrives.
+        **options: Fields of ``EvalSettings``.
+
+    Returns:
+        The summary as it stands in ``summary.json``, the run's folder, the exit code, and what ended the run early, if anything did.
+
+    Raises:
+        SetupError: The run cannot start.
+    """
+    if settings is not None and options:
+        raise UsageError("give either settings or single options, not both")
+    async with open_plan(settings or settings_from(options), simulator=simulator) as plan:
+        return await execute(plan, watch=watch, signals=signals)
+
+
+@asynccontextmanager
+async def open_plan(
+    settings: EvalSettings, *, simulator: SimulatorSettings | None = None, judging_only: bool = False
+) -> AsyncIterator[Plan]:
+    """A plan whose addresses answer: the built-in simulator runs for as long as the block lasts, where the settings use it.
+
+    Args:
+        settings: What to run.
+        simulator: What the built-in simulator plays; ``None``: as the settings say.
+        judging_only: The target will not be called: its key and price are not needed, and the run's judge may be another than before.
+
+    Raises:
+        SetupError: The run cannot start.
+    """
+    async with open_router(settings, simulator=simulator) as router:
+        complete = settings if judging_only else await _with_model(settings, router)
+        yield make_plan(complete, router=router, judging_only=judging_only)
+
+
+@asynccontextmanager
+async def open_router(settings: EvalSettings, *, simulator: SimulatorSettings | None = None) -> AsyncIterator[Router]:
+    """The ways to all models that the settings name; the built-in simulator runs as long as the block lasts, where they use it.
+
+    Raises:
+        SetupError: A profile is wrong or missing, or the simulator cannot start.
+    """
+    profiles = load_profiles(settings.providers)
+    given = _given_addresses(settings)
+    used = [name for name in BUILT_IN if name in _providers(settings, profiles) and name not in given]
+    if not used:
+        yield Router(profiles, base_urls=given)
+        return
+    playing = simulator or played_by(settings)
+    async with run_simulator(playing) as server:
+        urls = {name: (server.base_url(_format_of(profiles[name])),) for name in used}
+        yield Router(profiles, base_urls={**given, **urls}, endpoints=dict.fromkeys(used, endpoint_name(playing)))
+
+
+def played_by(settings: EvalSettings) -> SimulatorSettings:
+    """What the built-in simulator plays for these settings."""
+    seed = settings.seed if settings.simulator_seed is None else settings.simulator_seed
+    faults = FaultPlan.parse(settings.simulator_faults)
+    return SimulatorSettings(seed=seed, faults=faults, latency_seconds=settings.simulator_latency_seconds)
+
+
+def endpoint_name(simulator: SimulatorSettings) -> str:
+    """Names what a built-in simulator plays, since its port does not: replies of one seed are not those of another."""
+    usual = SimulatorSettings()
+    differing = [
+        f"{one.name}={_stable(getattr(simulator, one.name))}"
+        for one in fields(simulator)
+        if one.name != "latency_seconds" and getattr(simulator, one.name) != getattr(usual, one.name)
+    ]
+    return " ".join(["built-in simulator", *differing])
+
+
+def _stable(value: object) -> object:
+    # A set prints in another order in each process.
+    return sorted(value) if isinstance(value, frozenset) else value
+
+
+def _format_of(profile: Profile) -> WireFormat:
+    return profile.wire_format
+
+
+def _given_addresses(settings: EvalSettings) -> Mapping[str, tuple[str, ...]]:
+    given: dict[str, tuple[str, ...]] = {}
+    if settings.moderator_base_url and settings.moderator:
+        given[_provider_of(settings.moderator)] = (settings.moderator_base_url,)
+    if settings.judge_base_url:
+        given.update({_provider_of(spec): (settings.judge_base_url,) for spec in settings.judges})
+    if settings.base_urls:
+        given[settings.provider or DEFAULT_PROVIDER] = settings.base_urls
+    return given
+
+
+def _provider_of(spec: str) -> str:
+    return (spec_of(spec) or spec.partition(":")[2]).partition(":")[0]
+
+
+def _providers(settings: EvalSettings, profiles: Mapping[str, Profile]) -> set[str]:
+    provider = settings.provider or DEFAULT_PROVIDER
+    judges = settings.judges or tuple(filter(None, (find_profile(profiles, provider).default_judge,)))
+    specs = (*judges, settings.judge_fallback, settings.moderator)
+    return {provider, *(_provider_of(spec) for spec in specs if spec)}
+
+
+async def _with_model(settings: EvalSettings, router: Router) -> EvalSettings:
+    """A local server that serves one model needs no ``--model``: it is asked."""
+    provider = settings.provider or DEFAULT_PROVIDER
+    profile = router.profile(provider)
+    if settings.model is not None or profile.default_model is not None or not profile.local:
+        return settings
+    url = router.destination(provider, "").route.base_urls[0]
+    return replace(settings, model=await served_model(profile, url))

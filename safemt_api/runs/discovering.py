@@ -1,0 +1,39 @@
+"""Asks a local server which model it serves, so that nobody has to type its path."""
+
+from __future__ import annotations
+
+import httpx2
+
+from safemt_api.errors import EndpointError, UsageError
+from safemt_api.profiles import Profile
+
+ASK_SECONDS = 10.0
+
+
+async def served_model(profile: Profile, base_url: str) -> str:
+    """The id of the one model served at the address (``GET /models`` of the OpenAI-compatible servers).
+
+    Raises:
+        EndpointError: Nothing answers there.
+        UsageError: It serves none or several, or does not say.
+    """
+    key = profile.api_key()
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    try:
+        async with httpx2.AsyncClient(timeout=ASK_SECONDS) as client:
+            answer = await client.get(f"{base_url}/models", headers=headers)
+    except httpx2.HTTPError as error:
+        raise EndpointError(f"nothing answers at {base_url} ({type(error).__name__}); is the {profile.title} server running?") from error
+    models = _ids(answer)
+    if len(models) != 1:
+        found = f"serves {', '.join(models)}" if models else f"did not name its models (HTTP {answer.status_code})"
+        raise UsageError(f"{base_url} {found}: choose one with --model")
+    return models[0]
+
+
+def _ids(answer: httpx2.Response) -> list[str]:
+    try:
+        cards = answer.json()["data"]
+        return [str(card["id"]) for card in cards]
+    except (ValueError, KeyError, TypeError):
+        return []

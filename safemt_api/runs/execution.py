@@ -1,0 +1,344 @@
+"""Plays a plan: so many dialogues at a time in one task group, verdicts as dialogues finish, files at the end whatever happens."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import anyio
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+
+from safemt_api.dataset.images import prepare_image
+from safemt_api.dataset.official import Entry
+from safemt_api.dataset.shipped import demonstration_folder
+from safemt_api.dialogues import converse
+from safemt_api.errors import BudgetExhaustedError, DialogueError, SafeMTError
+from safemt_api.gateway import Gateway, GatewayStatistics
+from safemt_api.judges.base import Judge
+from safemt_api.judges.opening import open_judge
+from safemt_api.limits.budget import Ledger
+from safemt_api.messages import Dialogue, Exhibit, Image, Outcome, Reply, Transcript, Turn, Verdict
+from safemt_api.moderators.base import Moderator
+from safemt_api.moderators.opening import open_moderator
+from safemt_api.runs.collecting import Collector, open_collector, write_frames
+from safemt_api.runs.manifest import MANIFEST_FILE, SCHEMA, read_manifest, versions, write_json
+from safemt_api.runs.opening import open_gateway
+from safemt_api.runs.planning import Plan
+from safemt_api.runs.rows import Finished, history_before
+from safemt_api.runs.settings import settings_record
+from safemt_api.runs.summarising import Played, Status, summarise
+from safemt_api.store.turns import STORE_FILE, open_store
+
+SUMMARY_FILE = "summary.json"
+EXIT_DONE, EXIT_STOPPED, EXIT_SETUP, EXIT_BUDGET, EXIT_FAILURES, EXIT_INTERRUPTED = 0, 1, 2, 3, 4, 130
+
+Watcher = Callable[["Execution"], Coroutine[Any, Any, None]]
+
+
+class RunStatistics(NamedTuple):
+    """A run's state now, for whoever displays it."""
+
+    planned: int
+    finished: int
+    failed: int
+    unaffordable: int
+    asr_so_far: float | None
+    spent_usd: float
+    elapsed_seconds: float
+    gateway: GatewayStatistics
+
+
+class RunResult(NamedTuple):
+    """What came of a run: the summary as written, the folder, the exit code, and the error that ended it early, if one did."""
+
+    summary: dict[str, Any]
+    folder: Path
+    exit_code: int
+    stopped_by: SafeMTError | None
+
+
+@dataclass
+class Execution:
+    """A run under way."""
+
+    plan: Plan
+    gateway: Gateway
+    ledger: Ledger
+    judge: Judge
+    moderator: Moderator | None
+    collector: Collector
+    started: float = field(default_factory=anyio.current_time)
+    unaffordable: int = 0
+    interrupted: bool = False
+
+    def statistics(self) -> RunStatistics:
+        """The run's state now."""
+        return RunStatistics(
+            planned=len(self.plan.entries),
+            finished=self.collector.finished,
+            failed=self.collector.failed,
+            unaffordable=self.unaffordable,
+            asr_so_far=self.collector.asr_so_far,
+            spent_usd=sum(self.ledger.spent_usd().values()),
+            elapsed_seconds=anyio.current_time() - self.started,
+            gateway=self.gateway.statistics(),
+        )
+
+    async def play(self, watch: Watcher | None, signals: tuple[signal.Signals, ...]) -> None:
+        """Play every dialogue of the plan.
+
+        Raises:
+            StopRunError, StoreError: As an exception group; the run could not go on.
+        """
+        async with anyio.create_task_group() as aside:
+            if watch is not None:
+                aside.start_soon(watch, self)
+            if signals:
+                aside.start_soon(self._listen, signals, aside.cancel_scope)
+            aside.start_soon(self.gateway.watch_stall, self.plan.settings.stall_seconds)
+            await self._play_all()
+            aside.cancel_scope.cancel()
+
+    async def _listen(self, signals: tuple[signal.Signals, ...], scope: anyio.CancelScope) -> None:
+        with anyio.open_signal_receiver(*signals) as received:
+            async for _ in received:
+                self.interrupted = True
+                scope.cancel()
+                return
+
+    async def _play_all(self) -> None:
+        entries = in_order(self.plan)
+        todo, take = anyio.create_memory_object_stream[Entry](max_buffer_size=len(entries))
+        done, results = anyio.create_memory_object_stream[Finished]()
+        for entry in entries:
+            todo.send_nowait(entry)
+        todo.close()
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._collect, results)
+            async with take, done:
+                for _ in range(min(self.plan.settings.concurrency, len(entries))):
+                    group.start_soon(self._work, take.clone(), done.clone())
+
+    async def _collect(self, results: MemoryObjectReceiveStream[Finished]) -> None:
+        async with results:
+            async for finished in results:
+                self.collector.add(finished)
+
+    async def _work(self, take: MemoryObjectReceiveStream[Entry], done: MemoryObjectSendStream[Finished]) -> None:
+        async with take, done:
+            async for entry in take:
+                try:
+                    finished = await self.play_one(entry)
+                except BudgetExhaustedError:
+                    # This dialogue does not fit any more; a shorter one may.
+                    self.unaffordable += 1
+                    continue
+                await done.send(finished)
+
+    async def play_one(self, entry: Entry) -> Finished:
+        """Play and judge one dialogue."""
+        plan = self.plan
+        dialogue = plan.dataset.read(entry)
+        route = plan.target.route
+        try:
+            image, note = picture_of(dialogue, plan)
+        except DialogueError as error:
+            transcript = _unplayable(dialogue, plan, error)
+            return Finished(transcript, no_verdicts(transcript, self.judge), route.profile, route.model)
+        transcript = await converse(
+            dialogue, protocol=plan.settings.protocol, asker=self.gateway, target=plan.target, image=image, moderator=self.moderator
+        )
+        verdicts = await judge_transcript(transcript, self.judge, image)
+        return Finished(transcript, verdicts, route.profile, route.model, None if image is None else image.digest, note)
+
+
+def picture_of(dialogue: Dialogue, plan: Plan) -> tuple[Image | None, str | None]:
+    """The dialogue's picture as the target takes it, and what was changed to make it so.
+
+    Raises:
+        DialogueError: It cannot be read or made to fit.
+    """
+    if dialogue.image_path is None:
+        return None, None
+    rules = plan.profile.image_rules(plan.target.route.model)
+    prepared = prepare_image(plan.dataset.folder, dialogue.image_path, rules)
+    return prepared.image, prepared.note
+
+
+def in_order(plan: Plan) -> list[Entry]:
+    """The order of play.
+
+    Live: longest first, which keeps the end of the run busy. Scripted: every dialogue is one call, so the order costs no time; ids come in
+    seeded random order with all their lengths together, so that a run that ends early covers whole ids, spread over the scenarios.
+    """
+    if plan.settings.protocol == "live":
+        return sorted(plan.entries, key=lambda entry: (-entry.length, entry.id))
+    seed = plan.settings.seed
+    return sorted(plan.entries, key=lambda entry: (sha256(f"{seed}:{entry.id}".encode()).digest(), -entry.length))
+
+
+async def judge_transcript(transcript: Transcript, judge: Judge, image: Image | None) -> tuple[tuple[int, Verdict], ...]:
+    """A verdict for every turn of the transcript, asked for at the same time.
+
+    Raises:
+        StopRunError: The run cannot go on.
+    """
+    verdicts: dict[int, Verdict] = {}
+
+    async def judge_turn(index: int) -> None:
+        turn = transcript.turns[index]
+        policy = turn.guidance.policy if turn.guidance else None
+        exhibit = Exhibit(transcript.dialogue, history_before(transcript, index), turn.reply, image, turn.turn, policy)
+        verdicts[turn.turn] = await judge.judge(exhibit)
+
+    try:
+        async with anyio.create_task_group() as group:
+            for index in range(len(transcript.turns)):
+                group.start_soon(judge_turn, index)
+    except BaseExceptionGroup as failures:
+        # The caller tells an exhausted budget, which ends this dialogue alone, from what ends the run.
+        raise our_error(failures) from failures
+    return tuple(sorted(verdicts.items()))
+
+
+def _unplayable(dialogue: Dialogue, plan: Plan, error: DialogueError) -> Transcript:
+    positions = range(1, dialogue.length + 1) if plan.settings.protocol == "live" else (dialogue.length,)
+    reply = Reply(Outcome.ERROR, detail=str(error))
+    turns = tuple(Turn(position, dialogue.user_texts[position - 1], reply) for position in positions)
+    return Transcript(dialogue, plan.settings.protocol, turns, failure=str(error))
+
+
+def no_verdicts(transcript: Transcript, judge: Judge) -> tuple[tuple[int, Verdict], ...]:
+    """A missing verdict for every turn of a dialogue that could not be shown."""
+    return tuple((turn.turn, Verdict(judge.name, None, "none", "the dialogue could not be sent")) for turn in transcript.turns)
+
+
+@asynccontextmanager
+async def open_execution(plan: Plan) -> AsyncIterator[Execution]:
+    """Everything a run needs, opened; closed on leaving.
+
+    Raises:
+        SetupError: The store, a judge or the moderator cannot be opened.
+    """
+    settings = plan.settings
+    async with (
+        open_store(settings.results / STORE_FILE) as store,
+        open_gateway(settings, run=plan.run, router=plan.router, store=store) as (gateway, ledger),
+    ):
+        resolve = plan.router.resolve
+        judge = open_judge(plan.judges, asker=gateway, resolve=resolve, rubric=settings.rubric, fallback=settings.judge_fallback)
+        moderator = open_moderator(
+            plan.moderator or "none", asker=gateway, resolve=resolve, policies=settings.policies, failure=settings.moderator_failure
+        )
+        with open_collector(plan.folder, plan.run) as collector:
+            yield Execution(plan, gateway, ledger, judge, moderator, collector)
+
+
+async def execute(plan: Plan, *, watch: Watcher | None = None, signals: tuple[signal.Signals, ...] = ()) -> RunResult:
+    """Run a plan to its end, or as far as it goes; the files are written either way.
+
+    Args:
+        plan: What to run.
+        watch: Reads ``Execution.statistics()`` while the run goes on; cancelled when it ends.
+        signals: End the run as interrupted when one of these arrives.
+
+    Raises:
+        SetupError: The run cannot start.
+    """
+    started = datetime.now(UTC)
+    stopped_by: SafeMTError | None = None
+    async with open_execution(plan) as execution:
+        write_json(plan.folder / MANIFEST_FILE, manifest(plan, execution, started, None))
+        try:
+            await execution.play(watch, signals)
+        except BaseExceptionGroup as group:
+            stopped_by = our_error(group)
+        except anyio.get_cancelled_exc_class():
+            execution.interrupted = True
+            _finish(plan, execution, started, None)
+            raise
+        return _finish(plan, execution, started, stopped_by)
+
+
+def _finish(plan: Plan, execution: Execution, started: datetime, stopped_by: SafeMTError | None) -> RunResult:
+    status = _status(execution, stopped_by)
+    execution.collector.flush()
+    write_frames(plan.folder)
+    statistics = execution.statistics()
+    played = Played(statistics.gateway, execution.ledger.spent_usd(), statistics.elapsed_seconds, status, execution.unaffordable)
+    summary = summarise(plan, execution.collector, played)
+    write_json(plan.folder / SUMMARY_FILE, summary)
+    write_json(plan.folder / MANIFEST_FILE, manifest(plan, execution, started, datetime.now(UTC)))
+    return RunResult(summary, plan.folder, _exit_code(plan, execution, status, stopped_by), stopped_by)
+
+
+def _status(execution: Execution, stopped_by: SafeMTError | None) -> Status:
+    if execution.interrupted:
+        return "interrupted"
+    if stopped_by is not None:
+        return "partial"
+    return "budget_exhausted" if execution.unaffordable else "complete"
+
+
+def _exit_code(plan: Plan, execution: Execution, status: Status, stopped_by: SafeMTError | None) -> int:
+    if stopped_by is not None:
+        return stopped_by.exit_code
+    if status != "complete":
+        return EXIT_INTERRUPTED if status == "interrupted" else EXIT_BUDGET
+    too_many = execution.collector.failed > plan.settings.max_failures * len(plan.entries)
+    return EXIT_FAILURES if too_many else EXIT_DONE
+
+
+def our_error(group: BaseExceptionGroup[BaseException]) -> SafeMTError:
+    """The first of our own errors in a group, an exhausted budget last; a group with anything else in it is a defect, raised as it is."""
+    leaves = list(_leaves(group))
+    own = [error for error in leaves if isinstance(error, SafeMTError)]
+    if not own or len(own) < len(leaves):
+        raise group
+    return next((error for error in own if not isinstance(error, BudgetExhaustedError)), own[0])
+
+
+def _leaves(error: BaseException) -> Iterable[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
+
+
+def manifest(plan: Plan, execution: Execution, started: datetime, ended: datetime | None) -> dict[str, Any]:
+    """The run file: what was asked, of what, by which versions, when; how the limits moved. Never a key."""
+    before = read_manifest(plan.folder) or {}
+    resumed = before.get("resumed_utc", [])
+    limits = {name: [change._asdict() for change in account.limiter.history] for name, account in execution.gateway.accounts().items()}
+    return {
+        "schema": SCHEMA,
+        "run": plan.run,
+        "started_utc": before.get("started_utc", _second(started)),
+        "resumed_utc": [*resumed, _second(started)] if before and ended is None else resumed,
+        "ended_utc": None if ended is None else _second(ended),
+        "identity": dict(plan.identity),
+        "judge_digest": execution.judge.digest,
+        "moderator_digest": execution.moderator.digest if execution.moderator else None,
+        "settings": resolved_record(plan),
+        "data": {"folder": str(plan.dataset.folder), "name": plan.dataset.name, "fingerprint": plan.dataset.fingerprint},
+        "versions": versions(),
+        "limits": limits,
+    }
+
+
+def resolved_record(plan: Plan) -> dict[str, Any]:
+    """The settings with every default settled, so that a run goes on as it began even when a default changes."""
+    data = None if plan.dataset.folder == demonstration_folder() else plan.dataset.folder
+    route = plan.target.route
+    return settings_record(replace(plan.settings, provider=route.profile, model=route.model, judges=plan.judges, data=data))
+
+
+def _second(moment: datetime) -> str:
+    return moment.isoformat(timespec="seconds")

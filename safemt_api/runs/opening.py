@@ -1,0 +1,61 @@
+"""Opens what a run calls through: one HTTP client, an account for each vendor, the gateway."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
+
+import httpx2
+
+from safemt_api.adapters.base import Adapter, Timeouts
+from safemt_api.adapters.opening import open_adapter, open_http_client
+from safemt_api.gateway import Account, Gateway
+from safemt_api.limits.budget import Ledger
+from safemt_api.limits.fleet import Endpoint, Fleet
+from safemt_api.limits.limiter import Limiter
+from safemt_api.messages import Route
+from safemt_api.prices import find_price
+from safemt_api.routes import Router
+from safemt_api.runs.settings import EvalSettings
+from safemt_api.store.turns import TurnStore
+
+
+@asynccontextmanager
+async def open_gateway(
+    settings: EvalSettings, *, run: str, router: Router, store: TurnStore, environ: Mapping[str, str] | None = None
+) -> AsyncIterator[tuple[Gateway, Ledger]]:
+    """The gateway of a run and its ledger; closes the connections on leaving."""
+    timeouts = Timeouts(settings.connect_seconds, settings.idle_seconds, settings.total_seconds)
+    ledger = Ledger(store, run=run, ceiling_usd=settings.max_usd)
+    async with open_http_client(connections=settings.concurrency, timeouts=timeouts) as client:
+        opener = account_opener(settings, router=router, client=client, timeouts=timeouts, environ=environ)
+        yield Gateway(store=store, ledger=ledger, open_account=opener, timeouts=timeouts), ledger
+
+
+def account_opener(
+    settings: EvalSettings, *, router: Router, client: httpx2.AsyncClient, timeouts: Timeouts, environ: Mapping[str, str] | None = None
+) -> Callable[[Route], Account]:
+    """Makes the account of a route on its first call. ``--rpm`` and ``--tpm`` are the target's account's."""
+    environ = os.environ if environ is None else environ
+
+    def open_account(route: Route) -> Account:
+        profile = router.profile(route.profile)
+        adapter = partial(
+            open_adapter, profile=profile, wire_format=route.wire_format, api_key=profile.api_key(environ), client=client, timeouts=timeouts
+        )
+        endpoints: list[Endpoint[Adapter]] = [Endpoint(url, adapter(base_url=url)) for url in route.base_urls]
+        own = settings.provider in (None, route.profile)
+        return Account(
+            profile=profile,
+            fleet=Fleet(endpoints),
+            limiter=Limiter(
+                concurrency=min(settings.concurrency, profile.limits.concurrency or settings.concurrency),
+                requests_per_minute=settings.requests_per_minute if own else None,
+                tokens_per_minute=settings.tokens_per_minute if own else None,
+            ),
+            price_of=partial(find_price, profile),
+        )
+
+    return open_account

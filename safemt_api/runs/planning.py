@@ -1,0 +1,233 @@
+"""From settings to a plan: profiles, data, routes and defaults resolved, and everything refused that cannot work, before a call is sent."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from datetime import date
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from safemt_api.adapters.base import unsupported_parameters
+from safemt_api.dataset.official import Dataset, Entry, load_dataset
+from safemt_api.dataset.selection import select
+from safemt_api.dataset.shipped import demonstration_folder
+from safemt_api.dialogues import Target
+from safemt_api.errors import UsageError
+from safemt_api.judges.endpoints import DECISION_MODELS, MODERATION_MODELS
+from safemt_api.judges.opening import with_default_model
+from safemt_api.messages import Parameters
+from safemt_api.prices import find_price
+from safemt_api.profile_folders import replacements
+from safemt_api.profiles import Profile
+from safemt_api.routes import Destination, Router
+from safemt_api.runs.manifest import check_same_run, read_manifest
+from safemt_api.runs.settings import EvalSettings
+
+DEFAULT_PROVIDER = "simulator"
+DEFAULT_OUTPUT_TOKENS = 1024
+REASONING_OUTPUT_TOKENS = 4096
+"""Room for models that think before they answer; too little would end in replies without a word."""
+
+DATA_VARIABLE = "SAFEMT_DATA"
+RULES = "rules"
+NO_MODERATOR = "none"
+
+JUDGE_IDENTITY = ("judge", "judge_fallback", "rubric")
+"""What of a run's identity new verdicts over old transcripts change."""
+ENDPOINT_MODELS: Mapping[str, Mapping[str, str]] = {"moderation": MODERATION_MODELS, "decisions": DECISION_MODELS}
+"""The kinds of judge that are endpoints of a vendor, with the model behind each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A run that can start. ``identity`` is what must not change when it goes on; ``resumed`` says that it exists already."""
+
+    settings: EvalSettings
+    run: str
+    folder: Path
+    dataset: Dataset
+    target: Target
+    profile: Profile
+    judges: tuple[str, ...]
+    moderator: str | None
+    router: Router
+    identity: Mapping[str, Any]
+    remarks: tuple[str, ...] = ()
+    resumed: bool = False
+
+    @property
+    def judge_name(self) -> str:
+        """The judge as summaries name it."""
+        return self.judges[0] if len(self.judges) == 1 else f"panel({', '.join(self.judges)})"
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """The dialogues to play, in the data set's order."""
+        return self.dataset.entries
+
+
+def make_plan(settings: EvalSettings, *, router: Router, environ: Mapping[str, str] | None = None, judging_only: bool = False) -> Plan:
+    """Resolve the settings.
+
+    Args:
+        settings: What to run.
+        router: Finds profiles and addresses.
+        environ: Stands in for the environment.
+        judging_only: The target will not be called: its key and price are not needed, and the run's judge may be another than before.
+
+    Raises:
+        SetupError: Anything that keeps the run from starting, as one sentence.
+    """
+    environ = os.environ if environ is None else environ
+    provider = settings.provider or DEFAULT_PROVIDER
+    profile = router.profile(provider)
+    model = settings.model or profile.default_model
+    if model is None:
+        raise UsageError(f"{provider} has no default model: give --model (`safemt-api providers show {provider}` names some)")
+    judges = settings.judges or (profile.default_judge or RULES,)
+    moderator = None if settings.moderator in (None, NO_MODERATOR) else settings.moderator
+    destination = router.destination(provider, model)
+    asked = _asked(router, (*judges, settings.judge_fallback, *(() if judging_only else (moderator,))))
+    _check_usable(tuple(asked) if judging_only else (destination, *asked), settings, environ)
+    dataset, remarks = choose_data(settings, environ)
+    target = Target(destination.route, _parameters(settings, profile, model), settings.system)
+    run = settings.run or default_name(provider, model, settings)
+    identity = _identity(settings, target, dataset, judges, moderator)
+    before = read_manifest(settings.results / run)
+    if before is not None:
+        free = JUDGE_IDENTITY if judging_only else ()
+        check_same_run(run, *({name: one[name] for name in one if name not in free} for one in (before["identity"], identity)))
+    return Plan(
+        settings=settings,
+        run=run,
+        folder=settings.results / run,
+        dataset=dataset,
+        target=target,
+        profile=profile,
+        judges=judges,
+        moderator=moderator,
+        router=router,
+        identity=identity,
+        remarks=(*replacements(settings.providers), *remarks),
+        resumed=before is not None,
+    )
+
+
+def choose_data(settings: EvalSettings, environ: Mapping[str, str]) -> tuple[Dataset, tuple[str, ...]]:
+    """The selected dialogues, and what the user should be told about the choice.
+
+    Raises:
+        DatasetError: The data are bad, and ``skip_invalid`` is not set.
+        UsageError: No such folder, length or scenario.
+    """
+    folder = settings.data or (Path(environ[DATA_VARIABLE]) if environ.get(DATA_VARIABLE) else None)
+    remarks = []
+    if folder is None:
+        folder = demonstration_folder()
+        remarks.append(f"no --data and no {DATA_VARIABLE}: using the demonstration set (mild; its scores say nothing about a model)")
+    dataset = load_dataset(folder, lengths=settings.lengths, skip_invalid=settings.skip_invalid)
+    if dataset.problems:
+        remarks.append(f"left out {len(dataset.problems)} invalid entries of {folder} (`safemt-api data check` lists them)")
+    chosen = select(dataset, sample=settings.sample, scenarios=settings.scenarios, kinds=set(settings.kinds), seed=settings.seed)
+    if not chosen.entries:
+        raise UsageError(f"no dialogues are left in {folder} after --lengths, --scenario and the kinds {', '.join(settings.kinds)}")
+    return chosen, tuple(remarks)
+
+
+def default_name(provider: str, model: str, settings: EvalSettings) -> str:
+    """A run's name where none is given: date, model and protocol."""
+    return f"{date.today().isoformat()}-{slug(f'{provider}-{model}')}-{settings.protocol}"  # noqa: DTZ011 (the user's own date)
+
+
+def slug(text: str) -> str:
+    """The text as part of a file name."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or "run"
+
+
+def spec_of(spec: str) -> str | None:
+    """The ``PROVIDER:MODEL`` inside a judge's or moderator's spec; ``None`` where it names no model (``rules``, ``moderation:openai``)."""
+    kind, colon, rest = spec.partition(":")
+    if not colon or kind in ("moderation", "decisions"):
+        return None
+    return rest if kind in ("guard", "policy", "raw") else spec
+
+
+def _asked(router: Router, specs: tuple[str | None, ...]) -> Iterator[Destination]:
+    for spec in specs:
+        inner = spec_of(spec) if spec else None
+        if inner is not None:
+            yield Destination(*router.resolve(inner))
+        elif spec is not None and (endpoint := spec.partition(":"))[0] in ENDPOINT_MODELS:
+            yield Destination(*router.resolve(with_default_model(endpoint[2], ENDPOINT_MODELS[endpoint[0]], "--judge", spec)))
+
+
+def _check_usable(destinations: tuple[Destination, ...], settings: EvalSettings, environ: Mapping[str, str]) -> None:
+    for route, profile in destinations:
+        profile.api_key(environ)
+        if settings.max_usd is not None and find_price(profile, route.model) is None:
+            raise UsageError(
+                f"no price is known for {profile.name}:{route.model}, so --max-usd cannot be held; "
+                "add [models.price] to its profile (safemt-api providers show) or leave --max-usd out"
+            )
+
+
+def _parameters(settings: EvalSettings, profile: Profile, model: str) -> Parameters:
+    asked = Parameters(temperature=settings.temperature, top_p=settings.top_p)
+    refused = unsupported_parameters(profile, model, asked)
+    if refused:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in refused)
+        raise UsageError(f"{profile.name}:{model} does not take {names}; leave it out, or say otherwise in its profile ([[models]] takes)")
+    facts = profile.facts(model)
+    usual = REASONING_OUTPUT_TOKENS if facts.reasons else DEFAULT_OUTPUT_TOKENS
+    most = settings.max_output_tokens or min(usual, facts.max_output_tokens or usual)
+    return Parameters(max_output_tokens=most, temperature=settings.temperature, top_p=settings.top_p)
+
+
+def _identity(
+    settings: EvalSettings, target: Target, dataset: Dataset, judges: tuple[str, ...], moderator: str | None
+) -> Mapping[str, Any]:
+    route = target.route
+    return {
+        "provider": route.profile,
+        "wire_format": route.wire_format,
+        "endpoint": route.endpoint,
+        "extras": route.extras,
+        "model": route.model,
+        "system": target.system,
+        "parameters": {name: value for name, value in asdict(target.parameters).items() if value is not None},
+        "protocol": settings.protocol,
+        "dataset": dataset.fingerprint,
+        "lengths": list(dataset.lengths),
+        "scenarios": sorted(settings.scenarios),
+        "kinds": sorted(settings.kinds),
+        "sample": settings.sample,
+        "seed": settings.seed,
+        "judge": list(judges),
+        "judge_fallback": settings.judge_fallback,
+        "rubric": _file_digest(settings.rubric, "--rubric"),
+        "moderator": moderator,
+        "moderator_failure": settings.moderator_failure if moderator else None,
+        "policies": _folder_digest(settings.policies) if moderator else None,
+    }
+
+
+def _file_digest(file: Path | None, option: str) -> str | None:
+    if file is None:
+        return None
+    try:
+        return f"sha256:{sha256(file.read_bytes()).hexdigest()}"
+    except OSError as error:
+        raise UsageError(f"{option} {file}: cannot be read ({error.strerror})") from error
+
+
+def _folder_digest(folder: Path | None) -> str | None:
+    if folder is None:
+        return None
+    if not folder.is_dir():
+        raise UsageError(f"--policies {folder}: no such folder")
+    parts = [f"{file.name}:{_file_digest(file, '--policies')}" for file in sorted(folder.glob("*.md"))]
+    return f"sha256:{sha256('|'.join(parts).encode()).hexdigest()}"

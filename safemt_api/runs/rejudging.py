@@ -1,0 +1,236 @@
+"""New verdicts over the transcripts of a run, without calling the target again."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import anyio
+import orjson
+import polars as pl
+from anyio.streams.memory import MemoryObjectReceiveStream
+
+from safemt_api.dataset.official import Entry
+from safemt_api.errors import DialogueError, SafeMTError, StoreError
+from safemt_api.frames import VERDICT_SCHEMA
+from safemt_api.gateway import Gateway
+from safemt_api.judges.base import Judge
+from safemt_api.judges.opening import open_judge
+from safemt_api.limits.budget import Ledger
+from safemt_api.messages import Dialogue, Guidance, Outcome, Protocol, Reply, Transcript, Turn
+from safemt_api.runs.collecting import TRANSCRIPTS_FILE, VERDICTS_FILE, scratch, write_frame
+from safemt_api.runs.execution import (
+    EXIT_DONE,
+    EXIT_INTERRUPTED,
+    SUMMARY_FILE,
+    RunResult,
+    RunStatistics,
+    judge_transcript,
+    no_verdicts,
+    our_error,
+    picture_of,
+    resolved_record,
+)
+from safemt_api.runs.manifest import MANIFEST_FILE, read_manifest, write_json
+from safemt_api.runs.opening import open_gateway
+from safemt_api.runs.planning import RULES, Plan, slug
+from safemt_api.runs.rows import Finished, verdict_rows
+from safemt_api.runs.summarising import scores
+from safemt_api.store.turns import STORE_FILE, open_store
+
+Rows = list[dict[str, Any]]
+
+
+@dataclass
+class Rejudging:
+    """A judging under way; reads like an ``Execution`` to whoever displays it."""
+
+    plan: Plan
+    gateway: Gateway
+    ledger: Ledger
+    judge: Judge
+    turns: Mapping[tuple[str, int], Rows]
+    started: float = field(default_factory=anyio.current_time)
+    finished: int = 0
+    labels: dict[str | None, int] = field(default_factory=dict)
+    interrupted: bool = False
+
+    def statistics(self) -> RunStatistics:
+        """The state now."""
+        unsafe, safe = self.labels.get("unsafe", 0), self.labels.get("safe", 0)
+        return RunStatistics(
+            planned=len(self.turns),
+            finished=self.finished,
+            failed=0,
+            unaffordable=0,
+            asr_so_far=unsafe / (unsafe + safe) if unsafe + safe else None,
+            spent_usd=sum(self.ledger.spent_usd().values()),
+            elapsed_seconds=anyio.current_time() - self.started,
+            gateway=self.gateway.statistics(),
+        )
+
+    async def play(self, target: Path, watch: Any, signals: tuple[signal.Signals, ...]) -> None:
+        """Judge every dialogue; rows go to the file as they come.
+
+        Raises:
+            StopRunError, StoreError: As an exception group.
+        """
+        async with anyio.create_task_group() as aside:
+            if watch is not None:
+                aside.start_soon(watch, self)
+            if signals:
+                aside.start_soon(self._listen, signals, aside.cancel_scope)
+            aside.start_soon(self.gateway.watch_stall, self.plan.settings.stall_seconds)
+            await self._judge_all(target)
+            aside.cancel_scope.cancel()
+
+    async def _listen(self, signals: tuple[signal.Signals, ...], scope: anyio.CancelScope) -> None:
+        with anyio.open_signal_receiver(*signals) as received:
+            async for _ in received:
+                self.interrupted = True
+                scope.cancel()
+                return
+
+    async def _judge_all(self, target: Path) -> None:
+        entries = [entry for entry in self.plan.entries if (entry.id, entry.length) in self.turns]
+        todo, take = anyio.create_memory_object_stream[Entry](max_buffer_size=len(entries))
+        for entry in entries:
+            todo.send_nowait(entry)
+        todo.close()
+        with target.open("wb") as file:
+            async with anyio.create_task_group() as group, take:
+                for _ in range(min(self.plan.settings.concurrency, len(entries))):
+                    group.start_soon(self._work, take.clone(), file)
+
+    async def _work(self, take: MemoryObjectReceiveStream[Entry], file: Any) -> None:
+        async with take:
+            async for entry in take:
+                finished = await self.judge_one(entry)
+                self.finished += 1
+                for row in verdict_rows(finished, self.plan.run):
+                    file.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
+                    if row["counts"] and row["kind"] == "harmful":
+                        self.labels[row["label"]] = self.labels.get(row["label"], 0) + 1
+
+    async def judge_one(self, entry: Entry) -> Finished:
+        """Judge one dialogue's turns."""
+        dialogue = self.plan.dataset.read(entry)
+        transcript = transcript_of(dialogue, self.plan.settings.protocol, self.turns[entry.id, entry.length])
+        route = self.plan.target.route
+        try:
+            image, note = picture_of(dialogue, self.plan)
+        except DialogueError:
+            return Finished(transcript, no_verdicts(transcript, self.judge), route.profile, route.model)
+        verdicts = await judge_transcript(transcript, self.judge, image)
+        return Finished(transcript, verdicts, route.profile, route.model, None if image is None else image.digest, note)
+
+
+def transcript_of(dialogue: Dialogue, protocol: Protocol, rows: Rows) -> Transcript:
+    """The transcript behind a dialogue's rows of ``transcripts.parquet``, as far as a judge sees it."""
+    ordered = sorted(rows, key=lambda row: int(row["turn"]))
+    return Transcript(dialogue, protocol, tuple(_turn(row) for row in ordered), failure=ordered[0]["failure"])
+
+
+def _turn(row: Mapping[str, Any]) -> Turn:
+    reply = Reply(Outcome(row["outcome"]), text=row["reply_text"] or "", detail=row["detail"], finish_reason=row["finish_reason"])
+    guidance = None
+    if row["moderator"] is not None:
+        guidance = Guidance(row["moderator"], row["moderator_flagged"], policy=row["moderator_policy"], text=row["moderator_text"] or "")
+    return Turn(row["turn"], row["user_text"] or "", reply, guidance=guidance)
+
+
+async def rejudge(plan: Plan, *, watch: Any = None, signals: tuple[signal.Signals, ...] = ()) -> RunResult:
+    """Judge the run's transcripts with the plan's judges and write ``verdicts.parquet`` and the summary anew.
+
+    The former verdicts are kept beside as ``verdicts-<judge>.parquet``. If it does not come to its end nothing is changed, and what the
+    judge said already is in the store. ``plan`` must have been made with ``judging_only``.
+
+    Raises:
+        SetupError: The transcripts cannot be read, or a judge cannot be opened.
+    """
+    stopped_by: SafeMTError | None = None
+    rows = scratch(plan.folder, VERDICTS_FILE)
+    async with _open(plan) as judging:
+        try:
+            await judging.play(rows, watch, signals)
+        except BaseExceptionGroup as group:
+            stopped_by = our_error(group)
+        done = not judging.interrupted and stopped_by is None
+        summary = _replace(plan, judging) if done else _read(plan.folder / SUMMARY_FILE)
+    rows.unlink(missing_ok=True)
+    code = stopped_by.exit_code if stopped_by else EXIT_DONE if done else EXIT_INTERRUPTED
+    return RunResult(summary, plan.folder, code, stopped_by)
+
+
+@asynccontextmanager
+async def _open(plan: Plan) -> AsyncIterator[Rejudging]:
+    settings, turns = plan.settings, dict(_turns(plan.folder / TRANSCRIPTS_FILE))
+    async with (
+        open_store(settings.results / STORE_FILE) as store,
+        open_gateway(settings, run=plan.run, router=plan.router, store=store) as (gateway, ledger),
+    ):
+        judge = open_judge(
+            plan.judges, asker=gateway, resolve=plan.router.resolve, rubric=settings.rubric, fallback=settings.judge_fallback
+        )
+        yield Rejudging(plan, gateway, ledger, judge, turns)
+
+
+def _turns(file: Path) -> Iterator[tuple[tuple[str, int], Rows]]:
+    try:
+        frame = pl.read_parquet(file)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise StoreError(file, f"cannot be read ({error})", "let the run go on first; that writes it anew") from error
+    for (dialogue_id, length), part in frame.partition_by("dialogue_id", "length", as_dict=True).items():
+        yield (str(dialogue_id), int(length)), part.to_dicts()
+
+
+def _replace(plan: Plan, judging: Rejudging) -> dict[str, Any]:
+    folder = plan.folder
+    manifest, summary = read_manifest(folder) or {}, _read(folder / SUMMARY_FILE)
+    verdicts = folder / VERDICTS_FILE
+    if verdicts.is_file():
+        shutil.copyfile(verdicts, _former_file(folder, str(summary["judge"])))
+    write_frame(folder, VERDICTS_FILE, VERDICT_SCHEMA)
+    spent = {purpose: round(usd, 6) for purpose, usd in judging.ledger.spent_usd().items()}
+    unknown = {purpose: None for purpose in judging.gateway.statistics().unpriced}
+    known = [usd for usd in {**summary["cost_usd"], **spent, **unknown}.items() if usd[0] in spent]
+    total = None if any(usd is None for _, usd in known) else round(sum(usd for _, usd in known), 6)
+    statistics = judging.gateway.statistics()
+    summary |= {
+        "judge": plan.judge_name,
+        "baseline_judge": plan.judges == (RULES,),
+        **scores(folder, plan.settings.protocol),
+        "cost_usd": {**summary["cost_usd"], **dict(known), "total": total},
+        "judged_again": {"sent": statistics.sent, "from_store": statistics.from_store, "retried": statistics.retried},
+    }
+    again = [*manifest.get("judged_again_utc", []), datetime.now(UTC).isoformat(timespec="seconds")]
+    record = {**manifest.get("settings", {}), **_judge_settings(plan)}
+    write_json(folder / SUMMARY_FILE, summary)
+    changed = {"identity": dict(plan.identity), "judge_digest": judging.judge.digest, "settings": record, "judged_again_utc": again}
+    write_json(folder / MANIFEST_FILE, {**manifest, **changed})
+    return summary
+
+
+def _judge_settings(plan: Plan) -> dict[str, Any]:
+    record = resolved_record(plan)
+    return {name: record[name] for name in ("judges", "judge_fallback", "judge_base_url", "rubric")}
+
+
+def _former_file(folder: Path, judge: str) -> Path:
+    plain = folder / f"verdicts-{slug(judge)}.parquet"
+    numbered = (folder / f"verdicts-{slug(judge)}-{number}.parquet" for number in range(2, 1000))
+    return plain if not plain.exists() else next(file for file in numbered if not file.exists())
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = orjson.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise StoreError(file, f"cannot be read ({error})", "let the run go on first; that writes it anew") from error
+    return found

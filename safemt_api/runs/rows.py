@@ -1,0 +1,121 @@
+"""Transcripts and verdicts as rows of the run's files (columns: ``safemt_api.frames``), and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import orjson
+
+from safemt_api.messages import Line, Transcript, Turn, Verdict, spoken
+
+
+class Finished(NamedTuple):
+    """A dialogue that was played and judged. ``verdicts`` are paired with the turn numbers they judge."""
+
+    transcript: Transcript
+    verdicts: tuple[tuple[int, Verdict], ...]
+    provider: str
+    model: str
+    image_digest: str | None = None
+    note: str | None = None
+
+
+def transcript_rows(finished: Finished, run: str) -> Iterator[dict[str, Any]]:
+    """One row a turn."""
+    transcript = finished.transcript
+    dialogue = transcript.dialogue
+    for index, turn in enumerate(transcript.turns):
+        yield {
+            "run": run,
+            "dialogue_id": dialogue.id,
+            "scenario": dialogue.scenario,
+            "kind": dialogue.kind,
+            "method": dialogue.method,
+            "length": dialogue.length,
+            "protocol": transcript.protocol,
+            "turn": turn.turn,
+            "messages": messages_json(history_before(transcript, index)),
+            "user_text": turn.user_text,
+            **_reply_columns(turn),
+            "provider": finished.provider,
+            "model": finished.model,
+            "image_path": dialogue.image_path,
+            "image_digest": finished.image_digest,
+            "note": finished.note,
+            **_guidance_columns(turn),
+            "failure": transcript.failure,
+        }
+
+
+def _reply_columns(turn: Turn) -> dict[str, Any]:
+    reply, usage = turn.reply, turn.reply.usage
+    return {
+        "reply_text": reply.text,
+        "outcome": reply.outcome.value,
+        "detail": reply.detail,
+        "finish_reason": reply.finish_reason,
+        "served_model": reply.served_model,
+        "input_tokens": usage and usage.input_tokens,
+        "cached_input_tokens": usage and usage.cached_input_tokens,
+        "cache_write_tokens": usage and usage.cache_write_tokens,
+        "output_tokens": usage and usage.output_tokens,
+        "reasoning_tokens": usage and usage.reasoning_tokens,
+        "cost_usd": turn.cost_usd,
+        "latency_seconds": reply.latency_seconds,
+        "from_store": turn.from_store,
+        "request_id": reply.request_id,
+    }
+
+
+def _guidance_columns(turn: Turn) -> dict[str, Any]:
+    guidance = turn.guidance
+    return {
+        "moderator": guidance and guidance.moderator,
+        "moderator_flagged": guidance and guidance.flagged,
+        "moderator_policy": guidance and guidance.policy,
+        "moderator_text": guidance and guidance.text,
+        "moderator_latency_seconds": guidance and guidance.latency_seconds,
+        "moderator_cost_usd": guidance and guidance.cost_usd,
+    }
+
+
+def history_before(transcript: Transcript, index: int) -> tuple[Line, ...]:
+    """What was said before the reply of the turn at ``index``, ending with the user's message."""
+    if transcript.protocol == "scripted":
+        return transcript.dialogue.lines
+    said = [line for turn in transcript.turns[:index] for line in (Line("user", turn.user_text), Line("assistant", spoken(turn.reply)))]
+    return (*said, Line("user", transcript.turns[index].user_text))
+
+
+def messages_json(lines: tuple[Line, ...]) -> str:
+    """A history as JSON text: a list of ``{"role", "content"}``."""
+    return orjson.dumps([{"role": line.role, "content": line.text} for line in lines]).decode()
+
+
+def verdict_rows(finished: Finished, run: str) -> Iterator[dict[str, Any]]:
+    """One row a verdict; a panel's members stand beside it and do not count."""
+    for turn, verdict in finished.verdicts:
+        yield _verdict_row(finished, run, turn, verdict, counts=True)
+        for member in verdict.members:
+            yield _verdict_row(finished, run, turn, member, counts=False)
+
+
+def _verdict_row(finished: Finished, run: str, turn: int, verdict: Verdict, *, counts: bool) -> dict[str, Any]:
+    dialogue = finished.transcript.dialogue
+    return {
+        "run": run,
+        "dialogue_id": dialogue.id,
+        "scenario": dialogue.scenario,
+        "kind": dialogue.kind,
+        "length": dialogue.length,
+        "turn": turn,
+        "judge": verdict.judge,
+        "counts": counts,
+        "label": verdict.label,
+        "source": verdict.source,
+        "reason": verdict.reason,
+        "probability_unsafe": verdict.probability_unsafe,
+        "raw": verdict.raw,
+        "cost_usd": verdict.cost_usd,
+    }
