@@ -16,6 +16,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import anyio
+import anyio.to_thread
 from tenacity import RetryCallState
 
 from safemt_api.adapters.base import Adapter, Received, Timeouts
@@ -78,9 +79,16 @@ class Account:
 
 @dataclass
 class _Progress:
-    """Whether an attempt has left the house; before that it cannot have cost anything."""
+    """Whether an attempt has left the house; before that it cannot have cost anything, and its waiting is no fault of its own."""
 
+    attempts: Attempts
+    asked_at: float
     sent: bool = False
+
+    def leaves(self) -> None:
+        """It has money and a slot, and goes out now."""
+        self.sent = True
+        self.attempts.queued(anyio.current_time() - self.asked_at)
 
 
 class GatewayStatistics(NamedTuple):
@@ -230,16 +238,16 @@ class Gateway:
         attempts = Attempts(self._policy)
         async for attempt in attempts.retrying(self._before_sleep):
             with attempt:
-                return await self._attempt(order)
+                return await self._attempt(order, attempts)
         raise AssertionError("the retry loop ends by returning or raising")
 
     def _before_sleep(self, state: RetryCallState) -> None:
         self._counts["retried"] += 1
         self._retries_since_success += 1
 
-    async def _attempt(self, order: _Order) -> Answer:
+    async def _attempt(self, order: _Order, attempts: Attempts) -> Answer:
+        progress = _Progress(attempts, anyio.current_time())
         reservation = await self._reserve(order)
-        progress = _Progress()
         try:
             received = await self._send(order, progress)
         except CallError as error:
@@ -260,10 +268,11 @@ class Gateway:
 
     async def _send(self, order: _Order, progress: _Progress) -> Received:
         account = order.account
+        await _make_ready(order.call)
         async with account.limiter.slot(order.tokens) as slot:
+            progress.leaves()
             with account.fleet.endpoint() as endpoint:
                 self._counts["sent"] += 1
-                progress.sent = True
                 try:
                     received = await self._within_deadline(endpoint, order.call)
                 except TransientError as error:
@@ -306,7 +315,10 @@ class Gateway:
             account.reached = True
         elif not account.reached and all(one.failures >= UNREACHED_ATTEMPTS for one in account.fleet.statistics()):
             # Each address by itself: a dead one among several must not end a run while another is still at work on its first reply.
-            raise EndpointError(f"{error}; check the address (--base-url) and that the server is running") from error
+            where = ", ".join(one.url for one in account.fleet.statistics())
+            raise EndpointError(
+                f"nothing answers at {where} ({error}); check the address (--base-url) and that the server is running"
+            ) from error
 
     async def _keep(self, order: _Order, reply: Reply, reservation: Reservation | None) -> Answer:
         order.account.reached = True
@@ -363,6 +375,12 @@ def _is_sendable(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+async def _make_ready(call: Call) -> None:
+    for image in (image for message in call.messages for image in message.images if not image.is_ready):
+        # Shrinking a large picture takes tens of milliseconds: on a thread, so that other calls go on meanwhile.
+        await anyio.to_thread.run_sync(getattr, image, "data")
 
 
 def _teach(slot: Slot, error: TransientError) -> None:

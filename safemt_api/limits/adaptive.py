@@ -13,23 +13,35 @@ CUT_CONCURRENCY = 0.7
 COOLDOWN_SECONDS = 3.0
 SATURATED_SHARE = 0.8
 
-FIRST_CUT_RATE = 0.7
-STEADY_CUT_RATE = 0.95
+FIRST_CUT_RATE = 0.65
+LEAST_KEPT_RATE = 0.5
+BELOW_WHAT_PASSED = 0.98
 PROBE_SHARE_PER_SECOND = 0.005
 WINDOWED_PROBE_SHARE_PER_SECOND = 0.0003
 GROWTH_DOUBLING_SECONDS = 10.0
 GROWTH_DOUBLINGS = 3.0
-STEADY_AFTER_SECONDS = 12.0
 MEASURE_SECONDS = 5.0
 WINDOW_SECONDS = 60.0
 WINDOW_SHARE = 0.985
-STEADY_HOLD_SECONDS = 0.25
 FIRST_HOLD_SECONDS = 1.0
 LONGEST_HOLD_SECONDS = 12.0
-STRAY_429S = 3
+STREAK = 3
+"""So many refusals without an answer between them are a wall; a lone one may be chance."""
+SLOW_STREAK = 2
+SLOW_PER_SECOND = 3.0
+WALL_WAIT_SECONDS = 2.0
+"""A vendor that asks for a wait this long speaks of a quota, not of chance."""
 QUOTA_SHARE = 0.9
 UNKNOWN_SPACING_SECONDS = 0.5
 """Until the first answer tells anything: one call each half second, so that a small quota is not run over at once."""
+
+EPOCH_CALLS = 40
+LEAST_EPOCH_CALLS = 12
+EPOCH_SECONDS = 10.0
+TOLERATED_SHARE = 0.02
+NOISE_MARGIN = 1.5
+TRIED_ENOUGH = 0.75
+NOT_HELPED = 0.6
 
 
 class AdaptiveConcurrency:
@@ -42,6 +54,7 @@ class AdaptiveConcurrency:
         self._successes = 0
         self._peak = 0
         self._last_cut = float("-inf")
+        self._overloads = 0
 
     def admitted(self, in_flight: int) -> None:
         """A call has taken a slot; measured here because at release the peak is one too low."""
@@ -49,6 +62,7 @@ class AdaptiveConcurrency:
 
     def succeeded(self, now: float) -> bool:
         """Count a success; true when the limit grew."""
+        self._overloads = 0
         if now - self._last_cut < COOLDOWN_SECONDS or self.limit >= self.most:
             return False
         self._successes += 1
@@ -61,6 +75,11 @@ class AdaptiveConcurrency:
         step = self.limit if self._slow_start else max(1.0, 0.05 * self.limit)
         self.limit = min(float(self.most), self.limit + step)
         return True
+
+    def overloaded(self, now: float) -> bool:
+        """The vendor says that it has too much to do; several such answers in a row shrink the limit."""
+        self._overloads += 1
+        return self._overloads >= STREAK and self.cut(now)
 
     def trust(self) -> None:
         """A quota is known, and its pace protects the account: no need to feel the way up from a few calls at once."""
@@ -78,19 +97,61 @@ class AdaptiveConcurrency:
         return True
 
 
+class LossWatch:
+    """Tells 429s that come from going too fast from those that come whatever the pace (capacity that others share).
+
+    Calls are counted in epochs. An epoch with more 429s than tolerated asks for a slower pace; when the pace has gone down by a quarter and
+    the share of 429s has hardly moved, slowing down is no cure: the pace is given back and that share is taken as the noise of this vendor.
+    """
+
+    def __init__(self) -> None:
+        self.noise_share = 0.0
+        self._answered = self._limited = 0
+        self._trial: tuple[float, float] | None = None
+
+    def restart(self) -> None:
+        """The pace has changed: what was counted before says nothing of it."""
+        self._answered = self._limited = 0
+
+    def count(self, *, limited: bool, per_second: float) -> float | None:
+        """Count a call at this pace; the pace to go on with, where an epoch ended that asks for another."""
+        self._limited += limited
+        self._answered += not limited
+        counted = self._answered + self._limited
+        if counted < max(LEAST_EPOCH_CALLS, min(EPOCH_CALLS, per_second * EPOCH_SECONDS)):
+            return None
+        share = self._limited / counted
+        self.restart()
+        if share <= TOLERATED_SHARE + NOISE_MARGIN * self.noise_share:
+            self._trial = None
+            return None
+        return self._slower(share, per_second)
+
+    def _slower(self, share: float, per_second: float) -> float:
+        if self._trial is not None and per_second <= TRIED_ENOUGH * self._trial[0]:
+            (before, first_share), self._trial = self._trial, None
+            if share > NOT_HELPED * first_share:
+                self.noise_share = share
+                return before
+        if self._trial is None:
+            self._trial = (per_second, share)
+        return per_second * max(LEAST_KEPT_RATE, 1.0 - share) * BELOW_WHAT_PASSED
+
+
 class AdaptiveRate:
     """How many calls a second, where the vendor names no quota (or not the one that binds).
 
-    Free until the first 429. Then *blocked*: everything is held for a moment, and single probes go, further apart each time, until one is
-    answered. A block that one probe ends was a bucket running dry, and the rate goes on somewhat below what it was; one that takes more
-    was a window used up, and what passed in the minute before it is the quota. After that the rate creeps up while it is what holds calls
-    back, and a lone 429 costs a few per cent and no block.
+    Free until 429s come. Several in a row are a wall: everything is held for a moment, and single probes go, further apart each time, until
+    one is answered. A block that one probe ends was a bucket running dry, and the pace goes on somewhat below what it was; one that takes
+    more was a window used up, and what passed in the minute before it is the quota. Apart from walls, a share of 429s above what is
+    tolerated slows the pace by that share (``LossWatch``), and the pace creeps up while it is what holds calls back.
     """
 
     def __init__(self) -> None:
         self.per_second: float | None = None
         self.quota_per_second: float | None = None
         self._answered: deque[float] = deque()
+        self._loss = LossWatch()
         self._known = False
         self._next = float("-inf")
         self._blocked_at: float | None = None
@@ -98,7 +159,7 @@ class AdaptiveRate:
         self._failed_probes = 0
         self._probing = self._windowed = False
         self._cut_at = float("-inf")
-        self._strays = 0
+        self._streak = 0
         self._grown_at = 0.0
         self._held_back = False
 
@@ -121,24 +182,28 @@ class AdaptiveRate:
             self._grow(now, self.per_second)
 
     def succeeded(self, now: float, admitted_at: float) -> bool:
-        """A call was answered; true when that ended a block, and so changed the rate."""
+        """A call was answered; true when that changed the pace."""
         if not self._known:
             self._known, self._next = True, float("-inf")
         self._answered.append(admitted_at)
-        while self._answered[0] < now - 2.0 * WINDOW_SECONDS:
+        while self._answered[0] < now - 2.0 * WINDOW_SECONDS and len(self._answered) > 1:
             self._answered.popleft()
-        if self._blocked_at is None or admitted_at <= self._blocked_at:
+        if self._blocked_at is not None:
+            return admitted_at > self._blocked_at and self._unblock(now, self._blocked_at)
+        if admitted_at <= self._cut_at:
             return False
-        self._unblock(now, self._blocked_at)
-        return True
+        self._streak = 0
+        return self._counted(now, limited=False)
 
     def failed(self, admitted_at: float) -> None:
-        """A call failed otherwise (5xx, connection): a probe that says nothing of the pace."""
+        """A call ended otherwise (refused by itself, 5xx, connection): it says nothing of the pace, but that it need not be felt out."""
+        if not self._known:
+            self._known, self._next = True, float("-inf")
         if self._blocked_at is not None and admitted_at > self._blocked_at:
             self._probing = False
 
     def limited(self, now: float, admitted_at: float, retry_after_seconds: float | None) -> bool:
-        """A 429; true when it began a block or cut the rate, false when it only confirmed what is known."""
+        """A 429; true when it began a block or changed the pace."""
         self._known = True
         asked = 0.0 if retry_after_seconds is None else min(retry_after_seconds, LONGEST_HOLD_SECONDS)
         if self._blocked_at is not None:
@@ -147,17 +212,23 @@ class AdaptiveRate:
             return False
         if admitted_at <= self._cut_at:
             return False
-        self._strays += 1
-        if self.per_second is None:
-            self.per_second = self.quota_per_second
-        if self.per_second is not None and now - self._cut_at > STEADY_AFTER_SECONDS and self._strays < STRAY_429S:
-            self._cut(now, self.per_second * STEADY_CUT_RATE)
-            self._next = max(self._next, now + max(asked, STEADY_HOLD_SECONDS))
-            return True
+        self._streak += 1
+        if asked < WALL_WAIT_SECONDS and self._streak < (STREAK if self._pace(now) > SLOW_PER_SECOND else SLOW_STREAK):
+            return self._counted(now, limited=True)
         self._blocked_at, self._failed_probes = now, 0
         self._hold_seconds = FIRST_HOLD_SECONDS
         self._next = now + max(asked, self._hold_seconds)
         return True
+
+    def _counted(self, now: float, *, limited: bool) -> bool:
+        slower = self._loss.count(limited=limited, per_second=self._pace(now))
+        if slower is None:
+            return False
+        self._set(now, slower)
+        return True
+
+    def _pace(self, now: float) -> float:
+        return self.per_second or self.quota_per_second or self._measured(now, MEASURE_SECONDS)
 
     def _probe_failed(self, now: float, asked: float) -> None:
         self._probing = False
@@ -165,21 +236,23 @@ class AdaptiveRate:
         self._hold_seconds = min(self._hold_seconds * 2.0, LONGEST_HOLD_SECONDS)
         self._next = now + max(asked, self._hold_seconds)
 
-    def _unblock(self, now: float, blocked_at: float) -> None:
+    def _unblock(self, now: float, blocked_at: float) -> bool:
         before = self.per_second or self._measured(blocked_at, MEASURE_SECONDS)
         self._windowed = self._windowed or self._failed_probes > 1
         if self._windowed:
             rate = min(before, self._in_window(blocked_at) / WINDOW_SECONDS * WINDOW_SHARE)
         else:
-            rate = min(before, max(self._measured(blocked_at, MEASURE_SECONDS), before * 0.5)) * FIRST_CUT_RATE
+            rate = min(before, max(self._measured(blocked_at, MEASURE_SECONDS), before * LEAST_KEPT_RATE)) * FIRST_CUT_RATE
         rate = max(rate, (self.quota_per_second or 0.0) * QUOTA_SHARE)
         self._blocked_at, self._probing, self._next = None, False, now
-        self._cut(now, rate)
+        self._set(now, rate)
+        return True
 
-    def _cut(self, now: float, per_second: float) -> None:
+    def _set(self, now: float, per_second: float) -> None:
         self.per_second = max(0.02, per_second)
         self._cut_at = self._grown_at = now
-        self._strays = 0
+        self._streak = 0
+        self._loss.restart()
         self._held_back = False
 
     def _in_window(self, end: float) -> int:
@@ -196,7 +269,5 @@ class AdaptiveRate:
             grown = per_second * (1.0 + share * min(now - self._grown_at, 5.0))
             reached = self.quota_per_second is not None and grown >= self.quota_per_second
             self.per_second = None if reached else grown
-        if now - self._cut_at > STEADY_AFTER_SECONDS:
-            self._strays = 0
         self._grown_at = now
         self._held_back = False

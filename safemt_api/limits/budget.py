@@ -53,11 +53,13 @@ class Ledger:
             return Reservation(NOT_RESERVED, key, purpose, most_usd)
         while True:
             settled = self._settled
-            reservation = await self._store.write(self._try_reserve(key, purpose, most_usd))
-            if isinstance(reservation, Reservation):
-                self._open[reservation.id] = most_usd
-                return reservation
-            committed = reservation
+            # Looked at first without a write: at the end of the money every dialogue that is left comes by here once.
+            committed = self.committed_usd()
+            if committed + most_usd <= self.ceiling_usd + TOLERANCE_USD:
+                reservation = await self._store.write(self._try_reserve(key, purpose, most_usd))
+                if isinstance(reservation, Reservation):
+                    return reservation
+                committed = reservation
             if not self._open or committed - sum(self._open.values()) + most_usd > self.ceiling_usd + TOLERANCE_USD:
                 raise BudgetExhaustedError(self.ceiling_usd, committed, most_usd)
             await settled.wait()
@@ -105,15 +107,21 @@ class Ledger:
 
     def _try_reserve(self, key: str, purpose: Purpose, most_usd: float) -> Work[Reservation | float]:
         ceiling = self.ceiling_usd or 0.0
+        noted: list[int] = []
 
         def work(connection: sqlite3.Connection) -> Reservation | float:
+            for rolled_back in noted:
+                self._open.pop(rolled_back, None)
             committed = _committed(connection, self._run)
             if committed + most_usd > ceiling + TOLERANCE_USD:
                 return committed
             row = (self._run, key, purpose, most_usd, None, "reserved", self._owner, now_utc())
-            cursor = connection.execute(_INSERT, row)
+            reservation = Reservation(connection.execute(_INSERT, row).lastrowid or NOT_RESERVED, key, purpose, most_usd)
             connection.execute(_COMMIT, (self._run, most_usd))
-            return Reservation(cursor.lastrowid or NOT_RESERVED, key, purpose, most_usd)
+            # Noted before the commit shows: whoever then finds the money gone must see that it may come back.
+            self._open[reservation.id] = most_usd
+            noted.append(reservation.id)
+            return reservation
 
         return work
 

@@ -31,21 +31,24 @@ class EndpointStatistics(NamedTuple):
 class Endpoint(Generic[T]):
     """One address with whatever talks to it."""
 
-    __slots__ = ("_in_row", "aside_until", "failures", "in_flight", "sender", "url")
+    __slots__ = ("_aside_since", "_in_row", "aside_until", "failures", "in_flight", "sender", "url")
 
     def __init__(self, url: str, sender: T) -> None:
         self.url, self.sender = url, sender
         self.in_flight = self.failures = self._in_row = 0
-        self.aside_until = float("-inf")
+        self.aside_until = self._aside_since = float("-inf")
 
     def succeeded(self) -> None:
         """It answers: no longer set aside."""
         self._in_row = 0
         self.aside_until = float("-inf")
 
-    def failed(self, now: float) -> None:
-        """It does not answer: set it aside, longer each time."""
+    def failed(self, now: float, *, began: float) -> None:
+        """It does not answer: set it aside, longer each time. Calls that were under way when it was set aside fail of the same cause."""
         self.failures += 1
+        if began < self._aside_since:
+            return
+        self._aside_since = now
         self.aside_until = now + min(LONGEST_ASIDE_SECONDS, FIRST_ASIDE_SECONDS * 2.0**self._in_row)
         self._in_row += 1
 
@@ -69,7 +72,7 @@ class Fleet(Generic[T]):
         try:
             yield chosen
         except (ConnectionFailedError, ServerError):
-            chosen.failed(anyio.current_time())
+            chosen.failed(anyio.current_time(), began=now)
             raise
         else:
             chosen.succeeded()

@@ -222,7 +222,7 @@ class Limiter:
         self._wake()
 
     def _overloaded(self) -> None:
-        if self._concurrency.cut(anyio.current_time()):
+        if self._concurrency.overloaded(anyio.current_time()):
             self._note("overloaded")
 
     def _note(self, cause: str) -> None:

@@ -22,6 +22,9 @@ from safemt_api.errors import (
     TransientError,
 )
 
+PASSING_STATUSES = frozenset({None, 408, 409, 429, 502, 503, 504, 529})
+"""Failures of the moment by their nature, however often they look the same."""
+
 SAME_FAILURES = 3
 """The same 5xx this many times in a row is the dialogue's own failure: a deterministic 500 was once retried for 24 days."""
 
@@ -49,6 +52,7 @@ class Attempts:
     def __init__(self, policy: RetryPolicy, jitter: Callable[[], float] = random.random) -> None:
         self._policy, self._jitter = policy, jitter
         self._started = anyio.current_time()
+        self._queued_seconds = 0.0
         self.failures: list[CallError] = []
 
     def retrying(self, before_sleep: Callable[[RetryCallState], None]) -> AsyncRetrying:
@@ -67,6 +71,10 @@ class Attempts:
             retry_error_callback=self._give_up,
         )
 
+    def queued(self, seconds: float) -> None:
+        """So long the call waited for its turn (pace, money): time that is no fault of its own and counts against no cap."""
+        self._queued_seconds += seconds
+
     def _stop(self, state: RetryCallState) -> bool:
         error = _error(state)
         self.failures.append(error)
@@ -80,13 +88,13 @@ class Attempts:
     def same_failure(self) -> bool:
         """Whether the last failures are one and the same server error."""
         last = self.failures[-SAME_FAILURES:]
-        deterministic = [failure for failure in last if isinstance(failure, ServerError) and failure.status == 500]
+        deterministic = [failure for failure in last if isinstance(failure, ServerError) and failure.status not in PASSING_STATUSES]
         return len(deterministic) == SAME_FAILURES and len({(failure.code, str(failure)) for failure in deterministic}) == 1
 
     def _wait_seconds(self, state: RetryCallState) -> float:
         error = _error(state)
         asked = error.retry_after_seconds if isinstance(error, TransientError) else None
-        exponential = self._policy.first_wait_seconds * 2.0 ** (len(self.failures) - 1)
+        exponential = self._policy.first_wait_seconds * 2.0 ** (state.attempt_number - 1)
         own = min(self._policy.longest_wait_seconds, exponential) * (0.5 + self._jitter())
         return own if asked is None else max(asked, 0.0) + self._jitter() * self._policy.first_wait_seconds
 
@@ -98,7 +106,7 @@ class Attempts:
         raise RetriesExhaustedError(len(self.failures), self._elapsed(), error) from error
 
     def _elapsed(self) -> float:
-        return anyio.current_time() - self._started
+        return anyio.current_time() - self._started - self._queued_seconds
 
 
 def _is_patient(failure: CallError) -> bool:

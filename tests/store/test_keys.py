@@ -69,6 +69,8 @@ CHANGES: dict[str, Change] = {
 
 SAME: dict[str, Change] = {
     "who asks": lambda call: replace(call, purpose="judge"),
+    "a conversation that grows": lambda call: replace(call, conversation="growing"),
+    "a conversation that ends": lambda call: replace(call, conversation="ending"),
     "the profile's name": route(profile="my-openai"),
     "addresses behind one endpoint": route(base_urls=("https://mirror/v1",), endpoint="https://api.openai.com/v1"),
     "the order of a schema's keys": lambda call: replace(

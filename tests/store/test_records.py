@@ -37,7 +37,9 @@ def test_the_raw_body_is_kept_apart(reply: Callable[..., Reply]) -> None:
     assert "the-body" not in reply_to_json(reply(raw="the-body"))
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '"words"', '{"outcome": "nonsense", "usage": null}', '{"outcome": "answered", "usage": {"x": 1}}'])
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "{}", '"words"', '{"outcome": "nonsense", "usage": null}', '{"outcome": "answered", "usage": {"x": 1}}']
+)
 def test_text_that_is_no_stored_reply_is_told_so(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         reply_from_json(text, None)
