@@ -1,0 +1,61 @@
+# Everything sets up .venv by itself (python3 >= 3.11 and make are enough) and reuses it while pyproject.toml and constraints.txt stay as they are.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+RESULTS ?= results
+DEMO_RUNS := demo-safe demo-average demo-brittle
+PYTEST := $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-all check format docs bench chaos test-vllm clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+setup: $(READY) ## make .venv
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "safemt-api needs Python 3.11 or newer: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,charts,data]'
+	@touch $(READY)
+
+demo: $(READY) ## three simulated models on the demonstration set, and one report of them
+	@for persona in safe average brittle; do \
+		$(BIN)/safemt-api eval --model sim-$$persona --run demo-$$persona --results $(RESULTS) > $(RESULTS)/demo-$$persona.txt || exit $$?; \
+	done
+	@$(BIN)/safemt-api report $(DEMO_RUNS) --results $(RESULTS)
+	@echo "Each run's own tables and page: $(RESULTS)/demo-*.txt, $(RESULTS)/demo-*/report.html"
+
+test: $(READY) ## the tests
+	$(PYTEST) -q -n auto
+
+test-all: $(READY) ## the slow tests too
+	$(PYTEST) -q -n auto -m "not vllm"
+
+check: $(READY) ## lint, format, types, documentation
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(PYTEST) -q tests/test_docs.py tests/test_imports.py tests/test_exported_names.py
+
+format: $(READY) ## put the code into shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(READY) ## write the help texts into README.md anew
+	$(BIN)/python tests/test_docs.py
+
+bench: $(READY) ## measure speed, memory, pace and schedule against their goals
+	$(BIN)/python -m benchmarks
+
+chaos: $(READY) ## kills and faults for a long time
+	$(BIN)/python -m benchmarks.chaos
+
+test-vllm: $(READY) ## against a real vLLM server, in an environment of its own
+	$(PYTEST) -q -m vllm tests/vllm
+
+clean: ## remove .venv and caches; results stay
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

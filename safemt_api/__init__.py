@@ -1,0 +1,91 @@
+"""Evaluate the safety of multimodal models over multi-turn dialogues.
+
+``await safemt_api.evaluate(...)`` does what ``safemt-api eval`` does; ``asr_by_turn(frame)`` and ``safety_index(frame)`` score verdicts of
+your own. Names are imported on first use, so that importing the package costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from safemt_api.defence import DefenceResult, defend
+    from safemt_api.errors import (
+        AccountError,
+        BudgetExhaustedError,
+        DatasetError,
+        EndpointError,
+        MissingKeyError,
+        ProfileError,
+        SafeMTError,
+        SettingsChangedError,
+        SetupError,
+        StalledError,
+        StopRunError,
+        StoreError,
+        UsageError,
+    )
+    from safemt_api.evaluation import evaluate
+    from safemt_api.metrics.asr import asr_by_turn
+    from safemt_api.metrics.safety_index import safety_index
+    from safemt_api.runs.execution import RunResult
+    from safemt_api.runs.settings import EvalSettings
+
+    __version__: str
+
+__all__ = [
+    "AccountError",
+    "BudgetExhaustedError",
+    "DatasetError",
+    "DefenceResult",
+    "EndpointError",
+    "EvalSettings",
+    "MissingKeyError",
+    "ProfileError",
+    "RunResult",
+    "SafeMTError",
+    "SettingsChangedError",
+    "SetupError",
+    "StalledError",
+    "StopRunError",
+    "StoreError",
+    "UsageError",
+    "__version__",
+    "asr_by_turn",
+    "defend",
+    "evaluate",
+    "safety_index",
+]
+
+_HOMES = {
+    "DefenceResult": "safemt_api.defence",
+    "EvalSettings": "safemt_api.runs.settings",
+    "RunResult": "safemt_api.runs.execution",
+    "asr_by_turn": "safemt_api.metrics.asr",
+    "defend": "safemt_api.defence",
+    "evaluate": "safemt_api.evaluation",
+    "safety_index": "safemt_api.metrics.safety_index",
+}
+"""Where the names live that are not errors."""
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _version()
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES.get(name, "safemt_api.errors")), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _version() -> str:
+    from importlib import metadata  # noqa: PLC0415 (takes as long to import as all the rest of this package's face)
+
+    try:
+        return metadata.version("safemt-api")
+    except metadata.PackageNotFoundError:
+        return "0+unknown"

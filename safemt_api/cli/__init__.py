@@ -1,0 +1,104 @@
+"""The command line: one module a command, thin (parse, call, print). Errors become one sentence and an exit code here, and only here.
+
+Whatever takes long to import (SDKs, polars, rich, Pillow) is imported inside the command that needs it, so that ``--help`` is quick.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from safemt_api.errors import SafeMTError
+
+DEBUG_FLAG = "--debug"
+DEBUG_VARIABLE = "SAFEMT_DEBUG"
+EXIT_DEFECT = 1
+PLAIN_LIST = (["providers"], ["providers", "list"])
+"""Done without typer: since 0.29 it converts options through pydantic, which takes 0.2 s of CPU to load, longer than a list may take."""
+
+EXIT_INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and end the process with its exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = DEBUG_FLAG in given or bool(os.environ.get(DEBUG_VARIABLE))
+    sys.exit(_guarded([word for word in given if word != DEBUG_FLAG], debug=debug))
+
+
+def _guarded(arguments: list[str], *, debug: bool) -> int:
+    try:
+        load_environment(Path.cwd())
+        _run(arguments)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        _drop_output()
+        return EXIT_DEFECT
+    except Exception as error:
+        if debug:
+            raise
+        return _explained(error)
+    return 0
+
+
+def _run(arguments: list[str]) -> None:
+    if arguments in PLAIN_LIST:
+        from safemt_api.cli.listing import provider_lines  # noqa: PLC0415 (only for this command)
+
+        sys.stdout.write("\n".join(provider_lines(None)) + "\n")
+        return
+    from safemt_api.cli.app import app  # noqa: PLC0415 (typer is not needed to import this package, nor for the list)
+
+    app(args=arguments, prog_name="safemt-api")
+
+
+def load_environment(folder: Path) -> None:
+    """Take variables from ``.env`` in the folder, if there is one; what is set already wins."""
+    file = folder / ".env"
+    if not file.is_file():
+        return
+    from dotenv import load_dotenv  # noqa: PLC0415 (only where there is a .env)
+
+    try:
+        load_dotenv(file, override=False)
+    except (OSError, UnicodeDecodeError) as error:
+        _say(f".env cannot be read ({error}); going on without it")
+
+
+def _explained(error: Exception) -> int:
+    own = our_error(error)
+    if own is not None:
+        _say(f"safemt-api: {own}")
+        return own.exit_code
+    _say(
+        f"safemt-api: unexpected {type(error).__name__}: {str(error)[:300]} (a defect of ours; run again with {DEBUG_FLAG} for the details)"
+    )
+    return EXIT_DEFECT
+
+
+def our_error(error: BaseException) -> SafeMTError | None:
+    """The error of ours behind an exception: itself, or the first in a group that holds nothing else."""
+    leaves = list(_leaves(error))
+    own = [leaf for leaf in leaves if isinstance(leaf, SafeMTError)]
+    return own[0] if own and len(own) == len(leaves) else None
+
+
+def _leaves(error: BaseException) -> Iterable[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
+
+
+def _say(sentence: str) -> None:
+    sys.stderr.write(f"{sentence}\n")
+
+
+def _drop_output() -> None:
+    """Whoever read our output has gone; Python must not complain when it flushes at the end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())

@@ -1,0 +1,63 @@
+"""The commands put together."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from safemt_api.cli.compare import compare
+from safemt_api.cli.data import data_app
+from safemt_api.cli.defend import defend
+from safemt_api.cli.eval import evaluate
+from safemt_api.cli.export import export
+from safemt_api.cli.judge import judge_app
+from safemt_api.cli.providers import providers_app
+from safemt_api.cli.report import report
+from safemt_api.cli.resume import resume
+from safemt_api.cli.simulate import simulate
+
+EPILOGUE = (
+    "Keys come from the environment or from .env in the working directory. "
+    "Exit codes: 0 done, 2 usage or setup, 3 budget, 4 failures, 130 interrupted."
+)
+
+app = typer.Typer(
+    name="safemt-api",
+    help="Evaluate the safety of multimodal models over multi-turn dialogues (SafeMT): durable, paced, within budget.",
+    epilog=EPILOGUE,
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        from safemt_api import __version__  # noqa: PLC0415 (reading the installed version takes time)
+
+        typer.echo(f"safemt-api {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _everywhere(
+    *,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and end.", is_eager=True, callback=_version)] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an unexpected error (may stand anywhere).")] = False,
+) -> None:
+    """Options of every command; ``--debug`` is taken out before typer sees the line."""
+
+
+app.command("eval")(evaluate)
+app.command("resume")(resume)
+app.add_typer(judge_app, name="judge")
+app.command("report")(report)
+app.command("compare")(compare)
+app.command("defend")(defend)
+app.add_typer(data_app, name="data")
+app.add_typer(providers_app, name="providers")
+app.command("simulate")(simulate)
+app.command("export")(export)

@@ -1,0 +1,158 @@
+"""What ``providers check`` does: one tiny call with a small picture, explained in plain words."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+
+import anyio
+import PIL.Image
+import PIL.ImageDraw
+
+from safemt_api.adapters.base import Received, Timeouts
+from safemt_api.adapters.opening import open_adapter, open_http_client
+from safemt_api.cli.loop import BACKEND_OPTIONS
+from safemt_api.cli.printing import say
+from safemt_api.errors import (
+    AccountError,
+    CallError,
+    ConnectionFailedError,
+    DialogueError,
+    RateLimitedError,
+    SafeMTError,
+    ServerError,
+    UsageError,
+)
+from safemt_api.evaluation import open_router
+from safemt_api.messages import DECLINED, Call, Image, Parameters, user
+from safemt_api.prices import find_price
+from safemt_api.profiles import Profile
+from safemt_api.report import words
+from safemt_api.routes import Destination
+from safemt_api.runs.discovering import served_model
+from safemt_api.runs.settings import EvalSettings
+
+QUESTION = "Which colour is the circle in the picture? Answer with one word."
+WITHOUT_PICTURE = "Answer with the single word: ready"
+OUTPUT_TOKENS = 256
+REASONING_OUTPUT_TOKENS = 2048
+TIMEOUTS = Timeouts(connect_seconds=10.0, idle_seconds=60.0, total_seconds=90.0)
+EXIT_WORKS, EXIT_FAILS = 0, 2
+
+
+def run_check(name: str, *, model: str | None, base_url: str | None, folder: Path | None) -> int:
+    """Try the vendor; returns the exit code."""
+    settings = EvalSettings(provider=name, model=model, base_urls=(base_url,) if base_url else (), providers=folder, judges=("rules",))
+    return anyio.run(partial(_check, settings), backend_options=BACKEND_OPTIONS)
+
+
+async def _check(settings: EvalSettings) -> int:
+    name = settings.provider or ""
+    async with open_router(settings) as router:
+        profile = router.profile(name)
+        profile.api_key()
+        destination = router.destination(name, await _model(settings, profile, router.destination(name, "").route.base_urls[0]))
+        return await _try(destination)
+
+
+async def _model(settings: EvalSettings, profile: Profile, url: str) -> str:
+    model = settings.model or profile.default_model
+    if model is None and profile.local:
+        return await served_model(profile, url)
+    if model is None:
+        raise UsageError(f"{profile.name} has no default model: give --model")
+    return model
+
+
+async def _try(destination: Destination) -> int:
+    title = f"{destination.profile.name}:{destination.route.model} at {destination.route.base_urls[0]}"
+    try:
+        received = await _ask(destination, picture=True)
+    except DialogueError as error:
+        return await _without_picture(destination, title, error)
+    except SafeMTError as error:
+        say(f"{title} does not work: {error}")
+        for cure in _cures(error):
+            say(cure)
+        return EXIT_FAILS
+    for line in _report(destination, received):
+        say(line)
+    return EXIT_WORKS
+
+
+async def _without_picture(destination: Destination, title: str, first: DialogueError) -> int:
+    try:
+        await _ask(destination, picture=False)
+    except SafeMTError as error:
+        say(f"{title} does not work: {error}")
+        return EXIT_FAILS
+    say(f"{title} answers words but refuses pictures: {first}. SafeMT needs a model that sees; `providers show` names some.")
+    return EXIT_FAILS
+
+
+async def _ask(destination: Destination, *, picture: bool) -> Received:
+    route, profile = destination
+    async with open_http_client(connections=1, timeouts=TIMEOUTS) as client:
+        adapter = open_adapter(
+            profile=profile,
+            wire_format=route.wire_format,
+            base_url=route.base_urls[0],
+            api_key=profile.api_key(),
+            client=client,
+            timeouts=TIMEOUTS,
+        )
+        most = REASONING_OUTPUT_TOKENS if profile.facts(route.model).reasons else OUTPUT_TOKENS
+        message = user(QUESTION, small_picture()) if picture else user(WITHOUT_PICTURE)
+        try:
+            with anyio.fail_after(TIMEOUTS.total_seconds):
+                return await adapter.send(Call(route, (message,), parameters=Parameters(max_output_tokens=most)))
+        except TimeoutError as error:
+            raise CallError(f"no whole answer within {TIMEOUTS.total_seconds:.0f} s") from error
+
+
+def small_picture() -> Image:
+    """A red circle on white, a few hundred bytes."""
+    picture = PIL.Image.new("RGB", (96, 96), "white")
+    PIL.ImageDraw.Draw(picture).ellipse((16, 16, 80, 80), fill="red")
+    target = io.BytesIO()
+    picture.save(target, "PNG")
+    data = target.getvalue()
+    return Image(data, digest=f"sha256:{sha256(data).hexdigest()}", media_type="image/png", width_pixels=96, height_pixels=96)
+
+
+def _report(destination: Destination, received: Received) -> Iterator[str]:
+    route, profile = destination
+    reply = received.reply
+    yield f"{profile.name}:{route.model} at {route.base_urls[0]} works: it took the picture and answered in {reply.latency_seconds:.1f} s"
+    if reply.outcome in DECLINED:
+        yield f"  it declined to answer ({reply.outcome.value}: {reply.detail}); the way there is fine"
+    elif reply.text.strip():
+        yield f"  it said: {words.printable(reply.text.strip(), limit=80)}"
+    if reply.served_model and reply.served_model != route.model:
+        yield f"  served by: {reply.served_model}"
+    usage = reply.usage
+    yield (
+        "  usage: not reported, so calls cannot be priced"
+        if usage is None
+        else (f"  usage: {usage.input_tokens} tokens in, {usage.output_tokens} out")
+    )
+    price = find_price(profile, route.model)
+    yield "  price: not known, so --max-usd cannot be held" if price is None else f"  price: known ({price.source})"
+    for quota in received.quotas:
+        if quota.limit is not None:
+            yield f"  limit announced: {quota.limit:,} {quota.kind.replace('_', ' ')} per {quota.window_seconds:.0f} s"
+
+
+def _cures(error: SafeMTError) -> Iterator[str]:
+    """What to do about it, where the error's own sentence does not say."""
+    if isinstance(error, RateLimitedError):
+        yield "  the account is at its limit just now; wait a moment and try again"
+    elif isinstance(error, ConnectionFailedError):
+        yield "  check the address (--base-url), the network, and that the server is running"
+    elif isinstance(error, ServerError):
+        yield "  the fault is the server's; try again, or look at its status page"
+    elif isinstance(error, AccountError):
+        yield "  check that the key is valid, that the account may use this model, and that the model's id is right (--model)"

@@ -1,0 +1,21 @@
+"""``safemt-api compare``: two runs over the same ids, paired."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from safemt_api.cli import options
+
+
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="A run, by name or path.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="Another over the same ids.")],
+    results: options.Results = options.RESULTS,
+    seed: Annotated[int, typer.Option("--seed", help="Of the bootstrap.")] = 0,
+) -> None:
+    """Compare two runs over the ids they share: differences with intervals, tests, and a verdict in plain words."""
+    from safemt_api.cli.reporting import show_comparison  # noqa: PLC0415 (imports polars and rich, which --help must not)
+
+    show_comparison(a, b, results=results, seed=seed)

@@ -1,0 +1,71 @@
+"""What ``data check``, ``data stats`` and ``data fetch`` do."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from rich.table import Table
+from rich.text import Text
+
+from safemt_api.cli.printing import output_console, say
+from safemt_api.dataset.checking import examine
+from safemt_api.dataset.fetching import describe_source, fetch_dataset
+from safemt_api.dataset.official import load_dataset
+from safemt_api.dataset.shipped import demonstration_folder
+from safemt_api.dataset.statistics import dataset_statistics
+from safemt_api.report import words
+from safemt_api.runs.planning import DATA_VARIABLE
+
+EXIT_BAD_DATA = 2
+
+
+def data_folder(given: Path | None) -> Path:
+    """The folder meant: the one given, else SAFEMT_DATA, else the demonstration set."""
+    named = os.environ.get(DATA_VARIABLE)
+    return given or (Path(named) if named else demonstration_folder())
+
+
+def check_data(given: Path | None) -> int:
+    """Print problems and notes; returns the exit code."""
+    folder = data_folder(given)
+    found = examine(folder)
+    for problem in found.problems:
+        sys.stdout.write(words.printable(str(problem)) + "\n")
+    for note in found.notes:
+        sys.stdout.write(words.printable(f"note: {note}") + "\n")
+    checked = f"{folder}: {found.dialogues:,} dialogues and {found.pictures:,} pictures checked"
+    count = len(found.problems)
+    say(f"{checked}, {count:,} problem{'s' * (count != 1)}, {len(found.notes):,} notes" if count else f"{checked}, no problem")
+    return EXIT_BAD_DATA if found.problems else 0
+
+
+def show_statistics(given: Path | None) -> None:
+    """Print a data folder in numbers."""
+    folder = data_folder(given)
+    dataset = load_dataset(folder, skip_invalid=True)
+    if dataset.problems:
+        say(f"{dataset.left_out} invalid dialogues are left out (`safemt-api data check {folder}` lists them)")
+    console = output_console()
+    for part in dataset_statistics(dataset).tables():
+        table = Table(title=Text(words.printable(f"\n{part.title}")), title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        for place, name in enumerate(part.columns):
+            table.add_column(Text(name), justify="right" if place else "left", overflow="fold")
+        for row in part.rows:
+            table.add_row(*(Text(words.printable(cell)) for cell in row))
+        console.print(table)
+
+
+def fetch_data(to: Path, *, revision: str | None, yes: bool) -> int:
+    """Download after consent; returns the exit code."""
+    say(describe_source().sentence)
+    if not yes:
+        sys.stderr.write(f"Download into {to}? [y/N] ")
+        sys.stderr.flush()
+        if sys.stdin.readline().strip().casefold() not in ("y", "yes"):
+            say("not downloaded (--yes does not ask)")
+            return EXIT_BAD_DATA
+    folder = fetch_dataset(to, revision=revision)
+    say(f"the data is in {folder}: safemt-api eval --data {folder}")
+    return 0

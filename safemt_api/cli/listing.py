@@ -1,0 +1,107 @@
+"""What ``providers list`` and ``providers show`` print."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from safemt_api.profile_folders import own_folders, profile_files, replacements, shipped_folder
+
+COLUMNS = ("name", "title", "wire format", "key", "default model", "default judge")
+
+
+def provider_lines(folder: Path | None) -> list[str]:
+    """The table of vendors.
+
+    Raises:
+        ProfileError: A file of the user's is wrong.
+        UsageError: There is no such folder.
+    """
+    rows = [_row(name, facts) for name, facts in _facts(folder).items()]
+    return [*columns([COLUMNS, *rows]), "", "safemt-api providers show NAME tells more; safemt-api providers check NAME tries one."]
+
+
+def columns(rows: Iterable[tuple[str, ...]]) -> list[str]:
+    """Cells in aligned columns."""
+    listed = list(rows)
+    widths = [max(len(row[place]) for row in listed) for place in range(len(listed[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in listed]
+
+
+def _facts(folder: Path | None) -> Mapping[str, Mapping[str, Any]]:
+    if folder is None and not own_folders():
+        # The shipped files are checked by our own tests; reading them without the checker is what makes the list quick.
+        return dict(sorted((file.stem, _top_level(file)) for file in profile_files(shipped_folder())))
+    from safemt_api.profiles import load_profiles  # noqa: PLC0415 (pydantic takes most of the time that a list may take)
+
+    for sentence in replacements(folder):
+        sys.stderr.write(f"{sentence}\n")
+    return {name: profile.model_dump() for name, profile in load_profiles(folder).items()}
+
+
+def _top_level(file: Path) -> Mapping[str, Any]:
+    """The facts before the first table, which is where TOML wants them; the rest takes longer to read than all else that a list does."""
+    return tomllib.loads(file.read_text(encoding="utf-8").partition("\n[")[0])
+
+
+def _row(name: str, facts: Mapping[str, Any]) -> tuple[str, ...]:
+    judge = facts.get("default_judge") or "rules (baseline)"
+    return name, facts["title"], facts["wire_format"], key_state(facts), facts.get("default_model") or "give --model", judge
+
+
+def key_state(facts: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> str:
+    """Which variable holds the key, or which would; never the key."""
+    environ = os.environ if environ is None else environ
+    names = tuple(facts.get("key_variables") or ())
+    found = next((name for name in names if environ.get(name, "").strip()), None)
+    if found is not None:
+        return f"{found} is set"
+    if not names:
+        return "none needed"
+    return f"{' or '.join(names)} {'not set' if facts.get('key_required', True) else 'optional'}"
+
+
+def profile_lines(name: str, folder: Path | None) -> list[str]:
+    """All facts of a vendor.
+
+    Raises:
+        ProfileError: A file of the user's is wrong.
+        UsageError: There is no such vendor or folder.
+    """
+    from safemt_api.profiles import find_profile, load_profiles  # noqa: PLC0415 (beside its use: the list does without)
+
+    for sentence in replacements(folder):
+        sys.stderr.write(f"{sentence}\n")
+    profile = find_profile(load_profiles(folder), name)
+    facts = profile.model_dump(exclude_defaults=True)
+    lines = [f"{profile.title} ({name})", f"  key: {key_state(profile.model_dump())}"]
+    return [*lines, *_listed(facts, "  ", skip=("name", "title"))]
+
+
+def _listed(facts: Mapping[str, Any], indent: str, skip: tuple[str, ...] = ()) -> Iterator[str]:
+    plain = {key: value for key, value in facts.items() if key not in (*skip, "source", "checked") and not _nested(value)}
+    for key, value in plain.items():
+        yield f"{indent}{key}: {_shown(value)}"
+    if "source" in facts:
+        yield f"{indent}from {facts['source']} (checked {facts.get('checked', 'never')})"
+    for key, value in facts.items():
+        for part in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(part, dict) and part:
+                title = f"{key} {part['match']}" if "match" in part else key
+                yield f"{indent}{title}"
+                yield from _listed(part, f"{indent}  ", skip=("match",))
+
+
+def _nested(value: Any) -> bool:
+    return isinstance(value, dict) or (isinstance(value, (list, tuple)) and any(isinstance(part, dict) for part in value))
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_shown, value))
+    return value.isoformat() if isinstance(value, date) else str(value)

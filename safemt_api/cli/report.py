@@ -1,0 +1,41 @@
+"""``safemt-api report``: tables in the terminal, a page beside the run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from safemt_api.cli import options
+
+
+def report(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="One run, or several side by side.")],
+    *,
+    results: options.Results = options.RESULTS,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", metavar="DIR", help="Where report.html goes. Default: beside the run; for several: the results folder."),
+    ] = None,
+    images: Annotated[
+        bool, typer.Option("--images/--no-images", help="Whether the page holds small pictures (blurred until clicked).")
+    ] = True,
+    data: Annotated[
+        Path | None, typer.Option("--data", metavar="DIR", help="Where the pictures are now, if the data folder was moved.")
+    ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            "--calibration",
+            metavar="FILE",
+            help="Labels by hand, or calibration.json: scores corrected for the judge's errors beside the raw ones.",
+        ),
+    ] = None,
+    figures: Annotated[Path | None, typer.Option("--figures", metavar="DIR", help="Write the charts as SVG and PDF for papers.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summaries as a JSON list instead of tables.")] = False,
+) -> None:
+    """Print the tables of finished or unfinished runs and write report.html."""
+    from safemt_api.cli.reporting import show_report  # noqa: PLC0415 (imports polars and rich, which --help must not)
+
+    show_report(runs, results=results, output=output, images=images, data=data, calibration=calibration, figures=figures, as_json=as_json)

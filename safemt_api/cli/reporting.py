@@ -1,0 +1,86 @@
+"""What ``report``, ``compare`` and ``export`` do, and what ``eval`` prints at its end."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+
+from safemt_api.cli.calibrating import corrections_of
+from safemt_api.cli.finding import run_folder
+from safemt_api.cli.printing import output_console, say
+from safemt_api.errors import UsageError
+from safemt_api.report.exporting import ENDINGS, FORMATS, Format, export_run
+from safemt_api.report.figures import write_figures
+from safemt_api.report.page import write_page
+from safemt_api.report.reading import RunData, read_run
+from safemt_api.report.tables import compare_runs, comparison_report, correction_report, leaderboard, run_report
+
+FAILURES_SHOWN = 3
+
+
+def show_report(
+    names: Sequence[str],
+    *,
+    results: Path,
+    output: Path | None,
+    images: bool,
+    data: Path | None,
+    calibration: Path | None,
+    figures: Path | None,
+    as_json: bool,
+) -> None:
+    """Print and write the report of one run, or of several side by side."""
+    runs = [read_run(run_folder(name, results)) for name in names]
+    corrections = [] if calibration is None else corrections_of(runs, calibration)
+    if as_json:
+        typed = [json.loads((run.folder / "summary.json").read_bytes()) for run in runs]
+        output_console().print_json(json.dumps(typed))
+    else:
+        output_console().print(run_report(runs[0]) if len(runs) == 1 else leaderboard(runs))
+        for correction in corrections:
+            output_console().print(correction_report(correction))
+    folder = output or (runs[0].folder if len(runs) == 1 else results)
+    folder.mkdir(parents=True, exist_ok=True)
+    say(f"page: {write_page(folder, runs, images=images, data_folder=data, corrections=corrections)}")
+    if figures is not None:
+        say(f"figures: {', '.join(file.name for file in write_figures(runs, figures))} in {figures}")
+
+
+def show_run(folder: Path, *, as_json: bool, summary: object) -> None:
+    """What a finished evaluation prints: the tables, or exactly the summary; the page is written either way."""
+    run = read_run(folder)
+    page = write_page(folder, [run])
+    if as_json:
+        output_console().out(json.dumps(summary, indent=2), highlight=False)
+    else:
+        output_console().print(run_report(run))
+    for sentence in failures_said(run):
+        say(sentence)
+    say(f"page: {page}")
+
+
+def failures_said(run: RunData) -> list[str]:
+    """The commonest reasons why dialogues failed."""
+    failed = run.transcripts.filter(pl.col("failure").is_not_null()).unique(("dialogue_id", "length"))
+    reasons = Counter(failed["failure"].to_list()).most_common(FAILURES_SHOWN)
+    return [f"{count} failed: {reason}" for reason, count in reasons]
+
+
+def show_comparison(a: str, b: str, *, results: Path, seed: int) -> None:
+    """Print the paired comparison of two runs."""
+    first, second = (read_run(run_folder(name, results)) for name in (a, b))
+    output_console().print(comparison_report(first, second, compare_runs(first, second, seed=seed)))
+
+
+def export_to(name: str, to: str, *, results: Path, output: Path | None) -> None:
+    """Write a run in another format and say where."""
+    formats: dict[str, Format] = {one: one for one in FORMATS}
+    if to not in formats:
+        raise UsageError(f"--to {to!r}: choose one of {', '.join(FORMATS)}")
+    run = read_run(run_folder(name, results))
+    target = output or run.folder / f"{run.name}{ENDINGS[formats[to]]}"
+    say(f"written: {export_run(run, formats[to], target)}")

@@ -1,0 +1,125 @@
+"""What ``eval`` and ``resume`` do: say what will happen, ask if it is dear, run, show."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from functools import partial
+
+import anyio
+from rich.console import Console
+
+from safemt_api.cli.estimates import estimate_table
+from safemt_api.cli.loop import BACKEND_OPTIONS, ENDING_SIGNALS
+from safemt_api.cli.printing import error_console, output_console, say
+from safemt_api.cli.progress import watch_lines, watch_live
+from safemt_api.cli.reporting import show_run
+from safemt_api.errors import BudgetExhaustedError
+from safemt_api.evaluation import open_plan
+from safemt_api.report import words
+from safemt_api.runs.estimating import Estimate, estimate, remaining_share
+from safemt_api.runs.execution import EXIT_BUDGET, EXIT_FAILURES, EXIT_INTERRUPTED, RunResult, Watcher, execute
+from safemt_api.runs.planning import Plan
+from safemt_api.runs.settings import EvalSettings
+
+ASK_ABOVE_USD = 5.0
+EXIT_DECLINED = 2
+
+
+def run_evaluation(settings: EvalSettings, *, dry_run: bool, as_json: bool, yes: bool) -> int:
+    """Run it and return the exit code."""
+    running = partial(_evaluate, settings, dry_run=dry_run, as_json=as_json, yes=yes)
+    return anyio.run(running, backend_options=BACKEND_OPTIONS)
+
+
+async def _evaluate(settings: EvalSettings, *, dry_run: bool, as_json: bool, yes: bool) -> int:
+    async with open_plan(settings) as plan:
+        for remark in plan.remarks:
+            say(remark)
+        if dry_run:
+            _show_estimate(plan, as_json=as_json)
+            return 0
+        if not yes and not _agreed(plan):
+            say("not started")
+            return EXIT_DECLINED
+        say(_opening(plan))
+        result = await execute(plan, watch=watcher(), signals=ENDING_SIGNALS)
+    show_run(result.folder, as_json=as_json, summary=result.summary)
+    for sentence in ending(plan, result):
+        say(sentence)
+    return result.exit_code
+
+
+def watcher() -> Watcher:
+    """The progress display that suits standard error."""
+    console: Console = error_console()
+    return partial(watch_live, console=console) if console.is_terminal else watch_lines
+
+
+def _opening(plan: Plan) -> str:
+    target = plan.target.route
+    verb = "going on with" if plan.resumed else "run"
+    guarded = f", moderator {plan.moderator}" if plan.moderator else ""
+    what = f"{len(plan.entries):,} dialogues of lengths {', '.join(map(str, plan.dataset.lengths))} from {plan.dataset.name}"
+    return f"{verb} {plan.run}: {target.profile}:{target.model}, {plan.settings.protocol}, {what}, judge {plan.judge_name}{guarded}"
+
+
+def _show_estimate(plan: Plan, *, as_json: bool) -> None:
+    found = estimate(plan)
+    if as_json:
+        output_console().out(json.dumps(found.record(), indent=2), highlight=False)
+    else:
+        output_console().print(estimate_table(found))
+
+
+def _agreed(plan: Plan) -> bool:
+    """Whether the run may start: a dear one on a terminal asks first, unless it has a ceiling."""
+    if plan.settings.max_usd is not None or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return True
+    found = estimate(plan)
+    expected = found.expected_usd * remaining_share(plan)
+    if expected <= ASK_ABOVE_USD:
+        return True
+    sys.stderr.write(f"{cost_sentence(found, expected)} Start? [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().casefold() in ("y", "yes")
+
+
+def cost_sentence(found: Estimate, expected_usd: float) -> str:
+    """What is to be expected, said before it is spent."""
+    unknown = " (and calls whose price is not known)" if found.unpriced else ""
+    amounts = f"{words.dollars(expected_usd)}{unknown}, at most {words.dollars(found.most_usd)}"
+    return f"This is expected to cost {amounts}; --max-usd sets a ceiling."
+
+
+def ending(plan: Plan, result: RunResult) -> list[str]:
+    """Why the run ended early or failed, and the exact command to go on; nothing after a good end."""
+    summary, settings = result.summary, plan.settings
+    if summary["status"] == "complete":
+        if result.exit_code != EXIT_FAILURES:
+            return []
+        failed, planned = summary["dialogues"]["failed"], summary["dialogues"]["planned"]
+        share = f"--max-failures {settings.max_failures:g}"
+        return [f"{failed:,} of {planned:,} dialogues failed, more than {share} allows; they are tried again with: {resume_command(plan)}"]
+    reasons = {EXIT_INTERRUPTED: "interrupted; everything so far is kept.", EXIT_BUDGET: _budget_sentence(plan, result)}
+    reason = f"{result.stopped_by}." if result.stopped_by else reasons.get(result.exit_code, "ended early.")
+    extra = " --max-usd X" if result.exit_code == EXIT_BUDGET else ""
+    return [f"stopped: {reason}", f"go on with: {resume_command(plan)}{extra}"]
+
+
+def _budget_sentence(plan: Plan, result: RunResult) -> str:
+    if isinstance(result.stopped_by, BudgetExhaustedError):
+        return f"{result.stopped_by}."
+    counts, spent = result.summary["dialogues"], result.summary["cost_usd"]["total"]
+    left = counts["planned"] - counts["finished"] - counts["failed"]
+    ceiling = words.dollars(plan.settings.max_usd)
+    return (
+        f"the ceiling of {ceiling} leaves no room for the {left:,} dialogues that are left ({words.dollars(spent)} spent); raise --max-usd."
+    )
+
+
+def resume_command(plan: Plan) -> str:
+    """What to type to go on."""
+    elsewhere = "" if str(plan.settings.results) == "results" else f" --results {shlex.quote(str(plan.settings.results))}"
+    return f"safemt-api resume {shlex.quote(plan.run)}{elsewhere}"

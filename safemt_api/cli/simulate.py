@@ -1,0 +1,38 @@
+"""``safemt-api simulate``: the simulator as a server on loopback."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from safemt_api.cli import options
+
+
+def simulate(
+    *,
+    port: Annotated[int, typer.Option("--port", help="0 takes a free one.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Decides every reply.")] = 0,
+    latency_seconds: Annotated[float, typer.Option("--latency-seconds", metavar="S", help="How long each reply takes.")] = 0.0,
+    fault: Annotated[
+        str, typer.Option("--fault", metavar="SPEC", help="KIND:SHARE or KIND:first=N, with commas between (error_500:0.1,reset:0.05).")
+    ] = "",
+    rpm: options.Rpm = None,
+    tpm: options.Tpm = None,
+    prompt_cache: Annotated[bool, typer.Option("--prompt-cache", help="Report repeated prefixes as cached input.")] = False,
+    max_seconds: Annotated[float | None, typer.Option("--max-seconds", metavar="S", help="End by itself after so long.")] = None,
+) -> None:
+    """Run the simulator as a server on this machine until Ctrl-C: three wire formats, personas, judges, moderators, faults on demand."""
+    from safemt_api.cli.simulating import serve_simulator  # noqa: PLC0415 (imports the server, which --help must not)
+    from safemt_api.simulator.faults import FaultPlan  # noqa: PLC0415 (the same)
+    from safemt_api.simulator.settings import SimulatorSettings  # noqa: PLC0415 (the same)
+
+    settings = SimulatorSettings(
+        seed=seed,
+        latency_seconds=latency_seconds,
+        faults=FaultPlan.parse(fault),
+        requests_per_minute=None if rpm is None else int(rpm),
+        tokens_per_minute=None if tpm is None else int(tpm),
+        prompt_cache=prompt_cache,
+    )
+    serve_simulator(settings, port=port, max_seconds=max_seconds)

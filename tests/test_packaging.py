@@ -1,0 +1,92 @@
+"""What an installation must hold: the tree is checked, or with SAFEMT_TEST_WHEEL=1 the installed wheel (which must be what is imported)."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+import safemt_api
+from safemt_api.dataset.official import load_dataset
+from safemt_api.dataset.shipped import demonstration_folder
+from safemt_api.judges.rubric import load_rubrics
+from safemt_api.moderators.library import load_policies
+from safemt_api.profile_folders import shipped_folder
+from safemt_api.profiles import load_profiles
+from safemt_api.report.page import render_page
+
+PACKAGE = Path(safemt_api.__file__).parent
+TREE = Path(__file__).resolve().parents[1]
+FROM_WHEEL = os.environ.get("SAFEMT_TEST_WHEEL") == "1"
+only_wheel = pytest.mark.skipif(not FROM_WHEEL, reason="only where the built wheel is under test")
+
+
+@only_wheel
+def test_the_installed_package_is_under_test_and_not_the_tree() -> None:
+    assert not PACKAGE.is_relative_to(TREE)
+    assert PACKAGE.parent.name == "site-packages"
+    assert shipped_folder().parent == PACKAGE
+
+
+@only_wheel
+def test_the_metadata_says_what_it_should() -> None:
+    found = metadata.metadata("safemt-api")
+    assert found["License-Expression"] == "Apache-2.0"
+    assert found["Requires-Python"] == ">=3.11"
+    files = [str(file) for file in metadata.files("safemt-api") or ()]
+    assert any(file.endswith("licenses/LICENSE") for file in files)
+    assert not [file for file in files if file.startswith(("tests/", "benchmarks/", "results/", "providers/"))]
+
+
+@only_wheel
+def test_the_command_runs_the_demonstration() -> None:
+    command = Path(sys.executable).with_name("safemt-api")
+    done = subprocess.run([command, "eval", "--sample", "2", "--json"], capture_output=True, text=True, check=True)
+    summary = json.loads(done.stdout)
+    assert summary["status"] == "complete"
+    assert Path("results", summary["run"], "report.html").stat().st_size > 0
+
+
+def test_vendors_ship() -> None:
+    assert {"openai", "anthropic", "google", "vllm", "simulator"} <= load_profiles().keys()
+    assert (shipped_folder() / "profile.schema.json").is_file()
+
+
+def test_the_demonstration_ships_whole() -> None:
+    dataset = load_dataset(demonstration_folder())
+    assert dataset.lengths == (1, 2, 4, 6, 8)
+    assert {entry.kind for entry in dataset.entries} == {"harmful", "benign"}
+
+
+def test_rubrics_policies_and_page_parts_ship() -> None:
+    assert len(load_rubrics().by_name) >= 4
+    assert load_policies is not None
+    assert len(list((PACKAGE / "moderators" / "policies").glob("*.md"))) == 17
+    assert render_page is not None
+    for name in ("page.css", "page.js", "page_template.html"):
+        assert (PACKAGE / "report" / name).stat().st_size > 0
+    assert (PACKAGE / "py.typed").is_file()
+
+
+def test_constraints_pin_versions_and_nothing_else() -> None:
+    lines = (TREE / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    names = [line.partition("==")[0] for line in lines]
+    assert all(re.fullmatch(r"[a-z0-9-]+==[0-9][0-9a-z.]*", line) for line in lines)
+    assert names == sorted(set(names))
+
+
+def test_every_dependency_has_a_pin_and_a_lower_bound_only() -> None:
+    project = tomllib.loads((TREE / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    pins = {line.partition("==")[0] for line in (TREE / "constraints.txt").read_text(encoding="utf-8").splitlines()}
+    wanted = [*project["dependencies"], *(one for extra in project["optional-dependencies"].values() for one in extra)]
+    for requirement in wanted:
+        match = re.fullmatch(r"([A-Za-z0-9_-]+)>=[0-9.]+(; .*)?", requirement)
+        assert match is not None, requirement
+        assert match[1].replace("_", "-").lower() in pins, requirement
