@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections import Counter
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import anyio
 from rich.console import Console
@@ -24,6 +27,7 @@ from safemt_api.runs.planning import Plan
 from safemt_api.runs.settings import EvalSettings
 
 ASK_ABOVE_USD = 5.0
+MAX_REASONS_SHOWN = 5
 EXIT_DECLINED = 2
 
 
@@ -45,7 +49,8 @@ async def _evaluate(settings: EvalSettings, *, dry_run: bool, as_json: bool, yes
             return EXIT_DECLINED
         say(_opening(plan))
         result = await execute(plan, watch=watcher(), signals=ENDING_SIGNALS)
-    show_run(result.folder, as_json=as_json, summary=result.summary)
+    if as_json or any(result.summary["dialogues"][state] for state in ("finished", "failed")):
+        show_run(result.folder, as_json=as_json, summary=result.summary)
     for sentence in ending(plan, result):
         say(sentence)
     return result.exit_code
@@ -94,7 +99,21 @@ def cost_sentence(found: Estimate, expected_usd: float) -> str:
 
 
 def ending(plan: Plan, result: RunResult) -> list[str]:
-    """Why the run ended early or failed, and the exact command to go on; nothing after a good end."""
+    """Which dialogues failed, why the run ended early, and the exact command to go on; nothing after a good end."""
+    return [*failures(result.summary), *_stopping(plan, result)]
+
+
+def failures(summary: Mapping[str, Any]) -> list[str]:
+    """The dialogues that failed, grouped by their reason, the commonest first."""
+    reasons = Counter(failure["why"] for failure in summary["failures"])
+    first = {why: next(one for one in summary["failures"] if one["why"] == why) for why in reasons}
+    return [
+        f"failed: {count:,} dialogue{'s' if count > 1 else ''} (such as {first[why]['dialogue_id']}, length {first[why]['length']}): {why}"
+        for why, count in reasons.most_common(MAX_REASONS_SHOWN)
+    ]
+
+
+def _stopping(plan: Plan, result: RunResult) -> list[str]:
     summary, settings = result.summary, plan.settings
     if summary["status"] == "complete":
         if result.exit_code != EXIT_FAILURES:

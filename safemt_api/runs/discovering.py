@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import httpx2
 
-from safemt_api.errors import EndpointError, UsageError
+from safemt_api.errors import AccountError, EndpointError, UsageError
 from safemt_api.profiles import Profile
 
 ASK_SECONDS = 10.0
@@ -15,6 +15,7 @@ async def served_model(profile: Profile, base_url: str) -> str:
 
     Raises:
         EndpointError: Nothing answers there.
+        AccountError: It does not accept the key, or wants one.
         UsageError: It serves none or several, or does not say.
     """
     key = profile.api_key()
@@ -24,6 +25,10 @@ async def served_model(profile: Profile, base_url: str) -> str:
             answer = await client.get(f"{base_url}/models", headers=headers)
     except httpx2.HTTPError as error:
         raise EndpointError(f"nothing answers at {base_url} ({type(error).__name__}); is the {profile.title} server running?") from error
+    if answer.status_code in (401, 403):
+        named = " or ".join(profile.key_variables)
+        cure = f"check {named}" if named else "its profile names no variable for one (key_variables)"
+        raise AccountError(f"{profile.name} does not accept the API key (HTTP {answer.status_code}): {cure}")
     models = _ids(answer)
     if len(models) != 1:
         found = f"serves {', '.join(models)}" if models else f"did not name its models (HTTP {answer.status_code})"

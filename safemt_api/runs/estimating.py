@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from datetime import date
 from typing import Any
 
 from safemt_api.dataset.images import fitting_size
@@ -110,7 +111,7 @@ def remaining_share(plan: Plan) -> float:
     """The share of a run that is still to be played, by its last summary; 1 for a new one."""
     try:
         counts = json.loads((plan.folder / "summary.json").read_bytes())["dialogues"]
-        return 1.0 - min(1.0, counts["finished"] / counts["planned"])
+        return 1.0 - min(1.0, float(counts["finished"]) / float(counts["planned"]))
     except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
         return 1.0
 
@@ -135,28 +136,38 @@ def _tallies(plan: Plan) -> Iterator[_Tally]:
     guidance = GUIDANCE_TOKENS if plan.moderator else 0
     cap = plan.target.parameters.max_output_tokens or reply
     own = min(reply + (EXPECTED_THINKING_TOKENS if plan.profile.facts(route.model).reasons else 0), cap)
-    yield _Tally("target", route, plan.profile, live, reply, cap, plan.target.system or "", guidance, (own, cap), 1)
+    yield _Tally(
+        "target",
+        route,
+        plan.profile,
+        live=live,
+        replies=(reply, cap),
+        system=plan.target.system or "",
+        extra_tokens=guidance,
+        output=(own, cap),
+    )
     rubric = max((rubric.system for rubric in load_rubrics(plan.settings.rubric).by_name.values()), key=len)
     for spec in plan.judges:
         if spec != RULES:
-            yield _asked(plan, "judge", spec, rubric, reply, cap)
+            yield _asked(plan, "judge", spec, system=rubric, replies=(reply, cap))
     if plan.moderator is not None:
-        yield _asked(plan, "moderator", plan.moderator, "", reply, cap)
+        yield _asked(plan, "moderator", plan.moderator, system="", replies=(reply, cap))
 
 
 def _reply_tokens(plan: Plan) -> int:
     return min(EXPECTED_REPLY_TOKENS, plan.target.parameters.max_output_tokens or EXPECTED_REPLY_TOKENS)
 
 
-def _asked(plan: Plan, purpose: Purpose, spec: str, system: str, reply: int, cap: int) -> _Tally:
+def _asked(plan: Plan, purpose: Purpose, spec: str, *, system: str, replies: tuple[int, int]) -> _Tally:
     inner = spec_of(spec)
-    route, profile = plan.router.resolve(inner) if inner else (Route(spec, "", (), spec), None)
+    route, profile = plan.router.resolve(inner, purpose) if inner else (Route(spec, "", (), spec), None)
     output = (EXPECTED_VERDICT_TOKENS, EXPECTED_VERDICT_TOKENS)
     if profile is not None:
         thinking = EXPECTED_THINKING_TOKENS if profile.facts(route.model).reasons else 0
         output = (EXPECTED_VERDICT_TOKENS + thinking, verdict_tokens(profile, route.model))
     extra = MODERATOR_PROMPT_TOKENS if purpose == "moderator" else 0
-    return _Tally(purpose, route, profile, plan.settings.protocol == "live", reply, cap, system, extra, output, N_TRIES)
+    live = plan.settings.protocol == "live"
+    return _Tally(purpose, route, profile, live=live, replies=replies, system=system, extra_tokens=extra, output=output, tries=N_TRIES)
 
 
 class _Tally:
@@ -167,16 +178,16 @@ class _Tally:
         purpose: Purpose,
         route: Route,
         profile: Profile | None,
+        *,
         live: bool,
-        reply_tokens: int,
-        reply_cap: int,
+        replies: tuple[int, int],
         system: str,
         extra_tokens: int,
         output: tuple[int, int],
-        tries: int,
+        tries: int = 1,
     ) -> None:
         self._purpose, self._route, self._live = purpose, route, live
-        self._replies, self._system, self._extra, self._output, self._tries = (reply_tokens, reply_cap), system, extra_tokens, output, tries
+        self._replies, self._system, self._extra, self._output, self._tries = replies, system, extra_tokens, output, tries
         self._rules = None if profile is None else profile.image_rules(route.model)
         self._price: Price | None = None if profile is None else find_price(profile, route.model)
         self._calls = self._input = self._most_input = 0
@@ -213,7 +224,7 @@ class _Tally:
         )
 
     def _words(self, call: Call) -> tuple[int, int]:
-        rules = self._rules or _NO_PICTURE_COST
+        rules = self._rules or _UNKNOWN_RULES
         return input_tokens_estimate(call, rules), input_tokens_most(call, rules)
 
     def _messages(self, dialogue: Dialogue, position: int, size: tuple[int, int] | None) -> tuple[Message, ...]:
@@ -222,5 +233,5 @@ class _Tally:
         return tuple(user(text, image if index == 0 else None) for index, text in enumerate(texts))
 
 
-_NO_PICTURE_COST = ImageRules.model_construct(token_rule="fixed", tokens_per_image=1500, most_tokens_per_image=None)
+_UNKNOWN_RULES = ImageRules(source="assumed by safemt-api", checked=date(2026, 11, 21))
 """For endpoints that are no chat models, whose prices are not known here."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
@@ -34,6 +34,9 @@ from safemt_api.runs.rows import Finished, history_before
 from safemt_api.runs.settings import settings_record
 from safemt_api.runs.summarising import Played, Status, summarise
 from safemt_api.store.turns import STORE_FILE, open_store
+
+if TYPE_CHECKING:
+    from safemt_api.runs.stopping import SpotCheck
 
 SUMMARY_FILE = "summary.json"
 EXIT_DONE, EXIT_STOPPED, EXIT_SETUP, EXIT_BUDGET, EXIT_FAILURES, EXIT_INTERRUPTED = 0, 1, 2, 3, 4, 130
@@ -76,6 +79,7 @@ class Execution:
     started: float = field(default_factory=anyio.current_time)
     unaffordable: int = 0
     interrupted: bool = False
+    spot_check: SpotCheck | None = None
 
     def statistics(self) -> RunStatistics:
         """The run's state now."""
@@ -113,22 +117,28 @@ class Execution:
                 return
 
     async def _play_all(self) -> None:
-        entries = in_order(self.plan)
+        parts = [in_order(self.plan)] if self.spot_check is None else self.spot_check.parts()
+        for part in parts:
+            await self._play_part(part)
+
+    async def _play_part(self, entries: Sequence[Entry]) -> None:
         todo, take = anyio.create_memory_object_stream[Entry](max_buffer_size=len(entries))
         done, results = anyio.create_memory_object_stream[Finished]()
         for entry in entries:
             todo.send_nowait(entry)
         todo.close()
         async with anyio.create_task_group() as group:
-            group.start_soon(self._collect, results)
+            group.start_soon(self._collect, results, take.clone())
             async with take, done:
                 for _ in range(min(self.plan.settings.concurrency, len(entries))):
                     group.start_soon(self._work, take.clone(), done.clone())
 
-    async def _collect(self, results: MemoryObjectReceiveStream[Finished]) -> None:
-        async with results:
+    async def _collect(self, results: MemoryObjectReceiveStream[Finished], take: MemoryObjectReceiveStream[Entry]) -> None:
+        async with results, take:
             async for finished in results:
                 self.collector.add(finished)
+                if self.spot_check is not None and self.spot_check.add(finished):
+                    _leave_out_the_rest(take)
 
     async def _work(self, take: MemoryObjectReceiveStream[Entry], done: MemoryObjectSendStream[Finished]) -> None:
         async with take, done:
@@ -156,6 +166,13 @@ class Execution:
         )
         verdicts = await judge_transcript(transcript, self.judge, image)
         return Finished(transcript, verdicts, route.profile, route.model, None if image is None else image.digest, note)
+
+
+def _leave_out_the_rest(take: MemoryObjectReceiveStream[Entry]) -> None:
+    """Empty the stream of work; dialogues in flight finish and are kept."""
+    with suppress(anyio.WouldBlock, anyio.EndOfStream):
+        while True:
+            take.receive_nowait()
 
 
 def picture_of(dialogue: Dialogue, plan: Plan) -> tuple[Image | None, str | None]:
@@ -227,17 +244,31 @@ async def open_execution(plan: Plan) -> AsyncIterator[Execution]:
         SetupError: The store, a judge or the moderator cannot be opened.
     """
     settings = plan.settings
+    spot_check = _spot_check(plan)
     async with (
         open_store(settings.results / STORE_FILE) as store,
         open_gateway(settings, run=plan.run, router=plan.router, store=store) as (gateway, ledger),
     ):
-        resolve = plan.router.resolve
-        judge = open_judge(plan.judges, asker=gateway, resolve=resolve, rubric=settings.rubric, fallback=settings.judge_fallback)
+        resolve = plan.router.resolver
+        judge = open_judge(plan.judges, asker=gateway, resolve=resolve("judge"), rubric=settings.rubric, fallback=settings.judge_fallback)
         moderator = open_moderator(
-            plan.moderator or "none", asker=gateway, resolve=resolve, policies=settings.policies, failure=settings.moderator_failure
+            plan.moderator or "none",
+            asker=gateway,
+            resolve=resolve("moderator"),
+            policies=settings.policies,
+            failure=settings.moderator_failure,
         )
         with open_collector(plan.folder, plan.run) as collector:
-            yield Execution(plan, gateway, ledger, judge, moderator, collector)
+            yield Execution(plan, gateway, ledger, judge, moderator, collector, spot_check=spot_check)
+
+
+def _spot_check(plan: Plan) -> SpotCheck | None:
+    settings = plan.settings
+    if settings.until_ci is None:
+        return None
+    from safemt_api.runs.stopping import open_spot_check  # noqa: PLC0415 (imports polars, which other runs need at their end only)
+
+    return open_spot_check(plan.entries, goal=settings.until_ci, seed=settings.seed, summary_file=plan.folder / SUMMARY_FILE)
 
 
 async def execute(plan: Plan, *, watch: Watcher | None = None, signals: tuple[signal.Signals, ...] = ()) -> RunResult:
@@ -273,9 +304,19 @@ def _finish(plan: Plan, execution: Execution, started: datetime, stopped_by: Saf
     statistics = execution.statistics()
     played = Played(statistics.gateway, execution.ledger.spent_usd(), statistics.elapsed_seconds, status, execution.unaffordable)
     summary = summarise(plan, execution.collector, played)
+    if execution.spot_check is not None:
+        summary["stopping"] = stopping_record(execution, execution.spot_check, summary)
     write_json(plan.folder / SUMMARY_FILE, summary)
     write_json(plan.folder / MANIFEST_FILE, manifest(plan, execution, started, datetime.now(UTC)))
     return RunResult(summary, plan.folder, _exit_code(plan, execution, status, stopped_by), stopped_by)
+
+
+def stopping_record(execution: Execution, check: SpotCheck, summary: Mapping[str, Any]) -> dict[str, Any]:
+    """How the spot check ended, and what it saved: the dialogues that were never begun, at the mean price of those that were."""
+    played = execution.collector.finished + execution.unaffordable
+    left_out = max(0, len(execution.plan.entries) - played) if check.enough else 0
+    spent, finished = summary["cost_usd"]["total"], execution.collector.finished
+    return check.record(dialogues_saved=left_out, usd_saved=None if spent is None else round(spent / max(1, finished) * left_out, 6))
 
 
 def _status(execution: Execution, stopped_by: SafeMTError | None) -> Status:

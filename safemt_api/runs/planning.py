@@ -19,7 +19,7 @@ from safemt_api.dialogues import Target
 from safemt_api.errors import UsageError
 from safemt_api.judges.endpoints import DECISION_MODELS, MODERATION_MODELS
 from safemt_api.judges.opening import with_default_model
-from safemt_api.messages import Parameters
+from safemt_api.messages import Parameters, Purpose
 from safemt_api.prices import find_price
 from safemt_api.profile_folders import replacements
 from safemt_api.profiles import Profile
@@ -36,7 +36,7 @@ DATA_VARIABLE = "SAFEMT_DATA"
 RULES = "rules"
 NO_MODERATOR = "none"
 
-JUDGE_IDENTITY = ("judge", "judge_fallback", "rubric")
+JUDGE_IDENTITY = ("judge", "judge_fallback", "judge_endpoints", "rubric")
 """What of a run's identity new verdicts over old transcripts change."""
 ENDPOINT_MODELS: Mapping[str, Mapping[str, str]] = {"moderation": MODERATION_MODELS, "decisions": DECISION_MODELS}
 """The kinds of judge that are endpoints of a vendor, with the model behind each."""
@@ -91,12 +91,17 @@ def make_plan(settings: EvalSettings, *, router: Router, environ: Mapping[str, s
     judges = settings.judges or (profile.default_judge or RULES,)
     moderator = None if settings.moderator in (None, NO_MODERATOR) else settings.moderator
     destination = router.destination(provider, model)
-    asked = _asked(router, (*judges, settings.judge_fallback, *(() if judging_only else (moderator,))))
-    _check_usable(tuple(asked) if judging_only else (destination, *asked), settings, environ)
+    judging = tuple(_asked(router, "judge", (*judges, settings.judge_fallback)))
+    moderating = tuple(_asked(router, "moderator", (moderator,)))
+    _check_usable(judging if judging_only else (destination, *judging, *moderating), settings, environ)
     dataset, remarks = choose_data(settings, environ)
     target = Target(destination.route, _parameters(settings, profile, model), settings.system)
     run = settings.run or default_name(provider, model, settings)
-    identity = _identity(settings, target, dataset, judges, moderator)
+    identity = {
+        **_identity(settings, target, dataset, judges, moderator),
+        "judge_endpoints": [one.route.endpoint for one in judging],
+        "moderator_endpoint": [one.route.endpoint for one in moderating],
+    }
     before = read_manifest(settings.results / run)
     if before is not None:
         free = JUDGE_IDENTITY if judging_only else ()
@@ -156,13 +161,15 @@ def spec_of(spec: str) -> str | None:
     return rest if kind in ("guard", "policy", "raw") else spec
 
 
-def _asked(router: Router, specs: tuple[str | None, ...]) -> Iterator[Destination]:
+def _asked(router: Router, purpose: Purpose, specs: tuple[str | None, ...]) -> Iterator[Destination]:
     for spec in specs:
-        inner = spec_of(spec) if spec else None
-        if inner is not None:
-            yield Destination(*router.resolve(inner))
-        elif spec is not None and (endpoint := spec.partition(":"))[0] in ENDPOINT_MODELS:
-            yield Destination(*router.resolve(with_default_model(endpoint[2], ENDPOINT_MODELS[endpoint[0]], "--judge", spec)))
+        if spec is None or spec.strip() == RULES:
+            continue
+        kind, _, rest = spec.partition(":")
+        if kind in ENDPOINT_MODELS:
+            yield Destination(*router.resolve(with_default_model(rest, ENDPOINT_MODELS[kind], f"--{purpose}", spec), purpose))
+        else:
+            yield Destination(*router.resolve(spec_of(spec) or spec, purpose))
 
 
 def _check_usable(destinations: tuple[Destination, ...], settings: EvalSettings, environ: Mapping[str, str]) -> None:
@@ -206,6 +213,7 @@ def _identity(
         "kinds": sorted(settings.kinds),
         "sample": settings.sample,
         "seed": settings.seed,
+        "until_ci": settings.until_ci,
         "judge": list(judges),
         "judge_fallback": settings.judge_fallback,
         "rubric": _file_digest(settings.rubric, "--rubric"),

@@ -23,7 +23,7 @@ from safemt_api.gateway import Gateway
 from safemt_api.judges.base import Judge
 from safemt_api.judges.opening import open_judge
 from safemt_api.limits.budget import Ledger
-from safemt_api.messages import Dialogue, Guidance, Outcome, Protocol, Reply, Transcript, Turn
+from safemt_api.messages import PURPOSES, Dialogue, Guidance, Outcome, Protocol, Reply, Transcript, Turn
 from safemt_api.runs.collecting import TRANSCRIPTS_FILE, VERDICTS_FILE, scratch, write_frame
 from safemt_api.runs.execution import (
     EXIT_DONE,
@@ -41,6 +41,7 @@ from safemt_api.runs.manifest import MANIFEST_FILE, read_manifest, write_json
 from safemt_api.runs.opening import open_gateway
 from safemt_api.runs.planning import RULES, Plan, slug
 from safemt_api.runs.rows import Finished, verdict_rows
+from safemt_api.runs.stopping import judged_again
 from safemt_api.runs.summarising import scores
 from safemt_api.store.turns import STORE_FILE, open_store
 
@@ -176,7 +177,7 @@ async def _open(plan: Plan) -> AsyncIterator[Rejudging]:
         open_gateway(settings, run=plan.run, router=plan.router, store=store) as (gateway, ledger),
     ):
         judge = open_judge(
-            plan.judges, asker=gateway, resolve=plan.router.resolve, rubric=settings.rubric, fallback=settings.judge_fallback
+            plan.judges, asker=gateway, resolve=plan.router.resolver("judge"), rubric=settings.rubric, fallback=settings.judge_fallback
         )
         yield Rejudging(plan, gateway, ledger, judge, turns)
 
@@ -197,24 +198,31 @@ def _replace(plan: Plan, judging: Rejudging) -> dict[str, Any]:
     if verdicts.is_file():
         shutil.copyfile(verdicts, _former_file(folder, str(summary["judge"])))
     write_frame(folder, VERDICTS_FILE, VERDICT_SCHEMA)
-    spent = {purpose: round(usd, 6) for purpose, usd in judging.ledger.spent_usd().items()}
-    unknown = {purpose: None for purpose in judging.gateway.statistics().unpriced}
-    known = [usd for usd in {**summary["cost_usd"], **spent, **unknown}.items() if usd[0] in spent]
-    total = None if any(usd is None for _, usd in known) else round(sum(usd for _, usd in known), 6)
     statistics = judging.gateway.statistics()
     summary |= {
         "judge": plan.judge_name,
         "baseline_judge": plan.judges == (RULES,),
         **scores(folder, plan.settings.protocol),
-        "cost_usd": {**summary["cost_usd"], **dict(known), "total": total},
+        "cost_usd": _cost(summary["cost_usd"], judging),
         "judged_again": {"sent": statistics.sent, "from_store": statistics.from_store, "retried": statistics.retried},
     }
+    if summary.get("stopping"):
+        rows = pl.read_parquet(folder / VERDICTS_FILE).iter_rows(named=True)
+        summary["stopping"] = judged_again(plan.entries, seed=plan.settings.seed, before=summary["stopping"], rows=rows)
     again = [*manifest.get("judged_again_utc", []), datetime.now(UTC).isoformat(timespec="seconds")]
     record = {**manifest.get("settings", {}), **_judge_settings(plan)}
     write_json(folder / SUMMARY_FILE, summary)
     changed = {"identity": dict(plan.identity), "judge_digest": judging.judge.digest, "settings": record, "judged_again_utc": again}
     write_json(folder / MANIFEST_FILE, {**manifest, **changed})
     return summary
+
+
+def _cost(before: Mapping[str, float | None], judging: Rejudging) -> dict[str, float | None]:
+    """What was spent before, with the judge's share as it is now; unknown stays unknown."""
+    judge = None if "judge" in judging.gateway.statistics().unpriced else round(judging.ledger.spent_usd()["judge"], 6)
+    parts: dict[str, float | None] = {**{purpose: before.get(purpose) for purpose in PURPOSES}, "judge": judge}
+    known = [usd for usd in parts.values() if usd is not None]
+    return {**parts, "total": round(sum(known), 6) if len(known) == len(parts) else None, "ceiling": judging.plan.settings.max_usd}
 
 
 def _judge_settings(plan: Plan) -> dict[str, Any]:

@@ -47,6 +47,7 @@ class EvalSettings:
     moderator_base_url: str | None = None
     moderator_failure: ModeratorFailure = "fail"
     policies: Path | None = None
+    until_ci: float | None = None
     # What follows may differ between a run and its resumption.
     run: str | None = None
     results: Path = Path("results")
@@ -72,6 +73,8 @@ class EvalSettings:
             raise UsageError(f"--max-usd {self.max_usd} is not an amount of dollars")
         if not 0.0 <= self.max_failures <= 1.0:
             raise UsageError(f"--max-failures {self.max_failures} is not a share between 0 and 1")
+        if self.until_ci is not None and not 0.0 < self.until_ci < 0.5:
+            raise UsageError(f"--until-ci {self.until_ci}: give half the width of the interval as a share, such as 0.05")
         if self.protocol not in ("scripted", "live"):
             raise UsageError(f"--protocol {self.protocol!r}: choose scripted or live")
         if self.lengths is not None and (not self.lengths or min(self.lengths) < 1):

@@ -46,6 +46,7 @@ def summarise(plan: Plan, collector: Collector, played: Played) -> dict[str, Any
         "lengths": list(plan.dataset.lengths),
         "seed": plan.settings.seed,
         "dialogues": {"planned": len(plan.entries), "finished": collector.finished - collector.failed, "failed": collector.failed},
+        "failures": collector.failures,
         "outcomes": dict(collector.outcomes),
         **scores(plan.folder, plan.settings.protocol),
         "coverage": coverage(plan, collector),
@@ -130,16 +131,20 @@ def _safety_index(frame: pl.DataFrame) -> dict[str, Any]:
 
 
 def _benign(frame: pl.DataFrame) -> dict[str, Any] | None:
-    from safemt_api.metrics.uncertainty import wilson  # noqa: PLC0415 (imports numpy, late)
+    """Over-refusal: the share of harmless dialogues whose (last) reply declines, with ids as clusters, and by length."""
+    import polars as pl  # noqa: PLC0415 (polars is imported late)
+
+    from safemt_api.metrics.defence import benign_rate  # noqa: PLC0415 (imports polars, late)
 
     if not frame.height:
         return None
-    labels = Counter(_final(frame)["verdict"].to_list())
-    declined, judged = labels["safe"], labels["safe"] + labels["unsafe"]
-    low, high = wilson(declined, judged)
-    rate = declined / judged if judged else None
-    counts = {"declined": declined, "helped": labels["unsafe"], "missing": labels[None]}
-    return {**counts, **_clean({"over_refusal_rate": rate, "ci_low": low, "ci_high": high})}
+    final = _final(frame)
+    labels = Counter(final["verdict"].to_list())
+    counts = {"declined": labels["safe"], "helped": labels["unsafe"], "missing": labels[None]}
+    found = benign_rate(final.select("dialogue_id", "length", declined=pl.col("verdict") == "safe"), "declined")
+    rate = {"over_refusal_rate": found.overall.value, "ci_low": found.overall.ci_low, "ci_high": found.overall.ci_high}
+    by_length = found.by_length.rename({"flagged": "declined", "not_flagged": "helped", "rate": "over_refusal_rate"})
+    return {**counts, **_clean(rate), "by_length": [_clean(row) for row in by_length.to_dicts()]}
 
 
 def _final(frame: pl.DataFrame) -> pl.DataFrame:

@@ -1,0 +1,66 @@
+"""The parts of a run under way that can be told on their own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from safemt_api.errors import AccountError, BudgetExhaustedError, StopRunError
+from safemt_api.messages import Dialogue, Exhibit, Line, Outcome, Reply, Transcript, Turn, Verdict
+from safemt_api.runs.execution import judge_transcript, our_error
+
+BUDGET = BudgetExhaustedError(1.0, 0.9, 0.2)
+ACCOUNT = AccountError("no credit")
+LINES = (Line("user", "u1"), Line("assistant", "s1"), Line("user", "u2"))
+TURNS = (Turn(1, "u1", Reply(Outcome.ANSWERED, "one")), Turn(2, "u2", Reply(Outcome.ANSWERED, "two")))
+TRANSCRIPT = Transcript(Dialogue("mm_1", "Fraud", 2, LINES, None, "q"), "live", TURNS)
+
+
+@dataclass
+class FakeJudge:
+    """Fails on the replies it is told to."""
+
+    failures: dict[str, Exception]
+    name: str = "fake"
+    digest: str = "digest"
+    baseline: bool = False
+
+    async def judge(self, exhibit: Exhibit) -> Verdict:
+        if exhibit.reply.text in self.failures:
+            raise self.failures[exhibit.reply.text]
+        return Verdict(self.name, "unsafe" if exhibit.reply.text == "two" else "safe", "judge", exhibit.history[-1].text)
+
+
+async def test_every_turn_gets_its_verdict_in_order() -> None:
+    verdicts = await judge_transcript(TRANSCRIPT, FakeJudge({}), None)
+    assert [(turn, verdict.label, verdict.reason) for turn, verdict in verdicts] == [(1, "safe", "u1"), (2, "unsafe", "u2")]
+
+
+@pytest.mark.parametrize(
+    ("failures", "expected"),
+    [
+        ({"one": BUDGET}, BUDGET),
+        ({"one": BUDGET, "two": BUDGET}, BUDGET),
+        ({"two": ACCOUNT}, ACCOUNT),
+        ({"one": BUDGET, "two": ACCOUNT}, ACCOUNT),
+    ],
+)
+async def test_what_stops_a_judge_comes_out_bare(failures: dict[str, Exception], expected: Exception) -> None:
+    with pytest.raises(StopRunError) as caught:
+        await judge_transcript(TRANSCRIPT, FakeJudge(failures), None)
+    assert caught.value is expected
+
+
+async def test_a_defect_in_a_judge_is_not_hidden() -> None:
+    with pytest.raises(BaseExceptionGroup) as caught:
+        await judge_transcript(TRANSCRIPT, FakeJudge({"one": RuntimeError("a defect")}), None)
+    assert caught.group_contains(RuntimeError, match="a defect")
+
+
+def test_our_error_is_found_however_deep_and_a_defect_is_raised() -> None:
+    assert our_error(BaseExceptionGroup("", [BaseExceptionGroup("", [BUDGET]), ACCOUNT])) is ACCOUNT
+    mixed = BaseExceptionGroup("", [ACCOUNT, RuntimeError("a defect")])
+    with pytest.raises(BaseExceptionGroup) as caught:
+        our_error(mixed)
+    assert caught.value is mixed

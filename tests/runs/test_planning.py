@@ -1,0 +1,126 @@
+"""From settings to a plan: defaults resolved, and everything refused that cannot work."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from safemt_api.errors import MissingKeyError, SettingsChangedError, UsageError
+from safemt_api.profiles import load_profiles
+from safemt_api.routes import Router
+from safemt_api.runs.manifest import MANIFEST_FILE, SCHEMA, write_json
+from safemt_api.runs.planning import Plan, default_name, make_plan, slug, spec_of
+from safemt_api.runs.settings import EvalSettings
+
+
+def plan(tmp_path: Path, environ: dict[str, str] | None = None, **options: Any) -> Plan:
+    router = Router(load_profiles(), base_urls={"simulator": ("http://127.0.0.1:1/v1",)})
+    return make_plan(EvalSettings(results=tmp_path / "results", **options), router=router, environ=environ or {})
+
+
+def test_nothing_at_all_plans_the_demonstration_on_the_simulator_with_the_rules_judge(tmp_path: Path) -> None:
+    planned = plan(tmp_path)
+    assert (planned.target.route.profile, planned.target.route.model) == ("simulator", "sim-average")
+    assert (planned.judges, planned.judge_name, planned.moderator, planned.resumed) == (("rules",), "rules", None, False)
+    assert {entry.kind for entry in planned.entries} == {"harmful"}
+    assert planned.run == f"{date.today().isoformat()}-simulator-sim-average-scripted"  # noqa: DTZ011 (the user's own date)
+    assert any("demonstration set" in remark for remark in planned.remarks)
+
+
+def test_planning_alone_leaves_no_file(tmp_path: Path) -> None:
+    plan(tmp_path)
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"provider": "nobody"}, "no provider called 'nobody'"),
+        ({"judges": ("openai",)}, "'openai' is not PROVIDER:MODEL"),
+        ({"judges": ("guard:llama-guard",)}, "'llama-guard' is not PROVIDER:MODEL"),
+        ({"provider": "groq", "model": "x", "base_urls": (), "max_usd": 1.0, "judges": ("rules",)}, "no price is known for groq:x"),
+        ({"judges": ("moderation:openai",), "max_usd": 1.0}, "no price is known for openai:omni-moderation-latest"),
+        ({"judges": ("moderation:groq",)}, "name the model too"),
+        ({"lengths": (3,)}, "3"),
+        ({"scenarios": ("Nonsense",)}, "no such scenario"),
+        ({"rubric": Path("missing.toml")}, "--rubric missing.toml: cannot be read"),
+        ({"moderator": "simulator:sim-moderator", "policies": Path("missing")}, "--policies missing: no such folder"),
+    ],
+)
+def test_what_cannot_work_is_refused_with_a_sentence(tmp_path: Path, options: dict[str, Any], sentence: str) -> None:
+    keys = {"OPENAI_API_KEY": "k", "GROQ_API_KEY": "k"}
+    with pytest.raises(Exception, match=sentence) as caught:
+        plan(tmp_path, keys, **options)
+    assert getattr(caught.value, "exit_code", None) == 2
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"provider": "openai", "model": "gpt-x"},
+        {"judges": ("openai:gpt-x",)},
+        {"judges": ("rules", "guard:openai:llama-guard")},
+        {"judges": ("moderation:openai",)},
+        {"judges": ("decisions:openai",)},
+        {"judge_fallback": "openai:gpt-x"},
+        {"moderator": "policy:openai:gpt-x"},
+        {"moderator": "moderation:openai"},
+    ],
+)
+def test_every_vendor_that_will_be_asked_needs_its_key_at_once(tmp_path: Path, options: dict[str, Any]) -> None:
+    with pytest.raises(MissingKeyError, match="OPENAI_API_KEY"):
+        plan(tmp_path, **options)
+    assert plan(tmp_path, {"OPENAI_API_KEY": "k"}, **options).run
+
+
+def test_a_parameter_that_the_model_does_not_take_is_refused(tmp_path: Path) -> None:
+    router = Router(load_profiles(), base_urls={"simulator-anthropic": ("http://127.0.0.1:1",)})
+    settings = EvalSettings(provider="anthropic", model="claude-opus-5", temperature=0.5, results=tmp_path, judges=("rules",))
+    with pytest.raises(UsageError, match="does not take --temperature"):
+        make_plan(settings, router=router, environ={"ANTHROPIC_API_KEY": "k"})
+
+
+def test_the_data_folder_may_come_from_the_environment(tmp_path: Path) -> None:
+    with pytest.raises(Exception, match="nowhere"):
+        plan(tmp_path, {"SAFEMT_DATA": str(tmp_path / "nowhere")})
+
+
+def test_a_run_that_exists_goes_on_only_with_the_same_settings(tmp_path: Path) -> None:
+    first = plan(tmp_path, run="r")
+    write_json(tmp_path / "results" / "r" / MANIFEST_FILE, {"schema": SCHEMA, "identity": dict(first.identity)})
+    assert plan(tmp_path, run="r").resumed
+    assert plan(tmp_path, run="r", concurrency=3, max_usd=1.0, max_failures=0.5).resumed
+    with pytest.raises(SettingsChangedError, match=r"seed: 0 → 1"):
+        plan(tmp_path, run="r", seed=1)
+
+
+@pytest.mark.parametrize(
+    ("spec", "named"),
+    [
+        ("openai:gpt", "openai:gpt"),
+        ("ollama:llava:13b", "ollama:llava:13b"),
+        ("guard:vllm:g", "vllm:g"),
+        ("policy:openai:m", "openai:m"),
+        ("raw:openai:m", "openai:m"),
+        ("rules", None),
+        ("moderation:openai", None),
+        ("decisions:google", None),
+    ],
+)
+def test_the_model_inside_a_spec(spec: str, named: str | None) -> None:
+    assert spec_of(spec) == named
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [("org/model:7b", "org-model-7b"), ("../../etc", "etc"), ("…", "run"), ("", "run"), (".hidden", "hidden"), ("a  b", "a-b")],
+)
+def test_a_name_becomes_part_of_a_file_name(text: str, name: str) -> None:
+    assert slug(text) == name
+
+
+def test_the_usual_name_holds_no_folder_separators() -> None:
+    assert "/" not in default_name("together", "org/model", EvalSettings())
