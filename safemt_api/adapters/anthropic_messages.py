@@ -8,6 +8,7 @@ server to refuse rather than to scale down in silence. Reference: https://platfo
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import httpx2
@@ -18,6 +19,7 @@ from safemt_api.adapters.reading import count, label, mapping, one_line, parse, 
 from safemt_api.adapters.translation import MAX_VENDOR_CHARACTERS, Answer, Door
 from safemt_api.messages import Call, Image, Message, Outcome, Part, Reply, Usage
 from safemt_api.profiles import Profile
+from safemt_api.tokens import input_tokens_estimate
 
 NO_KEY = "none"
 """Keeps the SDK from searching the machine for credentials; servers without keys ignore it."""
@@ -99,7 +101,7 @@ def build_request(call: Call, profile: Profile) -> dict[str, Any]:
     request: dict[str, Any] = {
         "model": model,
         "max_tokens": DEFAULT_MAX_OUTPUT_TOKENS if limit is None else limit,
-        "messages": [{"role": message.role, "content": _content(message)} for message in call.messages],
+        "messages": _messages(call, profile),
     }
     if call.system is not None:
         request["system"] = call.system
@@ -113,8 +115,36 @@ def build_request(call: Call, profile: Profile) -> dict[str, Any]:
     return request
 
 
-def _content(message: Message) -> str | list[dict[str, Any]]:
-    return [_part(part) for part in message.parts if isinstance(part, Image) or part.text] if message.images else message.text
+def _messages(call: Call, profile: Profile) -> list[dict[str, Any]]:
+    marked = _cacheable_end(call, profile)
+    messages: list[dict[str, Any]] = []
+    for at, message in enumerate(call.messages):
+        # In a conversation that is sent again and again every message is a list of blocks, so that a mark changes nothing but itself.
+        blocks = _blocks(message) if message.images or call.conversation != "single" else None
+        if blocks and at == marked:
+            blocks[-1]["cache_control"] = {"type": "ephemeral"}
+        messages.append({"role": message.role, "content": message.text if blocks is None else blocks})
+    return messages
+
+
+def _cacheable_end(call: Call, profile: Profile) -> int | None:
+    """The message at whose end the cache is to be written, or read for the last time; ``None`` where a mark cannot pay.
+
+    Writing costs a quarter more than plain input and reading a tenth of it, so only what will be sent again is worth a mark. The last
+    call of a conversation marks the end of what the call before it wrote: that reads the cache, and writes nothing.
+    Source: https://platform.claude.com/docs/en/build-with-claude/prompt-caching
+    """
+    model = call.route.model
+    minimum = profile.facts(model).cache_minimum_tokens
+    end = {"growing": len(call.messages) - 1, "ending": len(call.messages) - 3}.get(call.conversation, -1)
+    if minimum is None or end < 0:
+        return None
+    prefix = replace(call, messages=call.messages[: end + 1])
+    return end if input_tokens_estimate(prefix, profile.image_rules(model)) >= minimum else None
+
+
+def _blocks(message: Message) -> list[dict[str, Any]]:
+    return [_part(part) for part in message.parts if isinstance(part, Image) or part.text or not message.images]
 
 
 def _part(part: Part) -> dict[str, Any]:

@@ -30,7 +30,7 @@ BLOCKED = names("SAFETY BLOCKLIST PROHIBITED_CONTENT SPII IMAGE_SAFETY IMAGE_PRO
 """Finish reasons of a filter: the reply counts as blocked even where words came before."""
 
 CUT_SHORT = frozenset({"RECITATION", "LANGUAGE", "OTHER", "IMAGE_RECITATION", "IMAGE_OTHER"})
-"""Stopped by Google for other reasons: without words that is a block; words that came are judged like a truncated reply."""
+"""Stopped for reasons that are no word on safety: what came is judged like a truncated reply, and without words the verdict is missing."""
 
 TRUNCATED = frozenset({"MAX_TOKENS", "CONTINUATION"})
 ON_HOLD = "PUP_LIMITED_DISABLED"
@@ -103,7 +103,7 @@ class GoogleGenAI:
         parts = [mapping(part) for part in sequence(mapping(candidate.get("content")).get("parts"))]
         text = "".join(words(part.get("text")) for part in parts if part.get("thought") is not True)
         finish_reason = words(candidate.get("finishReason"))
-        outcome = outcome_of(finish_reason, text)
+        outcome = outcome_of(finish_reason)
         if outcome is Outcome.ANSWERED and not text:
             raise self._door.unusable(f"it is empty ({one_line(finish_reason, 40) or 'no finish reason'})")
         detail = one_line(words(candidate.get("finishMessage")) or _blocked_ratings(candidate), MAX_VENDOR_CHARACTERS)
@@ -140,9 +140,9 @@ def build_config(call: Call, profile: Profile) -> types.GenerateContentConfig:
     )
 
 
-def outcome_of(finish_reason: str, text: str) -> Outcome:
+def outcome_of(finish_reason: str) -> Outcome:
     """The outcome by finish reason; an unknown one is an answer like any other."""
-    if finish_reason in BLOCKED or (finish_reason in CUT_SHORT and not text):
+    if finish_reason in BLOCKED:
         return Outcome.BLOCKED_OUTPUT
     return Outcome.TRUNCATED if finish_reason in TRUNCATED | CUT_SHORT else Outcome.ANSWERED
 

@@ -155,7 +155,7 @@ async def test_timeouts_are_ours_and_the_server_is_told_seconds(connect: Connect
         (generated(None, "SAFETY"), Outcome.BLOCKED_OUTPUT, "", None),
         (generated("Par", "PROHIBITED_CONTENT"), Outcome.BLOCKED_OUTPUT, "Par", None),
         (generated(None, "SPII"), Outcome.BLOCKED_OUTPUT, "", None),
-        (generated(None, "OTHER"), Outcome.BLOCKED_OUTPUT, "", None),
+        (generated(None, "OTHER"), Outcome.TRUNCATED, "", None),
         (generated("Par", "RECITATION"), Outcome.TRUNCATED, "Par", None),
         (generated("Par", "MAX_TOKENS"), Outcome.TRUNCATED, "Par", None),
         (generated(None, "MAX_TOKENS"), Outcome.TRUNCATED, "", None),
