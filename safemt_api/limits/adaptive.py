@@ -163,6 +163,10 @@ class AdaptiveRate:
         self._grown_at = 0.0
         self._held_back = False
 
+    def trust(self) -> None:
+        """There is no unknown quota to be careful of: go freely from the first call on."""
+        self._known = True
+
     def wait_seconds(self, now: float) -> float:
         """How long until the next call may go; infinite while a probe is out."""
         if self._probing:

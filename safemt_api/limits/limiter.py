@@ -89,15 +89,20 @@ class Slot:
 
 
 class Limiter:
-    """See the module. ``requests_per_minute`` and ``tokens_per_minute`` given here are the user's word: headers do not change them."""
+    """See the module.
+
+    ``requests_per_minute`` and ``tokens_per_minute`` given here are the user's word: headers do not change them. ``cautious`` feels its way
+    up from a few calls at once; a server on the user's own machine has no quota to run over and takes all from the first moment.
+    """
 
     def __init__(
-        self, *, concurrency: int, requests_per_minute: float | None = None, tokens_per_minute: float | None = None, adaptive: bool = True
+        self, *, concurrency: int, requests_per_minute: float | None = None, tokens_per_minute: float | None = None, cautious: bool = True
     ) -> None:
         self._concurrency = AdaptiveConcurrency(concurrency)
-        if not adaptive:
-            self._concurrency.limit = float(concurrency)
         self._rate = AdaptiveRate()
+        if not cautious:
+            self._concurrency.trust()
+            self._rate.trust()
         self._fixed = {name for name, value in (("requests", requests_per_minute), ("tokens", tokens_per_minute)) if value is not None}
         self._quotas: dict[str, Quota] = {}
         if requests_per_minute is not None:

@@ -15,7 +15,7 @@ from safemt_api.gateway import Account, Gateway
 from safemt_api.limits.budget import Ledger
 from safemt_api.limits.fleet import Endpoint, Fleet
 from safemt_api.limits.limiter import Limiter
-from safemt_api.messages import Route
+from safemt_api.messages import PURPOSES, Route
 from safemt_api.prices import find_price
 from safemt_api.routes import Router
 from safemt_api.runs.settings import EvalSettings
@@ -29,7 +29,8 @@ async def open_gateway(
     """The gateway of a run and its ledger; closes the connections on leaving."""
     timeouts = Timeouts(settings.connect_seconds, settings.idle_seconds, settings.total_seconds)
     ledger = Ledger(store, run=run, ceiling_usd=settings.max_usd)
-    async with open_http_client(connections=settings.concurrency, timeouts=timeouts) as client:
+    # Target, judge and moderator may be three accounts, each with that many calls in flight; what is not used is not opened.
+    async with open_http_client(connections=settings.concurrency * len(PURPOSES), timeouts=timeouts) as client:
         opener = account_opener(settings, router=router, client=client, timeouts=timeouts, environ=environ)
         yield Gateway(store=store, ledger=ledger, open_account=opener, timeouts=timeouts), ledger
 
@@ -54,6 +55,7 @@ def account_opener(
                 concurrency=min(settings.concurrency, profile.limits.concurrency or settings.concurrency),
                 requests_per_minute=settings.requests_per_minute if own else None,
                 tokens_per_minute=settings.tokens_per_minute if own else None,
+                cautious=not profile.local,
             ),
             price_of=partial(find_price, profile),
         )

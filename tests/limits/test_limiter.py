@@ -241,7 +241,7 @@ def test_a_call_cancelled_while_it_waits_leaves_no_trace(virtually: Virtually) -
 
 def test_many_429s_in_one_moment_are_one_cut(virtually: Virtually) -> None:
     async def main() -> int:
-        limiter = Limiter(concurrency=32, adaptive=False)
+        limiter = Limiter(concurrency=32, cautious=False)
         async with limiter.slot(1) as slot:
             slot.succeeded(tokens=1)
 
