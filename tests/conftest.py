@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A busy machine is no defect: properties are checked without a stopwatch, and with the same examples for everyone.
+settings.register_profile("project", deadline=None, derandomize=True)
+settings.load_profile("project")
 
 KEY_PARTS = ("_API_KEY", "_KEY", "_TOKEN", "SAFEMT_", "_BASE_URL", "_PROXY")
 

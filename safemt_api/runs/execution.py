@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mappin
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -33,6 +34,7 @@ from safemt_api.runs.planning import Plan
 from safemt_api.runs.rows import Finished, history_before
 from safemt_api.runs.settings import settings_record
 from safemt_api.runs.summarising import Played, Status, summarise
+from safemt_api.runs.watching import work_watched
 from safemt_api.store.turns import STORE_FILE, open_store
 
 if TYPE_CHECKING:
@@ -100,21 +102,10 @@ class Execution:
         Raises:
             StopRunError, StoreError: As an exception group; the run could not go on.
         """
-        async with anyio.create_task_group() as aside:
-            if watch is not None:
-                aside.start_soon(watch, self)
-            if signals:
-                aside.start_soon(self._listen, signals, aside.cancel_scope)
-            aside.start_soon(self.gateway.watch_stall, self.plan.settings.stall_seconds)
-            await self._play_all()
-            aside.cancel_scope.cancel()
-
-    async def _listen(self, signals: tuple[signal.Signals, ...], scope: anyio.CancelScope) -> None:
-        with anyio.open_signal_receiver(*signals) as received:
-            async for _ in received:
-                self.interrupted = True
-                scope.cancel()
-                return
+        beside = [partial(self.gateway.watch_stall, self.plan.settings.stall_seconds)]
+        if watch is not None:
+            beside.append(partial(watch, self))
+        self.interrupted = await work_watched(self._play_all, beside=beside, signals=signals)
 
     async def _play_all(self) -> None:
         parts = [in_order(self.plan)] if self.spot_check is None else self.spot_check.parts()

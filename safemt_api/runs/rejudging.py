@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ from safemt_api.runs.planning import RULES, Plan, slug
 from safemt_api.runs.rows import Finished, verdict_rows
 from safemt_api.runs.stopping import judged_again
 from safemt_api.runs.summarising import scores
+from safemt_api.runs.watching import work_watched
 from safemt_api.store.turns import STORE_FILE, open_store
 
 Rows = list[dict[str, Any]]
@@ -82,21 +84,10 @@ class Rejudging:
         Raises:
             StopRunError, StoreError: As an exception group.
         """
-        async with anyio.create_task_group() as aside:
-            if watch is not None:
-                aside.start_soon(watch, self)
-            if signals:
-                aside.start_soon(self._listen, signals, aside.cancel_scope)
-            aside.start_soon(self.gateway.watch_stall, self.plan.settings.stall_seconds)
-            await self._judge_all(target)
-            aside.cancel_scope.cancel()
-
-    async def _listen(self, signals: tuple[signal.Signals, ...], scope: anyio.CancelScope) -> None:
-        with anyio.open_signal_receiver(*signals) as received:
-            async for _ in received:
-                self.interrupted = True
-                scope.cancel()
-                return
+        beside = [partial(self.gateway.watch_stall, self.plan.settings.stall_seconds)]
+        if watch is not None:
+            beside.append(partial(watch, self))
+        self.interrupted = await work_watched(partial(self._judge_all, target), beside=beside, signals=signals)
 
     async def _judge_all(self, target: Path) -> None:
         entries = [entry for entry in self.plan.entries if (entry.id, entry.length) in self.turns]

@@ -127,9 +127,7 @@ def _played_before(summary_file: Path, planned: int) -> int | None:
         return None
 
 
-def judged_again(
-    entries: Iterable[Entry], *, seed: int, before: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]
-) -> dict[str, Any]:
+def judged_again(entries: Iterable[Entry], *, seed: int, before: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """The record with the verdicts of another judge over the same dialogues: the order is the same, so the interval is as valid.
 
     Args:
