@@ -24,7 +24,7 @@ async def served_model(profile: Profile, base_url: str) -> str:
         async with httpx2.AsyncClient(timeout=ASK_SECONDS) as client:
             answer = await client.get(f"{base_url}/models", headers=headers)
     except httpx2.HTTPError as error:
-        raise EndpointError(f"nothing answers at {base_url} ({type(error).__name__}); is the {profile.title} server running?") from error
+        raise EndpointError(f"nothing answers at {base_url} ({type(error).__name__}); is {profile.title} running?") from error
     if answer.status_code in (401, 403):
         named = " or ".join(profile.key_variables)
         cure = f"check {named}" if named else "its profile names no variable for one (key_variables)"

@@ -110,8 +110,9 @@ def estimate(plan: Plan) -> Estimate:
 def remaining_share(plan: Plan) -> float:
     """The share of a run that is still to be played, by its last summary; 1 for a new one."""
     try:
-        counts = json.loads((plan.folder / "summary.json").read_bytes())["dialogues"]
-        return 1.0 - min(1.0, float(counts["finished"]) / float(counts["planned"]))
+        summary = json.loads((plan.folder / "summary.json").read_bytes())
+        counts, not_needed = summary["dialogues"], (summary.get("stopping") or {}).get("dialogues_saved", 0)
+        return 1.0 - min(1.0, float(counts["finished"] + not_needed) / float(counts["planned"]))
     except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
         return 1.0
 

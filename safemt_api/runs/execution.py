@@ -29,6 +29,7 @@ from safemt_api.moderators.base import Moderator
 from safemt_api.moderators.opening import open_moderator
 from safemt_api.runs.collecting import Collector, open_collector, write_frames
 from safemt_api.runs.manifest import MANIFEST_FILE, SCHEMA, read_manifest, versions, write_json
+from safemt_api.runs.memory import release_freed_memory
 from safemt_api.runs.opening import open_gateway
 from safemt_api.runs.planning import Plan
 from safemt_api.runs.rows import Finished, history_before
@@ -291,6 +292,7 @@ async def execute(plan: Plan, *, watch: Watcher | None = None, signals: tuple[si
 def _finish(plan: Plan, execution: Execution, started: datetime, stopped_by: SafeMTError | None) -> RunResult:
     status = _status(execution, stopped_by)
     execution.collector.flush()
+    release_freed_memory()
     write_frames(plan.folder)
     statistics = execution.statistics()
     played = Played(statistics.gateway, execution.ledger.spent_usd(), statistics.elapsed_seconds, status, execution.unaffordable)

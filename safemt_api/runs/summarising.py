@@ -99,35 +99,32 @@ def scores(folder: Path, protocol: str) -> dict[str, Any]:
 
     verdicts = pl.read_parquet(folder / VERDICTS_FILE, columns=SCORED_COLUMNS).filter(pl.col("counts")).rename({"label": "verdict"})
     harmful, benign = (verdicts.filter(pl.col("kind") == kind) for kind in ("harmful", "benign"))
-    by_turn = _live(harmful) if protocol == "live" else _scripted(harmful)
-    return {**by_turn, "safety_index": _safety_index(harmful), "benign": _benign(benign)}
+    return {**(_harmful(harmful, protocol) if harmful.height else NOTHING_SCORED), "benign": _benign(benign)}
 
 
-def _scripted(frame: pl.DataFrame) -> dict[str, Any]:
-    from safemt_api.metrics.asr import asr_by_turn_with_intervals  # noqa: PLC0415 (imports polars, late)
+NOTHING_SCORED: Mapping[str, Any] = {
+    "asr_by_turn": [],
+    "safety_index": {"value": None, "ci_low": None, "ci_high": None, "lengths": []},
+}
 
-    rows = asr_by_turn_with_intervals(_final(frame)).rename({"length": "turn"}).to_dicts() if frame.height else []
-    return {"asr_by_turn": [_clean(row) for row in rows]}
 
-
-def _live(frame: pl.DataFrame) -> dict[str, Any]:
+def _harmful(frame: pl.DataFrame, protocol: str) -> dict[str, Any]:
     from safemt_api.metrics.asr import live_asr_with_intervals  # noqa: PLC0415 (imports polars, late)
+    from safemt_api.metrics.safety_index import safety_index_report  # noqa: PLC0415 (imports polars, late)
+    from safemt_api.metrics.scores import scores_with_intervals  # noqa: PLC0415 (imports polars, late)
 
-    if not frame.height:
-        return {"asr_by_turn": []}
-    key = frame.select("dialogue_id", "length", "turn", "verdict")
-    return {"asr_by_turn": [_clean(row) for row in live_asr_with_intervals(key).to_dicts()]}
-
-
-def _safety_index(frame: pl.DataFrame) -> dict[str, Any]:
-    from safemt_api.metrics.safety_index import safety_index_report, safety_index_with_interval  # noqa: PLC0415 (imports polars, late)
-
-    if not frame.height:
-        return {"value": None, "ci_low": None, "ci_high": None, "lengths": []}
     final = _final(frame)
-    estimate = safety_index_with_interval(final)
-    values = {"value": estimate.value, "ci_low": estimate.ci_low, "ci_high": estimate.ci_high}
-    return {**_clean(values), "lengths": list(safety_index_report(final).lengths)}
+    # Both scores from one set of resamples: the bootstrap is the dearest step of reading a finished run back.
+    both = scores_with_intervals([final])[0]
+    if protocol == "live":
+        by_turn = live_asr_with_intervals(frame.select("dialogue_id", "length", "turn", "verdict"))
+    else:
+        by_turn = both.asr_by_turn.rename({"length": "turn"})
+    index = {"value": both.safety_index.value, "ci_low": both.safety_index.ci_low, "ci_high": both.safety_index.ci_high}
+    return {
+        "asr_by_turn": [_clean(row) for row in by_turn.to_dicts()],
+        "safety_index": {**_clean(index), "lengths": list(safety_index_report(final).lengths)},
+    }
 
 
 def _benign(frame: pl.DataFrame) -> dict[str, Any] | None:
