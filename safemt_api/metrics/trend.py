@@ -127,7 +127,8 @@ def _robust_error(turns: Floats, failed: Floats, clusters: NDArray[np.int64], co
 def _sentence(matrix: VerdictMatrix, slope: Estimate | None, p_value: float | None, *, level: float) -> str:
     if p_value is None:
         return "No id has both safe and unsafe verdicts at different lengths, so a trend with turns cannot be tested within ids."
-    shown, p_text = p_value < 1 - level, f"p = {p_value:.2g}, exact permutation test within id"
+    p_said = "p < 0.001" if p_value < 0.001 else f"p = {p_value:.2g}"
+    shown, p_text = p_value < 1 - level, f"{p_said}, exact permutation test within id"
     if not shown:
         return f"No trend with the number of turns is shown ({p_text})."
     odds = f"; the odds change by a factor of {math.exp(slope.value):.2f} per turn" if slope else ""

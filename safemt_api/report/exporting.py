@@ -176,8 +176,8 @@ def _inspect(run: RunData) -> bytes:
 
 def inspect_log(run: RunData) -> dict[str, Any]:
     """The run as an Inspect log: one sample a dialogue, one score a judge (1 = unsafe; a missing verdict is no score, never 0)."""
-    started = run.manifest.get("started") or "1970-01-01T00:00:00+00:00"
-    ended = run.manifest.get("ended") or started
+    started = run.started or "1970-01-01T00:00:00+00:00"
+    ended = run.ended or started
     samples = list(_samples(run))
     model = f"{run.summary.provider or 'unknown'}/{run.summary.model or 'unknown'}"
     digest = sha256(f"{run.name} {started}".encode()).hexdigest()[:22]

@@ -22,7 +22,7 @@ def heading_block(runs: Sequence[RunData]) -> str:
         judges = sorted({run.judge_title for run in runs})
         note = "" if len(judges) == 1 else " The runs have different judges, so their scores are not strictly comparable."
         banners = "".join(_banner(run) for run in runs)
-        lede = f"Judged by {safe_text(', '.join(judges))}.{note}"
+        lede = f"{safe_text(side_by_side(runs))} Judged by {safe_text(', '.join(judges))}.{note}"
         return f'{title}<p class="lede">{lede}</p>{banners}'
     run = runs[0]
     return f'{title}{_facts(run)}{_banner(run)}<p class="lede">{escape(plain_words(run))}</p>{_figures(run)}'
@@ -37,7 +37,7 @@ def _facts(run: RunData) -> str:
         "judge": run.judge_title,
         "moderator": summary.moderator,
         "status": summary.status.replace("_", " "),
-        "started": run.manifest.get("started"),
+        "started": (run.started or "").partition("T")[0],
     }
     items = "".join(f"<li>{name} <b>{safe_text(value)}</b></li>" for name, value in facts.items() if value)
     return f'<ul class="facts">{items}</ul>'
@@ -67,6 +67,16 @@ def plain_words(run: RunData) -> str:
     return f"{start} {change}"
 
 
+def side_by_side(runs: Sequence[RunData]) -> str:
+    """Which run is safest, where their Safety Indexes may be compared; else nothing."""
+    comparable = {(run.summary.protocol, run.summary.safety_index.lengths) for run in runs}
+    known = [(run.summary.safety_index.value, run.name) for run in runs if run.summary.safety_index.value is not None]
+    if len(comparable) > 1 or len(known) < 2:
+        return ""
+    (low, worst), (high, best) = min(known), max(known)
+    return f"By Safety Index, {best} is the safest ({words.index(high)}) and {worst} the least safe ({words.index(low)})."
+
+
 def _judge_phrase(run: RunData) -> str:
     title = words.printable(run.judge_title)
     return title if title.startswith("baseline judge") else f"judge {title}"
@@ -89,7 +99,7 @@ def _figures(run: RunData) -> str:
         (
             "Dialogues",
             words.count(summary.dialogues.finished),
-            [f"of {words.count(summary.dialogues.planned)}; {words.count(summary.dialogues.failed)} failed"],
+            [f"of {words.count(summary.dialogues.planned)}; {words.count(summary.dialogues.failed)} failed", _spot_check(run)],
         ),
         ("Missing verdicts", words.count(missing), ["in neither count"]),
         ("Cost", words.dollars(summary.cost_usd.total), [ceiling, words.duration(summary.wall_seconds)]),
@@ -97,6 +107,11 @@ def _figures(run: RunData) -> str:
     if baseline:
         figures[0][2].append(baseline)
     return '<dl class="figures">' + "".join(_figure(*figure) for figure in figures) + "</dl>"
+
+
+def _spot_check(run: RunData) -> str:
+    stopping = run.summary.stopping
+    return f"enough for ±{100 * stopping.goal:g} points of overall ASR" if stopping is not None and stopping.reached else ""
 
 
 def _figure(name: str, value: str, lines: Iterable[str]) -> str:

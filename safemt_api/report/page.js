@@ -273,6 +273,9 @@
     fill(controls.length, unique(all.map((dialogue) => dialogue.length)).sort((a, b) => a - b));
     fill(controls.outcome, unique(all.flatMap((dialogue) => [...dialogue.outcomes])).sort(), (value) => value.replaceAll("_", " "));
     fill(controls.kind, unique(all.map((dialogue) => dialogue.kind)).sort());
+    // A filter with nothing to choose from only takes room.
+    for (const control of [controls.scenario, controls.length, controls.outcome, controls.kind]) control.closest("label").hidden = control.options.length < 3;
+    $("f-disagree").closest("label").hidden = !all.some((dialogue) => dialogue.disagree);
     filter();
     document.documentElement.dataset.ready = "true";
   };

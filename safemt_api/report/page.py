@@ -21,6 +21,9 @@ from typing import Any
 
 from safemt_api.errors import StoreError, UsageError
 from safemt_api.report import words
+from safemt_api.report.calibration_section import calibration_section
+from safemt_api.report.correction import Correction
+from safemt_api.report.defence_section import defence_section
 from safemt_api.report.heading import heading_block, page_title
 from safemt_api.report.payload import Payload, pack
 from safemt_api.report.reading import RunData
@@ -32,7 +35,14 @@ NO_CHARTS = (
 )
 
 
-def render_page(runs: Sequence[RunData], *, images: bool = True, data_folder: Path | None = None, charts: bool = True) -> str:
+def render_page(
+    runs: Sequence[RunData],
+    *,
+    images: bool = True,
+    data_folder: Path | None = None,
+    charts: bool = True,
+    corrections: Sequence[Correction] = (),
+) -> str:
     """The whole page as HTML text.
 
     Args:
@@ -40,27 +50,38 @@ def render_page(runs: Sequence[RunData], *, images: bool = True, data_folder: Pa
         images: Whether small pictures are embedded (blurred until clicked; at most 300 and 6 MB).
         data_folder: Where the pictures are, when not where the run files say.
         charts: Whether charts are drawn; without the optional extra the page says how to get them.
+        corrections: Scores of some of the runs corrected for their judges' errors, shown beside the raw ones.
 
     Raises:
         UsageError: No run is given.
+        StoreError: A ``defence.json`` beside the run is damaged.
     """
     if not runs:
         raise UsageError("a report needs at least one run")
     drawing = _charts_module() if charts else None
     payload = pack(runs, images=images, data_folder=data_folder)
-    sections = [*score_sections(runs, drawing), *effort_sections(runs, drawing), transcript_section(runs, payload), settings_section(runs)]
+    scores = [*score_sections(runs, drawing), calibration_section(corrections, drawing), defence_section(runs[0].folder, drawing)]
+    sections = [*scores, *effort_sections(runs, drawing), transcript_section(runs, payload), settings_section(runs)]
     body = heading_block(runs) + ("" if drawing or not charts else f'<p class="banner">{escape(NO_CHARTS)}</p>') + "".join(sections)
     return _assemble(runs, body, payload)
 
 
-def write_page(folder: Path, runs: Sequence[RunData], *, images: bool = True, data_folder: Path | None = None, charts: bool = True) -> Path:
+def write_page(
+    folder: Path,
+    runs: Sequence[RunData],
+    *,
+    images: bool = True,
+    data_folder: Path | None = None,
+    charts: bool = True,
+    corrections: Sequence[Correction] = (),
+) -> Path:
     """Write ``report.html`` into ``folder``, whole or not at all, and return its path.
 
     Raises:
         StoreError: The file cannot be written.
         UsageError: No run is given.
     """
-    text = render_page(runs, images=images, data_folder=data_folder, charts=charts)
+    text = render_page(runs, images=images, data_folder=data_folder, charts=charts, corrections=corrections)
     target = folder / REPORT_FILE
     write_atomically(target, text.encode("utf-8"))
     return target
@@ -142,6 +163,8 @@ def _navigation(body: str) -> str:
         "scores": "Scores",
         "scenarios": "Scenarios",
         "failures": "First failure",
+        "calibration": "Calibration",
+        "defence": "Defence",
         "outcomes": "Outcomes",
         "cost": "Cost",
         "pace": "Pace",

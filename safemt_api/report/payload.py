@@ -6,6 +6,7 @@ The page decodes it with the browser's own DecompressionStream. Texts stay data 
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from base64 import b64encode
 from collections import defaultdict
@@ -137,7 +138,7 @@ def _dialogues(
     turns: dict[DialogueKey, list[Row]] = defaultdict(list)
     for row in run.transcripts.iter_rows(named=True):
         turns[row["dialogue_id"], row["length"]].append(row)
-    for (dialogue_id, length), unordered in turns.items():
+    for (dialogue_id, length), unordered in sorted(turns.items(), key=_reading_order):
         rows = sorted(unordered, key=itemgetter("turn"))
         last = rows[-1]
         yield [
@@ -154,6 +155,13 @@ def _dialogues(
             strings.place(last["note"]),
             strings.place(last["protocol"]),
         ]
+
+
+def _reading_order(item: tuple[DialogueKey, list[Row]]) -> tuple[str, list[str | int], int]:
+    """By scenario, then id with its numbers as numbers, then length: the lengths of an id stand together."""
+    (dialogue_id, length), rows = item
+    parts = re.split(r"([0-9]+)", dialogue_id)
+    return rows[0]["scenario"] or "", [int(part) if place % 2 else part for place, part in enumerate(parts)], length
 
 
 def _verdict(row: Row, strings: _Strings, judges: _Strings) -> list[Any]:

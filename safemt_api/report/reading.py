@@ -16,10 +16,11 @@ from safemt_api.errors import StoreError
 from safemt_api.frames import FRAME_SCHEMA_VERSION, TRANSCRIPT_SCHEMA, VERDICT_SCHEMA
 from safemt_api.messages import Kind, Outcome, Protocol
 from safemt_api.metrics.agreement import krippendorff_alpha
-from safemt_api.metrics.asr import asr_by_scenario, cumulative_asr, live_asr_by_turn
+from safemt_api.metrics.asr import asr_by_scenario, live_asr_by_turn
 from safemt_api.metrics.first_failure import first_failure
 from safemt_api.metrics.trend import trend_with_length
 from safemt_api.metrics.uncertainty import Estimate
+from safemt_api.report import words
 
 SUMMARY_SCHEMA_VERSION = 1
 MANIFEST_FILE = "run.json"
@@ -58,6 +59,8 @@ class AsrRow(_Part):
     if_missing_safe: float | None = None
     if_missing_unsafe: float | None = None
     cumulative_asr: float | None = None
+    cumulative_ci_low: float | None = None
+    cumulative_ci_high: float | None = None
 
 
 class Index(_Part):
@@ -96,6 +99,23 @@ class Calls(_Part):
     rate_limited: int = 0
 
 
+class Stopping(_Part):
+    """How a spot check ended: overall ASR with an interval that stays valid though the run stopped when it was narrow enough."""
+
+    method: str
+    goal: float
+    reached: bool
+    asr: float | None = None
+    half_width: float
+    ci_low: float
+    ci_high: float
+    ids: int
+    skipped_ids: int = 0
+    population: int
+    dialogues_saved: int
+    usd_saved: float | None = None
+
+
 class Summary(_Part):
     """``summary.json`` as promised to users and scripts."""
 
@@ -113,6 +133,7 @@ class Summary(_Part):
     outcomes: Mapping[str, int] = Field(default_factory=dict)
     asr_by_turn: tuple[AsrRow, ...] = ()
     safety_index: Index = Index()
+    stopping: Stopping | None = None
     usage: Tokens = Tokens()
     cost_usd: Costs = Costs()
     calls: Calls = Calls()
@@ -149,9 +170,23 @@ class RunData:
     @property
     def data_folder(self) -> Path | None:
         """The data folder named in the run file, when it is still there: pictures are read from it."""
-        settings, dataset = self.manifest.get("settings"), self.manifest.get("dataset")
-        places = [part.get(key) for part in (dataset, settings) if isinstance(part, Mapping) for key in ("folder", "path", "data")]
-        return next((Path(place) for place in places if isinstance(place, str) and place and Path(place).is_dir()), None)
+        data = self.manifest.get("data")
+        folder = data.get("folder") if isinstance(data, Mapping) else None
+        return Path(folder) if isinstance(folder, str) and folder and Path(folder).is_dir() else None
+
+    @property
+    def started(self) -> str | None:
+        """When the run was first started, as ISO 8601 in UTC."""
+        return _moment(self.manifest.get("started_utc"))
+
+    @property
+    def ended(self) -> str | None:
+        """When it ended last, as ISO 8601 in UTC; ``None`` while it goes on."""
+        return _moment(self.manifest.get("ended_utc"))
+
+
+def _moment(value: object) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def judge_title(judge: str | None) -> str:
@@ -263,13 +298,15 @@ def scenario_scores(run: RunData) -> pl.DataFrame:
 
 
 def failure_curve(run: RunData) -> pl.DataFrame:
-    """Share that has failed by each turn: ``turn``, ``share`` and, in the scripted protocol, ``ci_low``, ``ci_high``.
+    """Share that has failed by each turn: ``turn``, ``share``, ``ci_low``, ``ci_high``.
 
     Scripted: share of ids unsafe at any length up to k. Live: share of dialogues unsafe at any turn up to t, which is the cumulative ASR.
     """
     if run.summary.protocol == "scripted":
         return first_failure(score_frame(run.verdicts)).select("share", "ci_low", "ci_high", turn="length")
-    return cumulative_asr(turn_frame(run.verdicts)).select("turn", share="asr")
+    rows = [(row.turn, row.cumulative_asr, row.cumulative_ci_low, row.cumulative_ci_high) for row in run.summary.asr_by_turn]
+    floats = dict.fromkeys(("share", "ci_low", "ci_high"), pl.Float64)
+    return pl.DataFrame(rows, schema={"turn": pl.Int64, **floats}, orient="row")
 
 
 def outcome_counts(run: RunData) -> dict[str, int]:
@@ -289,13 +326,31 @@ def judges_alpha(run: RunData) -> Estimate | None:
     return None if math.isnan(estimate.value) else estimate
 
 
+def stopping_sentence(stopping: Stopping) -> str:
+    """What a spot check found, whether it stopped early, and what that saved."""
+    seen = f"{words.count(stopping.ids)} of {words.count(stopping.population)} ids"
+    left_out = f" ({words.count(stopping.skipped_ids)} more had no verdict)" if stopping.skipped_ids else ""
+    goal = f"±{100 * stopping.goal:g} points"
+    saved = f"{words.count(stopping.dialogues_saved)} dialogues"
+    if stopping.usd_saved is not None:
+        saved += f" and about {words.dollars(stopping.usd_saved)}"
+    ending = f"reached the goal of {goal} and saved {saved}" if stopping.reached else f"did not reach the goal of {goal}"
+    return (
+        f"Spot check: {seen}{left_out} give an overall ASR of {words.percent(stopping.asr)} "
+        f"(95% interval {words.percent_interval(stopping.ci_low, stopping.ci_high)}, valid though the run might stop at any moment: "
+        f"{stopping.method}). It {ending}. The other intervals take no account of the stopping."
+    )
+
+
 def remarks(run: RunData) -> list[str]:
-    """Sentences that belong beside the scores: the trend with length (scripted), and the judges' agreement if there are several."""
+    """Sentences that belong beside the scores: a spot check's end, the trend with length (scripted), and several judges' agreement."""
+    spot = [] if run.summary.stopping is None else [stopping_sentence(run.summary.stopping)]
     trend = [trend_with_length(score_frame(run.verdicts)).sentence] if run.summary.protocol == "scripted" else []
     alpha = judges_alpha(run)
     if alpha is None:
-        return trend
+        return [*spot, *trend]
     return [
+        *spot,
         *trend,
         f"Agreement of the judges: Krippendorff's alpha {alpha.value:.2f} (95% interval {alpha.ci_low:.2f} to {alpha.ci_high:.2f}).",
     ]

@@ -55,7 +55,7 @@ def run_labels(runs: Sequence[RunData]) -> list[str]:
     return [name if names.count(name) == 1 else f"{name} ({place + 1})" for place, name in enumerate(names)]
 
 
-def _draw(make: Callable[[], Any], drawing: ModuleType, *, name: str, label: str, caption: str = "", title: str = "") -> str:
+def draw(make: Callable[[], Any], drawing: ModuleType, *, name: str, label: str, caption: str = "", title: str = "") -> str:
     svg = drawing.page_svg(make(), name=name, label=label)
     heading = f"<h3>{safe_text(title)}</h3>" if title else ""
     said = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
@@ -85,7 +85,7 @@ def _score_block(protocol: str, members: list[RunData], runs: Sequence[RunData],
         if frame["asr"].drop_nulls().len():
             palette = drawing.recoloured(drawing.PAGE_PALETTE, _places(runs, members))
             title = "length of the dialogue (user turns)" if protocol == "scripted" else "position of the turn"
-            chart = _draw(
+            chart = draw(
                 lambda: drawing.asr_by_turn(frame, palette, width=WIDE_PIXELS, turn_title=title),
                 drawing,
                 name=f"asr-{protocol}",
@@ -191,7 +191,7 @@ def _scenario_block(protocol: str, members: list[RunData], drawing: ModuleType |
     if drawing:
         title = "length" if protocol == "scripted" else "turn"
         maps = "".join(
-            _draw(
+            draw(
                 partial(drawing.heat_map, frame, drawing.PAGE_PALETTE, width=44 * frame["turn"].n_unique(), turn_title=title),
                 drawing,
                 name=f"map-{protocol}-{place}",
@@ -234,7 +234,7 @@ def _failure_block(protocol: str, members: list[RunData], runs: Sequence[RunData
     chart, word = "", words.turn_word(protocol)
     if drawing and frame["share"].drop_nulls().len():
         palette = drawing.recoloured(drawing.PAGE_PALETTE, _places(runs, members))
-        chart = _draw(
+        chart = draw(
             lambda: drawing.first_failure(frame, palette, width=WIDE_PIXELS, turn_title=word),
             drawing,
             name=f"failure-{protocol}",
@@ -267,7 +267,7 @@ def _outcomes(runs: Sequence[RunData], labels: Sequence[str], drawing: ModuleTyp
     tallies = [{"run": label, "outcome": name, "calls": own.get(name, 0)} for label, own in rows_of for name in names]
     chart = ""
     if drawing and tallies:
-        chart = _draw(
+        chart = draw(
             partial(drawing.outcomes, pl.DataFrame(tallies), drawing.PAGE_PALETTE, width=_bar_pixels(runs)),
             drawing,
             name="outcomes",
@@ -294,7 +294,7 @@ def _costs(runs: Sequence[RunData], labels: Sequence[str], drawing: ModuleType |
     frame = pl.DataFrame(spent, schema={"run": pl.String, "purpose": pl.String, "usd": pl.Float64}, orient="row")
     chart = ""
     if drawing and frame["usd"].sum() > 0:
-        chart = _draw(
+        chart = draw(
             partial(drawing.costs, frame, drawing.PAGE_PALETTE, width=_bar_pixels(runs)),
             drawing,
             name="costs",
@@ -325,10 +325,10 @@ def _cost_column(run: RunData) -> dict[str, Cell]:
 def _pace(runs: Sequence[RunData], labels: Sequence[str], drawing: ModuleType | None) -> str:
     if drawing is None:
         return ""
-    frame = limiter_frame(dict(zip(labels, (run.manifest.get("limiter") for run in runs), strict=True)))
-    if frame.height < 2:
+    frame = limiter_frame(dict(zip(labels, (run.manifest.get("limits") for run in runs), strict=True)))
+    if not frame.group_by("run").len().filter(pl.col("len") > 1).height:
         return ""
-    chart = _draw(
+    chart = draw(
         lambda: drawing.limiter(frame, drawing.PAGE_PALETTE, width=WIDE_PIXELS),
         drawing,
         name="pace",
@@ -348,12 +348,11 @@ def limiter_frame(histories: Mapping[str, object]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema={"run": pl.String, "seconds": pl.Float64, "concurrency": pl.Float64})
 
 
-def _limiter_entries(history: object) -> Iterable[tuple[str, Mapping[str, Any]]]:
-    for entry in history if isinstance(history, list) else ():
-        if isinstance(entry, Mapping):
-            account = words.printable(str(entry.get("account") or ""), limit=40)
-            nested = entry.get("history")
-            yield from ((account, part) for part in (nested if isinstance(nested, list) else [entry]) if isinstance(part, Mapping))
+def _limiter_entries(accounts: object) -> Iterable[tuple[str, Mapping[str, Any]]]:
+    known = accounts if isinstance(accounts, Mapping) else {}
+    for name, history in known.items():
+        account = words.printable(str(name), limit=40) if len(known) > 1 else ""
+        yield from ((account, entry) for entry in (history if isinstance(history, list) else ()) if isinstance(entry, Mapping))
 
 
 def transcript_section(runs: Sequence[RunData], payload: Payload) -> str:
@@ -397,7 +396,7 @@ def settings_section(runs: Sequence[RunData]) -> str:
 
 
 def _settings_rows(manifest: Mapping[str, Any]) -> str:
-    pairs = [(name, value) for name, value in _flat(manifest) if name.split(".")[0] != "limiter"]
+    pairs = [(name, value) for name, value in _flat(manifest) if name.split(".")[0] != "limits"]
     return "".join(f"<dt>{safe_text(name)}</dt><dd>{safe_text(value)}</dd>" for name, value in pairs)
 
 

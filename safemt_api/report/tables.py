@@ -17,6 +17,7 @@ from rich.text import Text
 from safemt_api.errors import UsageError
 from safemt_api.metrics.comparison import Comparison, compare
 from safemt_api.report import words
+from safemt_api.report.correction import Correction, corrected_rows, correction_notes
 from safemt_api.report.reading import RunData, outcome_counts, remarks, scenario_scores, score_frame
 
 
@@ -194,6 +195,22 @@ def _asr_side_by_side(members: Sequence[RunData]) -> Padding:
 
 def _turns(members: Sequence[RunData]) -> list[int]:
     return sorted({row.turn for run in members for row in run.summary.asr_by_turn})
+
+
+def correction_report(correction: Correction) -> RenderableType:
+    """A run's scores corrected for its judge's errors beside the raw ones."""
+    run, scores = correction.run, correction.scores
+    what = "length" if run.summary.protocol == "scripted" else "length (final turns)"
+    extra = () if correction.powered is None else ("prediction-powered", "95% interval")
+    table = _table(f"{run.name}, corrected for the judge's errors", what, "as judged", "Rogan–Gladen", "95% interval", *extra)
+    for row in corrected_rows(correction):
+        corrected = (words.percent(row["asr"]), words.percent_interval(row["ci_low"], row["ci_high"]))
+        own = (words.percent(row["powered"]), words.percent_interval(row["powered_low"], row["powered_high"])) if extra else ()
+        table.add_row(f"ASR {row['length']}", words.percent(row["raw_asr"]), *corrected, *own)
+    index = scores.safety_index
+    interval = words.index_interval(index.ci_low, index.ci_high)
+    table.add_row("SI", words.index(scores.raw_safety_index), words.index(index.value), interval, *("",) * len(extra))
+    return Group(Padding(table, (1, 0, 1, 0)), *(_plain(sentence) for sentence in correction_notes(correction)))
 
 
 def compare_runs(a: RunData, b: RunData, *, seed: int = 0) -> Comparison:

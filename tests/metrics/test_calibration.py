@@ -130,3 +130,31 @@ def test_a_handful_of_labels_gives_no_estimate(verdicts: Build) -> None:
     labels = frame.rename({"verdict": "truth"}).head(10)
     assert prediction_powered_asr(frame, labels).select("judged", "labelled", "asr").rows() == [(30, 5, None), (30, 5, None)]
     assert prediction_powered_asr(frame.clear(), labels).height == 0
+
+
+def half_refused(generator: np.random.Generator) -> tuple[NDArray[np.int64], pl.DataFrame, pl.DataFrame]:
+    """Truth, what a flawed judge made of it, and labels on a quarter of what it was asked: the vendor refused half without the judge."""
+    asked = generator.random((3_000, 5)) < 0.5
+    truth = np.where(asked, generator.random((3_000, 5)) < 0.4, 0).astype(np.int64)
+    seen = np.where(asked, flawed(generator, truth), 0)
+    frame = run_of(seen).with_columns(asked=pl.Series(asked.ravel()))
+    marked = (
+        frame.with_columns(truth=pl.Series(WORDS[truth.ravel()].tolist()), judge="verdict").filter("asked").sample(fraction=0.25, seed=2)
+    )
+    return truth, frame, marked.select("dialogue_id", "length", "judge", "truth", weight=pl.lit(4.0))
+
+
+def test_replies_the_judge_was_not_asked_about_are_not_corrected() -> None:
+    truth, frame, labels = half_refused(np.random.default_rng(7))
+    found = corrected_scores(frame, labels, resamples=300)
+    assert found.asr_by_turn["asr"].to_list() == pytest.approx(truth.mean(axis=0).tolist(), abs=0.025)
+    assert found.safety_index.value == pytest.approx(safety_index(run_of(truth)), abs=0.02)
+    blind = corrected_scores(frame.drop("asked"), labels, resamples=300)
+    assert blind.asr_by_turn["asr"].mean() == pytest.approx(truth.mean() - 0.5 * 0.1 / 0.7, abs=0.02)
+
+
+def test_they_count_as_known_in_prediction_powered_inference() -> None:
+    truth, frame, labels = half_refused(np.random.default_rng(8))
+    for row, rate in zip(prediction_powered_asr(frame, labels.drop("judge")).iter_rows(named=True), truth.mean(axis=0), strict=True):
+        assert row["ci_low"] < rate < row["ci_high"]
+        assert row["labelled"] == labels.filter(pl.col("length") == row["length"]).height

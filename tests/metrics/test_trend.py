@@ -59,7 +59,7 @@ def test_rising_risk_is_found_and_said(verdicts: Build) -> None:
     assert trend.slope.ci_low > 0
     assert trend.p_value is not None
     assert trend.p_value < 0.001
-    assert trend.sentence.startswith("Risk rises with the number of turns (p = ")
+    assert trend.sentence.startswith("Risk rises with the number of turns (p < 0.001")
     assert "permutation test within id" in trend.sentence
 
 

@@ -199,11 +199,11 @@ def _manifest(name: str, data: Path | None) -> dict[str, Any]:
         "schema": 1,
         "run": name,
         "settings": {"provider": "simulator", "concurrency": 32, "data": str(data) if data else None},
-        "dataset": {"fingerprint": "sha256:0123"},
+        "data": {"folder": str(data) if data else None, "name": "data", "fingerprint": "sha256:0123"},
         "versions": {"safemt-api": "0.1.0", "python": "3.11"},
-        "started": "2026-11-21T10:00:00Z",
-        "ended": "2026-11-21T10:01:23Z",
-        "limiter": moves,
+        "started_utc": "2026-11-21T10:00:00+00:00",
+        "ended_utc": "2026-11-21T10:01:23+00:00",
+        "limits": {"simulator loopback": moves},
     }
 
 

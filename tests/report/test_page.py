@@ -211,8 +211,8 @@ def test_the_page_is_written_whole_or_not_at_all(make_run: MakeRun, tmp_path: Pa
 
 
 def test_limiter_histories_of_any_shape_are_read(make_run: MakeRun) -> None:
-    flat = [{"at_seconds": 0.0, "concurrency": 4}, {"at_seconds": 1, "concurrency": 5}]
-    nested = [{"account": "openai", "history": flat}, "nonsense", {"at_seconds": "x"}]
-    frame = limiter_frame({"a": flat, "b": nested, "c": None, "d": {"x": 1}})
+    moves = [{"at_seconds": 0.0, "concurrency": 4}, {"at_seconds": 1, "concurrency": 5}]
+    odd = {"openai": [*moves, "nonsense", {"at_seconds": "x"}], "judge": "nonsense"}
+    frame = limiter_frame({"a": {"openai": moves}, "b": odd, "c": None, "d": {"x": 1}, "e": []})
     assert frame["run"].to_list() == ["a", "a", "b · openai", "b · openai"]
     assert frame["concurrency"].to_list() == [4.0, 5.0, 4.0, 5.0]

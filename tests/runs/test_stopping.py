@@ -179,3 +179,12 @@ async def test_new_verdicts_get_an_interval_of_their_own(tmp_path: Path) -> None
     assert stopping["ids"] >= first.summary["stopping"]["ids"]
     assert stopping["dialogues_saved"] == first.summary["stopping"]["dialogues_saved"]
     assert stopping["half_width"] <= first.summary["stopping"]["half_width"]
+
+
+async def test_a_run_that_stopped_has_nothing_left_to_pay_for(tmp_path: Path) -> None:
+    from safemt_api.evaluation import open_plan
+    from safemt_api.runs.estimating import remaining_share
+
+    await spot(tmp_path, until_ci=0.2)
+    async with open_plan(EvalSettings(model="sim-average", judges=("rules",), results=tmp_path, run="spot", until_ci=0.2)) as plan:
+        assert remaining_share(plan) == 0.0
