@@ -1,4 +1,4 @@
-"""Throughput over several servers of one model: ``python -m benchmarks.fleet [--endpoints 1,2,4] [--slots 4] [--latency-seconds 0.1]``.
+"""Throughput over several servers of one model: ``python -m benchmarks.fleet [--endpoints 1,2,4] [--slots 4] [--latency-seconds 0.2]``.
 
 Each endpoint is a simulator in a process of its own that works on ``--slots`` calls at a time and takes ``--latency-seconds`` for each, as
 a model server on one GPU does: it cannot answer more than slots / latency calls a second. One evaluation is given all of them
@@ -90,11 +90,11 @@ async def main(given: argparse.Namespace) -> None:
     print("| endpoints | servers' limit, calls/s | measured, calls/s | share | against one | client CPU, cores | calls by endpoint |")
     print("|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-        data = write_data(Path(folder) / "data", ids=given.calls, length=1, pictures=PICTURES)
         # The first run of a process also imports the SDKs; it is not counted.
         await measure(write_data(Path(folder) / "warm-up", ids=8, length=1), endpoints=1, slots=8, latency_seconds=0.0)
         alone: Measured | None = None
         for endpoints in map(int, given.endpoints.split(",")):
+            data = write_data(Path(folder) / str(endpoints), ids=given.calls * endpoints, length=1, pictures=PICTURES)
             one = await measure(data, endpoints=endpoints, slots=given.slots, latency_seconds=given.latency_seconds)
             alone = alone or one
             print(row(one, alone, slots=given.slots, latency_seconds=given.latency_seconds), flush=True)
@@ -104,7 +104,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Throughput over several servers of the same model.")
     parser.add_argument("--endpoints", default="1,2,4,8")
     parser.add_argument("--slots", type=int, default=4)
-    parser.add_argument("--latency-seconds", type=float, default=0.1)
-    parser.add_argument("--calls", type=int, default=600)
+    parser.add_argument("--latency-seconds", type=float, default=0.2)
+    parser.add_argument("--calls", type=int, default=200, help="for each endpoint")
     options = {"use_uvloop": importlib.util.find_spec("uvloop") is not None}
     anyio.run(partial(main, parser.parse_args()), backend_options=options)

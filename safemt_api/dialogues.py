@@ -17,6 +17,7 @@ from safemt_api.messages import (
     DECLINED,
     Asker,
     Call,
+    Conversation,
     Dialogue,
     Guidance,
     Image,
@@ -58,7 +59,7 @@ async def converse(
     Raises:
         StopRunError: The run cannot go on.
     """
-    speaker = _Speaker(asker, target, dialogue, image, moderator)
+    speaker = _Speaker(asker, target, dialogue, protocol, image, moderator)
     positions = range(1, dialogue.length + 1) if protocol == "live" else range(dialogue.length, dialogue.length + 1)
     turns: list[Turn] = []
     for position in positions:
@@ -77,6 +78,7 @@ class _Speaker:
     asker: Asker
     target: Target
     dialogue: Dialogue
+    protocol: Protocol
     image: Image | None
     moderator: Moderator | None
 
@@ -87,10 +89,10 @@ class _Speaker:
             if guidance.refusal is not None:
                 reply = Reply(Outcome.REFUSED, text=guidance.refusal, detail=f"refused by the moderator {guidance.moderator}")
                 return Turn(position, history[-1].text, reply, guidance=guidance)
-        answer = await self.asker.ask(self._call(history, guidance))
+        answer = await self.asker.ask(self._call(position, history, guidance))
         return Turn(position, history[-1].text, answer.reply, answer.from_store, answer.cost_usd, guidance)
 
-    def _call(self, history: tuple[Line, ...], guidance: Guidance | None) -> Call:
+    def _call(self, position: int, history: tuple[Line, ...], guidance: Guidance | None) -> Call:
         return Call(
             route=self.target.route,
             messages=to_messages(history, self.image),
@@ -98,7 +100,13 @@ class _Speaker:
             system=_system(self.target.system, guidance),
             parameters=self.target.parameters,
             sample_index=self.target.sample_index,
+            conversation=self._conversation(position, guidance),
         )
+
+    def _conversation(self, position: int, guidance: Guidance | None) -> Conversation:
+        if self.protocol == "scripted" or self.dialogue.length == 1 or _is_worded_anew(guidance):
+            return "single"
+        return "growing" if position < self.dialogue.length else "ending"
 
 
 def to_messages(history: tuple[Line, ...], image: Image | None) -> tuple[Message, ...]:
@@ -115,6 +123,14 @@ def _system(own: str | None, guidance: Guidance | None) -> str | None:
         return own
     headed = policy if policy.startswith(GUIDANCE_HEADER) else f"{GUIDANCE_HEADER}\n\n{policy}"
     return headed if own is None else f"{own}\n\n{headed}"
+
+
+def _is_worded_anew(guidance: Guidance | None) -> bool:
+    """Whether the guidance is in a moderator's own words: they stand before the messages and differ at each turn, so nothing is repeated.
+
+    Policies of a library stay the same while the suspicion does.
+    """
+    return guidance is not None and guidance.policy is not None and guidance.flagged is None
 
 
 def _live_history(dialogue: Dialogue, turns: list[Turn]) -> tuple[Line, ...]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import fields, replace
 from typing import Any
 
 from safemt_api.errors import UsageError
+from safemt_api.messages import Purpose
 from safemt_api.profiles import Profile, WireFormat, find_profile, load_profiles
 from safemt_api.routes import Router
 from safemt_api.runs.discovering import served_model
@@ -18,6 +19,9 @@ from safemt_api.runs.settings import EvalSettings, settings_from
 from safemt_api.simulator.faults import FaultPlan
 from safemt_api.simulator.server import run_simulator
 from safemt_api.simulator.settings import SimulatorSettings
+
+Addresses = Mapping[str, tuple[str, ...]]
+"""Base URLs by provider."""
 
 BUILT_IN: tuple[str, ...] = ("simulator", "simulator-anthropic", "simulator-google")
 """Profiles that a run starts the built-in simulator for, unless it is given an address."""
@@ -79,15 +83,15 @@ async def open_router(settings: EvalSettings, *, simulator: SimulatorSettings | 
         SetupError: A profile is wrong or missing, or the simulator cannot start.
     """
     profiles = load_profiles(settings.providers)
-    given = _given_addresses(settings)
-    used = [name for name in BUILT_IN if name in _providers(settings, profiles) and name not in given]
+    given, roles = _given_addresses(settings, profiles)
+    used = [name for name in BUILT_IN if name not in given and any(name in names for names in _without_address(settings, profiles, roles))]
     if not used:
-        yield Router(profiles, base_urls=given)
+        yield Router(profiles, base_urls=given, role_urls=roles)
         return
     playing = simulator or played_by(settings)
     async with run_simulator(playing) as server:
         urls = {name: (server.base_url(_format_of(profiles[name])),) for name in used}
-        yield Router(profiles, base_urls={**given, **urls}, endpoints=dict.fromkeys(used, endpoint_name(playing)))
+        yield Router(profiles, base_urls={**given, **urls}, role_urls=roles, endpoints=dict.fromkeys(used, endpoint_name(playing)))
 
 
 def played_by(settings: EvalSettings) -> SimulatorSettings:
@@ -117,26 +121,32 @@ def _format_of(profile: Profile) -> WireFormat:
     return profile.wire_format
 
 
-def _given_addresses(settings: EvalSettings) -> Mapping[str, tuple[str, ...]]:
-    given: dict[str, tuple[str, ...]] = {}
+def _given_addresses(settings: EvalSettings, profiles: Mapping[str, Profile]) -> tuple[Addresses, Mapping[Purpose, Addresses]]:
+    """The target's addresses by provider, which its judge and moderator share, and those that are theirs alone."""
+    roles: dict[Purpose, Addresses] = {}
     if settings.moderator_base_url and settings.moderator:
-        given[_provider_of(settings.moderator)] = (settings.moderator_base_url,)
+        roles["moderator"] = {_provider_of(settings.moderator): (settings.moderator_base_url,)}
     if settings.judge_base_url:
-        given.update({_provider_of(spec): (settings.judge_base_url,) for spec in settings.judges})
-    if settings.base_urls:
-        given[settings.provider or DEFAULT_PROVIDER] = settings.base_urls
-    return given
+        roles["judge"] = dict.fromkeys(map(_provider_of, _judges(settings, profiles)), (settings.judge_base_url,))
+    return ({settings.provider or DEFAULT_PROVIDER: settings.base_urls} if settings.base_urls else {}), roles
 
 
 def _provider_of(spec: str) -> str:
     return (spec_of(spec) or spec.partition(":")[2]).partition(":")[0]
 
 
-def _providers(settings: EvalSettings, profiles: Mapping[str, Profile]) -> set[str]:
-    provider = settings.provider or DEFAULT_PROVIDER
-    judges = settings.judges or tuple(filter(None, (find_profile(profiles, provider).default_judge,)))
-    specs = (*judges, settings.judge_fallback, settings.moderator)
-    return {provider, *(_provider_of(spec) for spec in specs if spec)}
+def _judges(settings: EvalSettings, profiles: Mapping[str, Profile]) -> tuple[str, ...]:
+    default = find_profile(profiles, settings.provider or DEFAULT_PROVIDER).default_judge
+    return settings.judges or ((default,) if default else ())
+
+
+def _without_address(settings: EvalSettings, profiles: Mapping[str, Profile], roles: Mapping[Purpose, Addresses]) -> Iterator[set[str]]:
+    """For target, judges and moderator the providers that they use at no address of their own."""
+    judging = {_provider_of(spec) for spec in (*_judges(settings, profiles), settings.judge_fallback) if spec}
+    moderating = {_provider_of(settings.moderator)} if settings.moderator else set()
+    yield {settings.provider or DEFAULT_PROVIDER}
+    yield judging - roles.get("judge", {}).keys()
+    yield moderating - roles.get("moderator", {}).keys()
 
 
 async def _with_model(settings: EvalSettings, router: Router) -> EvalSettings:

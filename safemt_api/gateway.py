@@ -343,6 +343,8 @@ class Gateway:
             return reply.cost_usd
         if reply.outcome is Outcome.BLOCKED_INPUT and reply.usage is None:
             return 0.0
+        if order.most_usd == 0.0:
+            return 0.0
         price = order.account.price(order.call.route.model)
         return None if price is None or reply.usage is None else price.cost_usd(reply.usage)
 

@@ -18,6 +18,7 @@ Kind = Literal["harmful", "benign"]
 Purpose = Literal["target", "judge", "moderator"]
 Protocol = Literal["scripted", "live"]
 Label = Literal["safe", "unsafe"]
+Conversation = Literal["single", "growing", "ending"]
 
 PURPOSES: tuple[Purpose, ...] = ("target", "judge", "moderator")
 LENGTHS: tuple[int, ...] = (1, 2, 4, 6, 8)
@@ -57,6 +58,11 @@ class Image:
         if not isinstance(self._data, bytes):
             self._data = self._data()
         return self._data
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the bytes are made; if not, making them takes long enough to belong on a thread."""
+        return isinstance(self._data, bytes)
 
     @property
     def base64(self) -> str:
@@ -181,7 +187,11 @@ class Schema:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One question to one model. ``purpose`` says who asks (and pays); it does not change the answer."""
+    """One question to one model.
+
+    ``purpose`` says who asks (and pays). ``conversation`` says whether the messages will be sent again with more behind them (``growing``),
+    were sent before but for the newest (``ending``), or neither (``single``): what a vendor may cache. Neither changes the answer.
+    """
 
     route: Route
     messages: tuple[Message, ...]
@@ -190,6 +200,7 @@ class Call:
     parameters: Parameters = field(default_factory=Parameters)
     schema: Schema | None = None
     sample_index: int = 0
+    conversation: Conversation = "single"
 
 
 class Outcome(StrEnum):

@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from safemt_api.errors import MissingKeyError, ProfileError, UsageError
+from safemt_api.profile_folders import own_folders, profile_files, shipped_folder
 
 WireFormat = Literal["openai_chat", "anthropic_messages", "google_genai"]
 ImageTokenRule = Literal["openai_patches", "openai_tiles", "anthropic_area", "google_fixed", "qwen_patches", "fixed"]
@@ -95,6 +96,9 @@ class ModelFacts(_Facts):
     structured_output: bool | None = Field(None, description="overrides the profile's")
     context_tokens: PositiveInt | None = None
     max_output_tokens: PositiveInt | None = Field(None, description="the most the model can write, reasoning included")
+    cache_minimum_tokens: PositiveInt | None = Field(
+        None, description="anthropic_messages only: shortest beginning that the vendor caches when it is marked; unset: no marks are sent"
+    )
     reasons: bool = Field(False, description="thinks before it answers; thinking is billed as output")
     extra_body: dict[str, Any] = Field(default_factory=dict, description="fields added to the request as they stand")
     extra_headers: dict[str, str] = Field(default_factory=dict, description="headers added to the request; never a key")
@@ -203,13 +207,6 @@ class Profile(_Facts):
 _GROUPS: Mapping[str, type[_Facts]] = {"images": ImageRules, "limits": Limits, "models": ModelFacts, "price": ModelPrice}
 
 
-def shipped_folder() -> Path:
-    """The folder of the shipped TOML files: inside an installed package, or beside it in a checkout."""
-    package = Path(__file__).resolve().parent
-    installed = package / "_providers"
-    return installed if installed.is_dir() else package.parent / "providers"
-
-
 def read_profile(file: Path) -> Profile:
     """Read one TOML file.
 
@@ -252,10 +249,8 @@ def load_profiles(folder: Path | None = None, *, working_directory: Path | None 
     if folder is not None and not folder.is_dir():
         raise UsageError(f"--providers {folder}: no such folder")
     profiles = dict(_shipped_profiles())
-    own = (working_directory or Path.cwd()) / "providers"
-    for extra in (own, folder):
-        if extra is not None and extra.is_dir() and extra.resolve() != shipped_folder().resolve():
-            profiles.update(_read_folder(extra))
+    for extra in own_folders(folder, working_directory=working_directory):
+        profiles.update(_read_folder(extra))
     return dict(sorted(profiles.items()))
 
 
@@ -266,7 +261,7 @@ def _shipped_profiles() -> Mapping[str, Profile]:
 
 def _read_folder(folder: Path) -> dict[str, Profile]:
     profiles = {}
-    for file in sorted(folder.glob("*.toml")):
+    for file in profile_files(folder):
         profile = read_profile(file)
         if profile.name != file.stem:
             raise ProfileError(file, "name", f"is {profile.name!r} but the file is called {file.name}; they must agree")

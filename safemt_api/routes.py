@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 import orjson
 
 from safemt_api.errors import UsageError
-from safemt_api.messages import Route
+from safemt_api.messages import Purpose, Route
 from safemt_api.profiles import Profile, find_profile
 
 
@@ -47,6 +48,8 @@ def request_extras(profile: Profile, model: str) -> str:
 class Router:
     """Resolves specs against the profiles; the addresses given with ``--base-url`` belong to one provider.
 
+    ``role_urls`` holds the addresses that only judges or moderators use (``--judge-base-url``, ``--moderator-base-url``): target, guard and
+    moderator may all be served by vLLM, each at its own address.
     ``endpoints`` names addresses that change from run to run (a simulator on a free port) by something that does not.
     """
 
@@ -55,31 +58,38 @@ class Router:
         profiles: Mapping[str, Profile],
         *,
         base_urls: Mapping[str, tuple[str, ...]] | None = None,
+        role_urls: Mapping[Purpose, Mapping[str, tuple[str, ...]]] | None = None,
         endpoints: Mapping[str, str] | None = None,
     ) -> None:
-        self._profiles, self._base_urls, self._endpoints = profiles, base_urls or {}, endpoints or {}
+        self._profiles, self._base_urls = profiles, base_urls or {}
+        self._role_urls, self._endpoints = role_urls or {}, endpoints or {}
 
-    def destination(self, provider: str, model: str) -> Destination:
+    def destination(self, provider: str, model: str, purpose: Purpose = "target") -> Destination:
         """Where calls to that model go.
 
         Raises:
             UsageError: No such provider, or no address for it.
         """
         profile = find_profile(self._profiles, provider)
-        urls = profile.addresses(self._base_urls.get(provider, ()))
+        own = self._role_urls.get(purpose, {}).get(provider, ())
+        urls = profile.addresses(own or self._base_urls.get(provider, ()))
         route = Route(
             profile=provider,
             wire_format=profile.wire_format,
             base_urls=urls,
             model=model,
-            endpoint=self._endpoints.get(provider, ""),
+            endpoint="" if own else self._endpoints.get(provider, ""),
             extras=request_extras(profile, model),
         )
         return Destination(route, profile)
 
-    def resolve(self, spec: str) -> tuple[Route, Profile]:
+    def resolve(self, spec: str, purpose: Purpose = "target") -> tuple[Route, Profile]:
         """The same for ``PROVIDER:MODEL``."""
-        return self.destination(*split_spec(spec))
+        return self.destination(*split_spec(spec), purpose)
+
+    def resolver(self, purpose: Purpose) -> Callable[[str], tuple[Route, Profile]]:
+        """``resolve`` for one purpose."""
+        return partial(self.resolve, purpose=purpose)
 
     def profile(self, name: str) -> Profile:
         """The profile of that name.

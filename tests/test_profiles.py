@@ -16,6 +16,7 @@ import pytest
 
 from safemt_api.errors import MissingKeyError, ProfileError, UsageError
 from safemt_api.prices import find_price
+from safemt_api.profile_folders import shipped_folder
 from safemt_api.profiles import (
     ImageRules,
     Profile,
@@ -23,7 +24,6 @@ from safemt_api.profiles import (
     load_profiles,
     profile_schema,
     read_profile,
-    shipped_folder,
 )
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -114,7 +114,7 @@ def plan_fit(data: bytes, inspection: Inspection, rules: ImageRules) -> Fit | No
     reasons = tuple(_reasons(inspection, rules))
     if not reasons:
         return None
-    width, height = _fitting_size(*_upright_size(data, inspection), rules)
+    width, height = fitting_size(*_upright_size(data, inspection), rules)
     return Fit(_target_type(inspection, width * height, rules), width, height, rules.max_bytes, reasons)
 
 
@@ -141,7 +141,8 @@ def _upright_size(data: bytes, inspection: Inspection) -> tuple[int, int]:
     return (size[1], size[0]) if orientation in ORIENTATIONS_ON_SIDE else size
 
 
-def _fitting_size(width: int, height: int, rules: ImageRules) -> tuple[int, int]:
+def fitting_size(width: int, height: int, rules: ImageRules) -> tuple[int, int]:
+    """The sides after shrinking to the rules, proportions kept; unchanged where the rules allow them."""
     scale = 1.0
     if rules.max_side_pixels is not None:
         scale = min(scale, rules.max_side_pixels / max(width, height))

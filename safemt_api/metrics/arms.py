@@ -67,7 +67,7 @@ def paired_change(
         absent = [name for name in names if name not in frame.columns]
         if absent:
             raise UsageError(f"the frame lacks the column {', '.join(absent)}")
-    cells = before.select(names).join(after.select(names), on=key, suffix="_after").drop_nulls()
+    cells = before.select(names).join(after.select(names), on=key, suffix="_after").drop_nulls().sort(key)
     if not cells.height:
         return NO_CHANGE_KNOWN
     totals = cells.group_by("dialogue_id").agg(pl.len().alias("cells"), pl.col(column, f"{column}_after").sum()).sort("dialogue_id")

@@ -206,7 +206,8 @@ def _dialogues(run: RunData, kind: Kind) -> pl.DataFrame:
     moderator_usd = pl.when(guarded).then(pl.col("moderator_cost_usd")).otherwise(0.0)
     usd = pl.col("cost_usd") + moderator_usd
     seconds = pl.col("moderator_latency_seconds").fill_null(0.0)
-    played = run.transcripts.filter(pl.col("kind") == kind, pl.col("failure").is_null())
+    # Rows stand in the order in which dialogues ended; sorted, sums are rounded the same way each time.
+    played = run.transcripts.filter(pl.col("kind") == kind, pl.col("failure").is_null()).sort(TURN_KEY)
     return played.group_by(KEY, maintain_order=True).agg(
         cost_usd=pl.when(usd.is_not_null().all()).then(usd.sum()),
         moderator_cost_usd=pl.when(moderator_usd.is_not_null().all()).then(moderator_usd.sum()),
@@ -228,7 +229,7 @@ def _burden(undefended: RunData, arm: RunData, kind: Kind, again: Resampling) ->
 
 def _extra_cost_usd(undefended: RunData, arm: RunData) -> float | None:
     """What the defended harmful dialogues cost more; ``None`` where a part is unknown. A guard that spares target calls may save money."""
-    both = _dialogues(undefended, "harmful").join(_dialogues(arm, "harmful"), on=KEY, suffix="_after")
+    both = _dialogues(undefended, "harmful").join(_dialogues(arm, "harmful"), on=KEY, suffix="_after", maintain_order="left")
     extra = both["cost_usd_after"] - both["cost_usd"]
     return None if extra.has_nulls() else float(extra.sum())
 

@@ -184,7 +184,7 @@ class _Connection(asyncio.Protocol):
         if response.ending == "stall":
             self._timer = self._loop.call_later(self._service.settings.faults.stall_seconds, self.close)
         elif response.delayed and self._service.settings.latency_seconds > 0:
-            self._timer = self._loop.call_later(self._service.settings.latency_seconds, self._send_and_serve, send)
+            self._timer = self._loop.call_later(self._service.work_seconds(self._loop.time()), self._send_and_serve, send)
         else:
             send()
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from heapq import heappop, heappush
 from typing import Any, Literal
 from urllib.parse import parse_qs
 
@@ -98,6 +99,16 @@ class Service:
             burst_seconds=settings.burst_seconds,
         )
         self.cache = PromptCache(minimum_tokens=settings.prompt_cache_minimum_tokens) if settings.prompt_cache else None
+        self._slots_free_at = [0.0] * (settings.slots or 0)
+
+    def work_seconds(self, now: float) -> float:
+        """How long a reply takes that is asked for now: the latency, after the wait for a slot where all are taken."""
+        latency = self.settings.latency_seconds
+        if not self._slots_free_at:
+            return latency
+        done = max(now, heappop(self._slots_free_at)) + latency
+        heappush(self._slots_free_at, done)
+        return done - now
 
     def handle(self, request: Request, *, now: float) -> Response:
         """The response to a request."""

@@ -30,6 +30,7 @@ class SimulatorSettings:
     Attributes:
         seed: Decides every draw.
         latency_seconds: Wait before every reply.
+        slots: Calls that are worked on at the same time; others wait for their turn, as on a server of one's own. ``None``: no limit.
         faults: What goes wrong, and how often.
         requests_per_minute: The account's quota; ``None`` means no limit. Above it calls get 429.
         tokens_per_minute: The same for tokens (input and output).
@@ -54,6 +55,7 @@ class SimulatorSettings:
 
     seed: int = 0
     latency_seconds: float = 0.0
+    slots: int | None = None
     faults: FaultPlan = NO_FAULTS
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
@@ -82,7 +84,7 @@ class SimulatorSettings:
                 raise UsageError(f"simulator setting {name} must lie between 0 and 1, not {value}")
         if self.latency_seconds < 0:
             raise UsageError(f"simulator setting latency_seconds must not be negative, but is {self.latency_seconds}")
-        for name in ("requests_per_minute", "tokens_per_minute", "burst_seconds"):
+        for name in ("requests_per_minute", "tokens_per_minute", "burst_seconds", "slots"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise UsageError(f"simulator setting {name} must be above 0, not {value}")

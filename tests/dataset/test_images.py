@@ -215,7 +215,7 @@ def test_a_picture_gone_or_damaged_at_sending_time_fails_its_dialogue_and_names_
 )
 def test_the_new_size_keeps_every_rule_and_the_proportions(width: int, height: int, side: int | None, pixels: int | None) -> None:
     limits = rules(max_side_pixels=side, max_pixels=pixels)
-    new_width, new_height = images._fitting_size(width, height, limits)
+    new_width, new_height = images.fitting_size(width, height, limits)
     assert 1 <= new_width <= width
     assert 1 <= new_height <= height
     assert side is None or max(new_width, new_height) <= side

@@ -1,0 +1,395 @@
+"""`defend` against the simulator: what it reports equals the truth that the simulator played, computed from pure functions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from math import comb
+from pathlib import Path
+from typing import Any
+
+import anyio
+import polars as pl
+import pytest
+
+from safemt_api.dataset.official import load_dataset
+from safemt_api.dataset.shipped import demonstration_folder
+from safemt_api.defence import DefenceResult, defend
+from safemt_api.errors import UsageError
+from safemt_api.messages import Dialogue
+from safemt_api.metrics.safety_index import safety_index
+from safemt_api.moderators.base import FIXED_REFUSAL
+from safemt_api.runs.execution import EXIT_BUDGET, EXIT_DONE, EXIT_FAILURES
+from safemt_api.runs.settings import EvalSettings
+from safemt_api.simulator.faults import FaultPlan
+from safemt_api.simulator.personas import (
+    guard_flags,
+    helpful_reply,
+    is_benign,
+    moderator_flags,
+    plays_over_refusal,
+    plays_unsafe,
+    refusing_reply,
+)
+from safemt_api.simulator.server import run_simulator
+from safemt_api.simulator.settings import SimulatorSettings
+
+MODEL = "sim-brittle"
+LENGTHS = (1, 4, 8)
+LIVE_LENGTHS = (1, 2)
+POLICY, RAW, GUARD, MODERATION = MODERATORS = (
+    "policy:simulator:sim-moderator",
+    "raw:simulator:sim-raw-moderator",
+    "guard:simulator:sim-guard",
+    "moderation:simulator:sim-moderation",
+)
+PLAYED = SimulatorSettings(
+    seed=7,
+    moderator_hit_rate=0.75,
+    moderator_false_alarm_rate=0.3,
+    guard_hit_rate=0.5,
+    guard_false_alarm_rate=0.2,
+    policy_effect=0.6,
+    guided_over_refusal_rate=0.25,
+    over_refusal_rate=0.1,
+)
+SETTINGS = EvalSettings(model=MODEL, lengths=LENGTHS, run="d")
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What the simulator plays for one dialogue under one moderator (``None``: under none)."""
+
+    moderator: str | None
+
+    def flagged(self, dialogue: Dialogue, turn: int) -> bool | None:
+        """Whether the moderator flags the dialogue as of this turn; ``None``: it never says."""
+        texts, benign = dialogue.user_texts[:turn], dialogue.kind == "benign"
+        if self.moderator == POLICY:
+            rates = {"hit_rate": PLAYED.moderator_hit_rate, "false_alarm_rate": PLAYED.moderator_false_alarm_rate}
+            return moderator_flags(PLAYED.seed, texts, benign, **rates)
+        if self.moderator in (GUARD, MODERATION):
+            # The moderation endpoint is shown one text: all that the user said, behind a benign message if there is one.
+            said = texts if self.moderator == GUARD else _as_one_text(texts, benign)
+            rates = {"hit_rate": PLAYED.guard_hit_rate, "false_alarm_rate": PLAYED.guard_false_alarm_rate}
+            return guard_flags(PLAYED.seed, said, benign, **rates)
+        return None
+
+    def refused(self, dialogue: Dialogue, turn: int) -> bool:
+        """Whether the fixed refusal answers in the target's place."""
+        return self.moderator in (GUARD, MODERATION) and bool(self.flagged(dialogue, turn))
+
+    def guided(self, dialogue: Dialogue, turn: int) -> bool:
+        """Whether guidance stands before the target."""
+        return self.moderator == RAW or (self.moderator == POLICY and bool(self.flagged(dialogue, turn)))
+
+    def unsafe(self, dialogue: Dialogue, turn: int) -> bool:
+        """Whether the reply to a harmful dialogue's turn is unsafe."""
+        if self.refused(dialogue, turn):
+            return False
+        texts, guided = dialogue.user_texts[:turn], self.guided(dialogue, turn)
+        return plays_unsafe(MODEL, seed=PLAYED.seed, user_texts=texts, guided=guided, policy_effect=PLAYED.policy_effect)
+
+    def declined(self, dialogue: Dialogue, turn: int) -> bool:
+        """Whether the reply to a benign dialogue's turn declines."""
+        return self.refused(dialogue, turn) or plays_over_refusal(
+            MODEL,
+            seed=PLAYED.seed,
+            user_texts=dialogue.user_texts[:turn],
+            guided=self.guided(dialogue, turn),
+            over_refusal_rate=PLAYED.over_refusal_rate,
+            guided_over_refusal_rate=PLAYED.guided_over_refusal_rate,
+        )
+
+    def benign_reply(self, dialogue: Dialogue, turn: int) -> str:
+        """The words of that reply."""
+        if self.refused(dialogue, turn):
+            return FIXED_REFUSAL
+        about = (MODEL, "guided" if self.guided(dialogue, turn) else "", *dialogue.user_texts[:turn])
+        return (refusing_reply if self.declined(dialogue, turn) else helpful_reply)(PLAYED.seed, *about)
+
+
+def _as_one_text(texts: Sequence[str], benign: bool) -> tuple[str, ...]:
+    whole = "\n\n".join(texts)
+    known = next((text for text in PLAYED.known_benign if text in whole), None) if benign else None
+    return (whole,) if known is None else (known, whole)
+
+
+@pytest.fixture(scope="module")
+def dialogues() -> list[Dialogue]:
+    dataset = load_dataset(demonstration_folder())
+    found = [dataset.read(entry) for entry in dataset.entries if entry.length in {*LENGTHS, *LIVE_LENGTHS}]
+    assert all(is_benign(dialogue.user_texts) == (dialogue.kind == "benign") for dialogue in found)
+    return found
+
+
+@pytest.fixture(scope="module")
+def scripted(tmp_path_factory: pytest.TempPathFactory) -> DefenceResult:
+    settings = replace(SETTINGS, results=tmp_path_factory.mktemp("scripted"))
+    return anyio.run(partial(defend, settings, moderators=MODERATORS, simulator=PLAYED))
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory) -> DefenceResult:
+    settings = replace(SETTINGS, results=tmp_path_factory.mktemp("live"), protocol="live", lengths=LIVE_LENGTHS)
+    return anyio.run(partial(defend, settings, moderators=(POLICY, GUARD), simulator=PLAYED))
+
+
+def of_kind(dialogues: Sequence[Dialogue], kind: str, lengths: Sequence[int] = LENGTHS) -> list[Dialogue]:
+    return [dialogue for dialogue in dialogues if dialogue.kind == kind and dialogue.length in lengths]
+
+
+def total(frame: pl.DataFrame, *columns: str) -> float:
+    return float(frame.select(pl.sum_horizontal(pl.col(column).sum() for column in columns)).item())
+
+
+def arm(result: DefenceResult, moderator: str) -> dict[str, Any]:
+    assert result.record is not None
+    found: dict[str, Any] = next(one for one in result.record["moderators"] if one["moderator"] == moderator)
+    return found
+
+
+def share(flags: Iterator[bool] | list[bool]) -> float:
+    known = list(flags)
+    return sum(known) / len(known)
+
+
+def binomial_p(only_before: int, only_after: int) -> float:
+    n, fewer = only_before + only_after, min(only_before, only_after)
+    return min(1.0, 2 * sum(comb(n, i) for i in range(fewer + 1)) / 2**n) if n else 1.0
+
+
+@pytest.mark.parametrize("moderator", MODERATORS)
+def test_asr_by_length_before_and_after_is_the_truth(scripted: DefenceResult, dialogues: list[Dialogue], moderator: str) -> None:
+    before, after = Truth(None), Truth(moderator)
+    rows = arm(scripted, moderator)["asr_by_turn"]
+    assert [row["turn"] for row in rows] == list(LENGTHS)
+    for row in rows:
+        harmful = [one for one in of_kind(dialogues, "harmful") if one.length == row["turn"]]
+        was, is_ = ([truth.unsafe(one, one.length) for one in harmful] for truth in (before, after))
+        assert row["pairs"] == len(harmful) == 34
+        assert row["asr_before"] == pytest.approx(share(was))
+        assert row["asr_after"] == pytest.approx(share(is_))
+        assert row["difference"] == pytest.approx(share(is_) - share(was))
+        gone, come = (sum(a and not b for a, b in zip(*pair, strict=True)) for pair in ((was, is_), (is_, was)))
+        assert row["p_value"] == pytest.approx(binomial_p(gone, come))
+        assert row["before_low"] <= row["asr_before"] <= row["before_high"]
+        assert row["ci_low"] <= row["difference"] <= row["ci_high"]
+
+
+@pytest.mark.parametrize("moderator", MODERATORS)
+def test_the_safety_index_and_the_prevented_failures_are_the_truth(
+    scripted: DefenceResult, dialogues: list[Dialogue], moderator: str
+) -> None:
+    harmful, found = of_kind(dialogues, "harmful"), arm(scripted, moderator)
+    was, is_ = ([truth.unsafe(one, one.length) for one in harmful] for truth in (Truth(None), Truth(moderator)))
+    for side, flags in (("before", was), ("after", is_)):
+        labels = ["unsafe" if flag else "safe" for flag in flags]
+        frame = pl.DataFrame({"dialogue_id": [one.id for one in harmful], "length": [one.length for one in harmful], "verdict": labels})
+        assert found["safety_index"][side]["value"] == pytest.approx(safety_index(frame))
+    assert found["prevented"] == sum(a and not b for a, b in zip(was, is_, strict=True)) > 0
+    assert found["introduced"] == 0
+
+
+@pytest.mark.parametrize("moderator", MODERATORS)
+def test_false_alarms_and_hits_are_the_truth(scripted: DefenceResult, dialogues: list[Dialogue], moderator: str) -> None:
+    found, truth = arm(scripted, moderator), Truth(moderator)
+    if moderator == RAW:
+        # Its words are passed on, not read: it neither raises alarms nor fails to.
+        assert found["benign"]["false_alarms"] is None is found["detection"]
+        return
+    for kind, rate in (("benign", found["benign"]["false_alarms"]), ("harmful", found["detection"])):
+        assert rate["value"] == pytest.approx(share(bool(truth.flagged(one, one.length)) for one in of_kind(dialogues, kind)))
+        assert 0 < rate["value"] < 1
+        assert [row["length"] for row in rate["by_length"]] == list(LENGTHS)
+
+
+@pytest.mark.parametrize("moderator", MODERATORS)
+def test_over_refusal_and_reply_lengths_are_the_truth(scripted: DefenceResult, dialogues: list[Dialogue], moderator: str) -> None:
+    benign, found = of_kind(dialogues, "benign"), arm(scripted, moderator)["benign"]
+    for side, truth in (("before", Truth(None)), ("after", Truth(moderator))):
+        assert found["over_refusal"][side]["value"] == pytest.approx(share(truth.declined(one, one.length) for one in benign))
+        lengths = [len(truth.benign_reply(one, one.length)) for one in benign]
+        assert found["reply_characters"][side] == pytest.approx(sum(lengths) / len(lengths))
+    assert found["over_refusal"]["pairs"] == found["reply_characters"]["pairs"] == len(benign)
+
+
+def test_harmful_and_benign_dialogues_never_share_a_cell(scripted: DefenceResult, dialogues: list[Dialogue]) -> None:
+    assert scripted.record is not None
+    assert scripted.record["dialogues"] == {"harmful": 102, "benign": 102} == {k: len(of_kind(dialogues, k)) for k in ("harmful", "benign")}
+    for result in scripted.arms:
+        assert sum(row["unsafe"] + row["safe"] + row["missing"] for row in result.summary["asr_by_turn"]) == 102
+        benign = result.summary["benign"]
+        assert benign["declined"] + benign["helped"] + benign["missing"] == 102
+
+
+def test_the_run_summaries_tell_the_same_over_refusal(scripted: DefenceResult) -> None:
+    assert scripted.record is not None
+    undefended = scripted.arms[0].summary["benign"]["over_refusal_rate"]
+    assert undefended == pytest.approx(scripted.record["undefended"]["over_refusal"]["value"])
+    for result, found in zip(scripted.arms[1:], scripted.record["moderators"], strict=True):
+        assert result.summary["benign"]["over_refusal_rate"] == pytest.approx(found["benign"]["over_refusal"]["after"]["value"])
+
+
+def test_target_calls_that_stay_the_same_are_bought_once(scripted: DefenceResult, dialogues: list[Dialogue]) -> None:
+    calls = {result.summary["moderator"]: result.summary["calls"] for result in scripted.arms}
+    flagged = sum(bool(Truth(POLICY).flagged(one, one.length)) for one in dialogues if one.length in LENGTHS)
+    refused = sum(Truth(GUARD).refused(one, one.length) for one in dialogues if one.length in LENGTHS)
+    assert calls[None] == {"sent": 204, "from_store": 0, "retried": 0, "rate_limited": 0}
+    assert (calls[POLICY]["sent"], calls[POLICY]["from_store"]) == (204 + flagged, 204 - flagged)
+    assert (calls[RAW]["sent"], calls[RAW]["from_store"]) == (408, 0)
+    assert (calls[GUARD]["sent"], calls[GUARD]["from_store"]) == (204, 204 - refused)
+
+
+def test_the_moderators_calls_are_paid_as_the_moderators(scripted: DefenceResult) -> None:
+    for result in scripted.arms[1:]:
+        rows = pl.read_parquet(result.folder / "transcripts.parquet")
+        cost = result.summary["cost_usd"]
+        if result.summary["moderator"] == MODERATION:
+            # The endpoint reports no tokens, and no price is known for it: its cost is unknown, never zero.
+            assert cost["moderator"] is None is cost["total"]
+            assert rows["moderator_cost_usd"].null_count() == rows.height
+        else:
+            assert cost["moderator"] == pytest.approx(rows["moderator_cost_usd"].sum(), abs=1e-5)
+            assert cost["moderator"] > 0
+    assert scripted.arms[3].summary["cost_usd"]["target"] == 0.0
+
+
+def test_extra_cost_counts_replies_from_the_store_and_leaves_the_judge_out(scripted: DefenceResult) -> None:
+    before, after = (pl.read_parquet(scripted.arms[at].folder / "transcripts.parquet").filter(kind="harmful") for at in (0, 3))
+    extra = total(after, "moderator_cost_usd", "cost_usd") - total(before, "cost_usd")
+    found = arm(scripted, GUARD)
+    assert found["extra_cost_usd"] == pytest.approx(extra)
+    assert found["cost_per_prevented_usd"] == pytest.approx(extra / found["net_prevented"])
+    assert found["per_dialogue"]["harmful"]["cost_usd"]["difference"]["value"] == pytest.approx(extra / 102)
+    latency = total(after, "moderator_latency_seconds", "latency_seconds") - total(before, "latency_seconds")
+    assert found["per_dialogue"]["harmful"]["latency_seconds"]["difference"]["value"] == pytest.approx(latency / 102)
+
+
+def test_an_unknown_cost_is_never_a_number(scripted: DefenceResult) -> None:
+    found = arm(scripted, MODERATION)
+    assert found["extra_cost_usd"] is None is found["cost_per_prevented_usd"]
+    assert found["per_dialogue"]["harmful"]["cost_usd"] is None
+
+
+def test_the_record_stands_beside_the_undefended_run(scripted: DefenceResult) -> None:
+    assert scripted.file.parent.name == "d-none"
+    assert json.loads(scripted.file.read_text()) == json.loads(json.dumps(scripted.record))
+    assert scripted.exit_code == EXIT_DONE
+    assert [result.folder.name for result in scripted.arms[1:3]] == [
+        "d-policy-simulator-sim-moderator",
+        "d-raw-simulator-sim-raw-moderator",
+    ]
+
+
+@pytest.mark.parametrize("moderator", [POLICY, GUARD])
+def test_live_turns_before_and_after_are_the_truth(live: DefenceResult, dialogues: list[Dialogue], moderator: str) -> None:
+    before, after = Truth(None), Truth(moderator)
+    rows = arm(live, moderator)["asr_by_turn"]
+    harmful = of_kind(dialogues, "harmful", LIVE_LENGTHS)
+    assert [(row["turn"], row["pairs"]) for row in rows] == [(1, 68), (2, 34)]
+    for row in rows:
+        reaching = [one for one in harmful if one.length >= row["turn"]]
+        assert row["asr_before"] == pytest.approx(share(before.unsafe(one, row["turn"]) for one in reaching))
+        assert row["asr_after"] == pytest.approx(share(after.unsafe(one, row["turn"]) for one in reaching))
+    assert arm(live, moderator)["test"].startswith("exact randomisation")
+
+
+def test_a_live_dialogue_is_a_false_alarm_when_any_turn_is(live: DefenceResult, dialogues: list[Dialogue]) -> None:
+    benign = of_kind(dialogues, "benign", LIVE_LENGTHS)
+    any_turn = [any(Truth(GUARD).flagged(one, turn) for turn in range(1, one.length + 1)) for one in benign]
+    assert arm(live, GUARD)["benign"]["false_alarms"]["value"] == pytest.approx(share(any_turn))
+
+
+async def test_the_same_command_goes_on_and_buys_nothing_again(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, lengths=(1,), results=tmp_path)
+    first = await defend(settings, moderators=[GUARD], simulator=PLAYED)
+    again = await defend(settings, moderators=[GUARD], simulator=PLAYED)
+    assert [result.summary["calls"]["sent"] for result in again.arms] == [0, 0]
+    assert again.record == first.record
+
+
+async def test_one_ceiling_holds_over_all_arms(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, lengths=(1,), results=tmp_path, concurrency=4, sample=10)
+    whole = await defend(settings, moderators=[POLICY], simulator=PLAYED)
+    prices = [result.summary["cost_usd"]["total"] for result in whole.arms]
+    ceiling = prices[0] + prices[1] / 2
+    stopped = await defend(replace(settings, run="e", results=tmp_path / "e", max_usd=ceiling), moderators=[POLICY, RAW], simulator=PLAYED)
+    assert [result.summary["status"] for result in stopped.arms] == ["complete", "budget_exhausted"]
+    assert sum(result.summary["cost_usd"]["total"] for result in stopped.arms) <= ceiling
+    assert stopped.exit_code == EXIT_BUDGET
+    assert stopped.record is not None
+    assert 0 < stopped.record["moderators"][0]["asr_by_turn"][0]["pairs"] < 10
+    raised = replace(settings, run="e", results=tmp_path / "e", max_usd=2 * sum(prices))
+    assert [result.summary["status"] for result in (await defend(raised, moderators=[POLICY], simulator=PLAYED)).arms] == ["complete"] * 2
+
+
+@pytest.mark.parametrize(
+    ("failure", "code", "failed", "outcomes"),
+    [("fail", EXIT_FAILURES, 68, {"error"}), ("open", EXIT_DONE, 0, {"answered"}), ("closed", EXIT_DONE, 0, {"refused"})],
+)
+async def test_a_failing_moderator_fails_opens_or_closes(tmp_path: Path, failure: Any, code: int, failed: int, outcomes: set[str]) -> None:
+    playing = replace(PLAYED, faults=FaultPlan.parse("content_filter@sim-moderator:1.0"))
+    settings = replace(SETTINGS, lengths=(1,), results=tmp_path, moderator_failure=failure)
+    result = await defend(settings, moderators=[POLICY], simulator=playing)
+    assert result.exit_code == code
+    found, rows = arm(result, POLICY), pl.read_parquet(result.arms[1].folder / "transcripts.parquet")
+    assert found["failed_dialogues"] == failed
+    assert set(rows["outcome"]) == outcomes
+    # No decision is neither an alarm nor the lack of one.
+    assert found["benign"]["false_alarms"] is None is found["detection"]
+    asr = found["asr"]
+    if failure == "open":
+        assert asr["before"] == asr["after"] > 0
+        assert rows["moderator_text"].str.contains("went on unguarded").all()
+    elif failure == "closed":
+        assert asr["after"] == 0.0
+        assert found["benign"]["over_refusal"]["after"]["value"] == 1.0
+    else:
+        # A failed call never becomes a safe answer: there is nothing to compare.
+        assert asr["after"] is None
+        assert result.arms[1].summary["asr_by_turn"][0]["missing"] == 34
+
+
+async def test_a_bad_second_moderator_is_found_before_anything_is_sent(tmp_path: Path) -> None:
+    started: list[object] = []
+    for bad in ("guard:simulator:sim-safe", "policy:nobody:model", "strange:simulator:sim-guard:x"):
+        with pytest.raises(UsageError):
+            await defend(replace(SETTINGS, results=tmp_path), moderators=[GUARD, bad], simulator=PLAYED, opening=started.append)
+    assert started == []
+    assert not (tmp_path / "turns.sqlite").exists()
+
+
+@pytest.mark.parametrize(
+    ("moderators", "said"),
+    [((), "say what to measure"), (("none",), "runs by itself"), ((GUARD, GUARD), "given twice")],
+)
+async def test_arms_that_make_no_sense_are_refused(tmp_path: Path, moderators: tuple[str, ...], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        await defend(replace(SETTINGS, results=tmp_path), moderators=moderators, simulator=PLAYED)
+
+
+async def test_a_judging_model_finds_the_same_over_refusal_by_its_rubric(tmp_path: Path, dialogues: list[Dialogue]) -> None:
+    settings = replace(SETTINGS, lengths=(1,), results=tmp_path, judges=("simulator:sim-judge",))
+    result = await defend(settings, moderators=[POLICY], simulator=PLAYED)
+    found = arm(result, POLICY)
+    benign, harmful = (of_kind(dialogues, kind, (1,)) for kind in ("benign", "harmful"))
+    for side, truth in (("before", Truth(None)), ("after", Truth(POLICY))):
+        assert found["benign"]["over_refusal"][side]["value"] == pytest.approx(share(truth.declined(one, 1) for one in benign))
+        assert found["asr"][side] == pytest.approx(share(truth.unsafe(one, 1) for one in harmful))
+    assert result.record is not None
+    assert not result.record["baseline_judge"]
+    assert result.arms[0].summary["cost_usd"]["judge"] > 0
+
+
+async def test_moderators_may_be_served_elsewhere_than_the_target(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, lengths=(1,), sample=4, results=tmp_path)
+    async with run_simulator(PLAYED) as target, run_simulator(PLAYED) as first, run_simulator(PLAYED) as second:
+        urls = [first.base_url(), second.base_url()]
+        served = replace(settings, base_urls=(target.base_url(),))
+        result = await defend(served, moderators=[POLICY, GUARD], moderator_base_urls=urls)
+        counted = [{truth.model for truth in one.truth} for one in (target, first, second)]
+    assert counted == [{MODEL}, {"sim-moderator"}, {"sim-guard"}]
+    assert result.exit_code == EXIT_DONE
