@@ -71,8 +71,10 @@ class Fleet(Generic[T]):
         chosen.in_flight += 1
         try:
             yield chosen
-        except (ConnectionFailedError, ServerError):
-            chosen.failed(anyio.current_time(), began=now)
+        except (ConnectionFailedError, ServerError) as error:
+            # An empty or unreadable reply comes from a server that works; only one that says it fails, or says nothing, is set aside.
+            if isinstance(error, ConnectionFailedError) or (error.status or 0) >= 500:
+                chosen.failed(anyio.current_time(), began=now)
             raise
         else:
             chosen.succeeded()

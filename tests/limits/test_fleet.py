@@ -125,3 +125,12 @@ def test_other_failures_set_nothing_aside_and_free_the_place(virtually: Virtuall
         assert [(one.in_flight, one.set_aside, one.failures) for one in fleet.statistics()] == [(0, False, 0)] * 2
 
     virtually(main)
+
+
+def test_an_unreadable_reply_sets_no_address_aside(virtually: Virtually) -> None:
+    async def main() -> None:
+        fleet = fleet_of("a", "b")
+        assert fail(fleet, ServerError("empty reply", code="unusable_reply", maybe_billed=True)) == "a"
+        assert not any(one.set_aside for one in fleet.statistics())
+
+    virtually(main)
