@@ -42,7 +42,7 @@ def test_planning_alone_leaves_no_file(tmp_path: Path) -> None:
         ({"judges": ("openai",)}, "'openai' is not PROVIDER:MODEL"),
         ({"judges": ("guard:llama-guard",)}, "'llama-guard' is not PROVIDER:MODEL"),
         ({"provider": "groq", "model": "x", "base_urls": (), "max_usd": 1.0, "judges": ("rules",)}, "no price is known for groq:x"),
-        ({"judges": ("moderation:openai",), "max_usd": 1.0}, "no price is known for openai:omni-moderation-latest"),
+        ({"judges": ("groq:qwen-unpriced",), "max_usd": 1.0}, "no price is known for groq:qwen-unpriced"),
         ({"judges": ("moderation:groq",)}, "name the model too"),
         ({"lengths": (3,)}, "3"),
         ({"scenarios": ("Nonsense",)}, "no such scenario"),
