@@ -7,6 +7,8 @@ one cut per cool-down however many 429s arrive, and a cool-down of our own that 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 
 START_CONCURRENCY = 8
 CUT_CONCURRENCY = 0.7
@@ -113,11 +115,18 @@ class LossWatch:
         """The pace has changed: what was counted before says nothing of it."""
         self._answered = self._limited = 0
 
-    def count(self, *, limited: bool, per_second: float) -> float | None:
-        """Count a call at this pace; the pace to go on with, where an epoch ended that asks for another."""
+    def count(self, *, limited: bool, pace: Callable[[], float]) -> float | None:
+        """Count a call at this pace (calls a second); the pace to go on with, where an epoch ended that asks for another."""
         self._limited += limited
         self._answered += not limited
         counted = self._answered + self._limited
+        if not self._limited:
+            # The usual case, and cheap: measuring the pace looks at every answer of the last two minutes.
+            if counted >= EPOCH_CALLS:
+                self.restart()
+                self._trial = None
+            return None
+        per_second = pace()
         if counted < max(LEAST_EPOCH_CALLS, min(EPOCH_CALLS, per_second * EPOCH_SECONDS)):
             return None
         share = self._limited / counted
@@ -225,7 +234,7 @@ class AdaptiveRate:
         return True
 
     def _counted(self, now: float, *, limited: bool) -> bool:
-        slower = self._loss.count(limited=limited, per_second=self._pace(now))
+        slower = self._loss.count(limited=limited, pace=partial(self._pace, now))
         if slower is None:
             return False
         self._set(now, slower)
