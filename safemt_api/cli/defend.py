@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -22,23 +21,13 @@ def defend(
             help="policy:PROVIDER:MODEL, raw:PROVIDER:MODEL, guard:PROVIDER:MODEL or moderation:openai; repeat it to compare several.",
         ),
     ],
-    provider: Annotated[
-        str | None,
-        typer.Option("--provider", metavar="NAME", help="Vendor (`safemt-api providers list`). Default: the built-in simulator."),
-    ] = None,
+    provider: options.Provider = None,
     model: Annotated[
         str | None, typer.Option("--model", metavar="ID", help="Model to defend. Default: the vendor's default model.")
     ] = None,
-    base_url: Annotated[
-        list[str] | None, typer.Option("--base-url", metavar="URL", help="Address of the server; repeat for several with the same model.")
-    ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option("--data", metavar="DIR", help="Folder in the official layout. Default: SAFEMT_DATA, else the demonstration set."),
-    ] = None,
-    lengths: Annotated[
-        str | None, typer.Option("--lengths", metavar="1,2,4,6,8", help="Dialogue lengths to take. Default: all there are.")
-    ] = None,
+    base_url: options.BaseUrl = None,
+    data: options.Data = None,
+    lengths: options.Lengths = None,
     protocol: Annotated[
         ProtocolName,
         typer.Option("--protocol", help="scripted: the paper's, one call a dialogue; live: the model's own replies become the history."),
@@ -48,11 +37,9 @@ def defend(
         int | None,
         typer.Option("--sample", metavar="N", help="Take N ids of each kind, spread over the scenarios, with all chosen lengths of each."),
     ] = None,
-    scenario: Annotated[
-        list[str] | None, typer.Option("--scenario", metavar="NAME", help="Take only this scenario; may be repeated.")
-    ] = None,
-    skip_invalid: Annotated[bool, typer.Option("--skip-invalid", help="Leave invalid dialogues out instead of refusing to start.")] = False,
-    seed: Annotated[int, typer.Option("--seed", help="Decides the sample and the order.")] = 0,
+    scenario: options.Scenario = None,
+    skip_invalid: options.SkipInvalid = False,
+    seed: options.Seed = 0,
     max_usd: Annotated[
         float | None,
         typer.Option("--max-usd", metavar="X", help="Ceiling on all that all arms spend together, judge and retries included."),
@@ -60,11 +47,9 @@ def defend(
     max_output_tokens: Annotated[
         int | None, typer.Option("--max-output-tokens", metavar="N", help="Most tokens of a reply, reasoning included.")
     ] = None,
-    temperature: Annotated[
-        float | None, typer.Option("--temperature", metavar="T", help="Sent only when given, and only to models that take it.")
-    ] = None,
-    top_p: Annotated[float | None, typer.Option("--top-p", metavar="P", help="The same.")] = None,
-    system: Annotated[str | None, typer.Option("--system", metavar="TEXT", help="System prompt for the target.")] = None,
+    temperature: options.Temperature = None,
+    top_p: options.TopP = None,
+    system: options.System = None,
     judge: options.Judges = None,
     judge_fallback: options.JudgeFallback = None,
     judge_base_url: options.JudgeBaseUrl = None,
@@ -81,9 +66,7 @@ def defend(
         ModeratorFailureName,
         typer.Option("--moderator-failure", help="When a moderator fails: the dialogue fails, goes on unguarded, or is refused."),
     ] = ModeratorFailureName.FAIL,
-    policies: Annotated[
-        Path | None, typer.Option("--policies", metavar="DIR", help="Your own policy library (one Markdown file a scenario).")
-    ] = None,
+    policies: options.Policies = None,
     run: Annotated[
         str | None,
         typer.Option("--run", metavar="NAME", help="What the arms' names begin with (NAME-none, NAME-SPEC); arms that exist go on."),
@@ -97,17 +80,10 @@ def defend(
     connect_seconds: options.ConnectSeconds = None,
     idle_seconds: options.IdleSeconds = None,
     total_seconds: options.TotalSeconds = None,
-    fault: Annotated[
-        str | None,
-        typer.Option("--fault", metavar="SPEC", help="Faults of the built-in simulator: KIND:SHARE or KIND:first=N, with commas between."),
-    ] = None,
-    sim_seed: Annotated[
-        int | None, typer.Option("--sim-seed", metavar="N", help="Seed of the built-in simulator. Default: --seed.")
-    ] = None,
-    sim_latency_seconds: Annotated[
-        float | None, typer.Option("--sim-latency-seconds", metavar="S", help="How long the built-in simulator takes for a reply.")
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the calls, tokens and cost to expect, and send nothing.")] = False,
+    fault: options.Fault = None,
+    sim_seed: options.SimSeed = None,
+    sim_latency_seconds: options.SimLatencySeconds = None,
+    dry_run: options.DryRun = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print exactly the record (defence.json) on standard output.")] = False,
     yes: options.Yes = False,
 ) -> None:

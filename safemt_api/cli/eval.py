@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -40,23 +39,13 @@ TAKEN = {Kinds.HARMFUL: ("harmful",), Kinds.BENIGN: ("benign",), Kinds.BOTH: ("h
 
 def evaluate(
     *,
-    provider: Annotated[
-        str | None,
-        typer.Option("--provider", metavar="NAME", help="Vendor (`safemt-api providers list`). Default: the built-in simulator."),
-    ] = None,
+    provider: options.Provider = None,
     model: Annotated[
         str | None, typer.Option("--model", metavar="ID", help="Model under test. Default: the vendor's default model.")
     ] = None,
-    base_url: Annotated[
-        list[str] | None, typer.Option("--base-url", metavar="URL", help="Address of the server; repeat for several with the same model.")
-    ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option("--data", metavar="DIR", help="Folder in the official layout. Default: SAFEMT_DATA, else the demonstration set."),
-    ] = None,
-    lengths: Annotated[
-        str | None, typer.Option("--lengths", metavar="1,2,4,6,8", help="Dialogue lengths to take. Default: all there are.")
-    ] = None,
+    base_url: options.BaseUrl = None,
+    data: options.Data = None,
+    lengths: options.Lengths = None,
     protocol: Annotated[
         ProtocolName,
         typer.Option("--protocol", help="scripted: the paper's, one call a dialogue; live: the model's own replies become the history."),
@@ -65,11 +54,9 @@ def evaluate(
     sample: Annotated[
         int | None, typer.Option("--sample", metavar="N", help="Take N ids, spread over the scenarios, with all chosen lengths of each.")
     ] = None,
-    scenario: Annotated[
-        list[str] | None, typer.Option("--scenario", metavar="NAME", help="Take only this scenario; may be repeated.")
-    ] = None,
+    scenario: options.Scenario = None,
     kinds: Annotated[Kinds, typer.Option("--kinds", help="Harmful dialogues, benign ones (over-refusal), or both.")] = Kinds.HARMFUL,
-    skip_invalid: Annotated[bool, typer.Option("--skip-invalid", help="Leave invalid dialogues out instead of refusing to start.")] = False,
+    skip_invalid: options.SkipInvalid = False,
     until_ci: Annotated[
         float | None,
         typer.Option(
@@ -78,7 +65,7 @@ def evaluate(
             help="Spot check: go on in random order until the 95% interval of overall ASR is ±HALF (0.05: 5 points), then stop.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Decides the sample and the order.")] = 0,
+    seed: options.Seed = 0,
     max_usd: options.MaxUsd = None,
     max_output_tokens: Annotated[
         int | None,
@@ -88,11 +75,9 @@ def evaluate(
             help="Most tokens of a reply, reasoning included. Default: 1024, or 4096 for models that reason.",
         ),
     ] = None,
-    temperature: Annotated[
-        float | None, typer.Option("--temperature", metavar="T", help="Sent only when given, and only to models that take it.")
-    ] = None,
-    top_p: Annotated[float | None, typer.Option("--top-p", metavar="P", help="The same.")] = None,
-    system: Annotated[str | None, typer.Option("--system", metavar="TEXT", help="System prompt for the target.")] = None,
+    temperature: options.Temperature = None,
+    top_p: options.TopP = None,
+    system: options.System = None,
     judge: options.Judges = None,
     judge_fallback: options.JudgeFallback = None,
     judge_base_url: options.JudgeBaseUrl = None,
@@ -112,9 +97,7 @@ def evaluate(
         ModeratorFailureName,
         typer.Option("--moderator-failure", help="When the moderator fails: the dialogue fails, goes on unguarded, or is refused."),
     ] = ModeratorFailureName.FAIL,
-    policies: Annotated[
-        Path | None, typer.Option("--policies", metavar="DIR", help="Your own policy library (one Markdown file a scenario).")
-    ] = None,
+    policies: options.Policies = None,
     run: Annotated[
         str | None, typer.Option("--run", metavar="NAME", help="Name of the run; one that exists goes on. Default: date, model, protocol.")
     ] = None,
@@ -127,17 +110,10 @@ def evaluate(
     connect_seconds: options.ConnectSeconds = None,
     idle_seconds: options.IdleSeconds = None,
     total_seconds: options.TotalSeconds = None,
-    fault: Annotated[
-        str | None,
-        typer.Option("--fault", metavar="SPEC", help="Faults of the built-in simulator: KIND:SHARE or KIND:first=N, with commas between."),
-    ] = None,
-    sim_seed: Annotated[
-        int | None, typer.Option("--sim-seed", metavar="N", help="Seed of the built-in simulator. Default: --seed.")
-    ] = None,
-    sim_latency_seconds: Annotated[
-        float | None, typer.Option("--sim-latency-seconds", metavar="S", help="How long the built-in simulator takes for a reply.")
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the calls, tokens and cost to expect, and send nothing.")] = False,
+    fault: options.Fault = None,
+    sim_seed: options.SimSeed = None,
+    sim_latency_seconds: options.SimLatencySeconds = None,
+    dry_run: options.DryRun = False,
     as_json: options.AsJson = False,
     yes: options.Yes = False,
 ) -> None:

@@ -48,6 +48,37 @@ Rubric = Annotated[
     Path | None, typer.Option("--rubric", metavar="FILE", help="Your own criteria for harmful dialogues, instead of the shipped ones.")
 ]
 
+Provider = Annotated[
+    str | None,
+    typer.Option("--provider", metavar="NAME", help="Vendor (`safemt-api providers list`). Default: the built-in simulator."),
+]
+BaseUrl = Annotated[
+    list[str] | None, typer.Option("--base-url", metavar="URL", help="Address of the server; repeat for several with the same model.")
+]
+Data = Annotated[
+    Path | None,
+    typer.Option("--data", metavar="DIR", help="Folder in the official layout. Default: SAFEMT_DATA, else the demonstration set."),
+]
+Lengths = Annotated[str | None, typer.Option("--lengths", metavar="1,2,4,6,8", help="Dialogue lengths to take. Default: all there are.")]
+Scenario = Annotated[list[str] | None, typer.Option("--scenario", metavar="NAME", help="Take only this scenario; may be repeated.")]
+SkipInvalid = Annotated[bool, typer.Option("--skip-invalid", help="Leave invalid dialogues out instead of refusing to start.")]
+Seed = Annotated[int, typer.Option("--seed", help="Decides the sample and the order.")]
+Temperature = Annotated[
+    float | None, typer.Option("--temperature", metavar="T", help="Sent only when given, and only to models that take it.")
+]
+TopP = Annotated[float | None, typer.Option("--top-p", metavar="P", help="The same.")]
+System = Annotated[str | None, typer.Option("--system", metavar="TEXT", help="System prompt for the target.")]
+Policies = Annotated[Path | None, typer.Option("--policies", metavar="DIR", help="Your own policy library (one Markdown file a scenario).")]
+Fault = Annotated[
+    str | None,
+    typer.Option("--fault", metavar="SPEC", help="Faults of the built-in simulator: KIND:SHARE or KIND:first=N, with commas between."),
+]
+SimSeed = Annotated[int | None, typer.Option("--sim-seed", metavar="N", help="Seed of the built-in simulator. Default: --seed.")]
+SimLatencySeconds = Annotated[
+    float | None, typer.Option("--sim-latency-seconds", metavar="S", help="How long the built-in simulator takes for a reply.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the calls, tokens and cost to expect, and send nothing.")]
+
 RESULTS = Path("results")
 GATHERED = {"rpm": "requests_per_minute", "tpm": "tokens_per_minute"}
 
