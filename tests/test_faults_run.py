@@ -1,0 +1,91 @@
+"""Whole runs under every fault the simulator can play, on each wire format: the same verdicts as without, or a named failure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from safemt_api.errors import AccountError
+from safemt_api.evaluation import evaluate
+from safemt_api.runs.execution import RunResult
+from safemt_api.simulator.faults import OUTCOME_FAULTS, TRANSIENT_FAULTS, FaultPlan
+from safemt_api.simulator.settings import SimulatorSettings
+
+PROVIDERS = ("simulator", "simulator-anthropic", "simulator-google")
+STOPPING = {"daily_quota", "account_hold"}
+MIXED = ("rate_limit", "rate_limit_retry_after", "error_500", "error_503", "overloaded_529", "reset", "malformed", "truncated_body", "html")
+
+
+async def run(results: Path, provider: str, faults: str = "") -> RunResult:
+    """A few dialogues, judged by the simulator; stalls are cut off after a moment."""
+    plan = FaultPlan.parse(faults, retry_after_seconds=0.1, stall_seconds=20.0) if faults else FaultPlan()
+    options: dict[str, Any] = {"lengths": (1, 2), "sample": 2, "seed": 3, "concurrency": 8, "idle_seconds": 0.5, "max_failures": 1.0}
+    return await evaluate(
+        provider=provider,
+        results=results,
+        run="run",
+        judges=(f"{provider}:sim-judge",),
+        simulator=SimulatorSettings(seed=3, faults=plan),
+        **options,
+    )
+
+
+def verdicts(result: RunResult) -> dict[tuple[str, int], str | None]:
+    frame = pl.read_parquet(result.folder / "verdicts.parquet").filter(pl.col("counts"))
+    return {(row["dialogue_id"], row["length"]): row["label"] for row in frame.iter_rows(named=True)}
+
+
+def same_or_named(stormy: RunResult, calm: RunResult) -> bool:
+    """Every verdict is the calm run's, or missing because the summary says that its dialogue failed or its judge gave none."""
+    expected, got = verdicts(calm), verdicts(stormy)
+    return got.keys() == expected.keys() and all(got[key] in (label, None) for key, label in expected.items())
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_a_third_of_all_calls_failing_changes_no_verdict(tmp_path: Path, provider: str) -> None:
+    calm = await run(tmp_path / "calm", provider)
+    stormy = await run(tmp_path / "stormy", provider, ",".join(f"{kind}:{0.3 / len(MIXED):.4f}" for kind in MIXED))
+    assert same_or_named(stormy, calm)
+    assert stormy.summary["dialogues"]["failed"] == len(stormy.summary["failures"])
+    assert None not in verdicts(stormy).values()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize("kind", sorted(set(TRANSIENT_FAULTS) - STOPPING))
+async def test_a_fault_that_hits_every_call_once_changes_no_verdict(tmp_path: Path, provider: str, kind: str) -> None:
+    calm = await run(tmp_path / "calm", provider)
+    stormy = await run(tmp_path / "stormy", provider, f"{kind}:first=1")
+    assert verdicts(stormy) == verdicts(calm)
+    assert stormy.exit_code == 0
+    assert stormy.summary["calls"]["retried"] >= 1
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize("kind", sorted(STOPPING))
+async def test_what_concerns_the_whole_account_stops_the_run_at_once(tmp_path: Path, provider: str, kind: str) -> None:
+    result = await run(tmp_path, provider, f"{kind}:first=1")
+    assert isinstance(result.stopped_by, AccountError)
+    assert result.exit_code == 2
+    assert result.summary["status"] == "partial"
+    assert result.summary["calls"]["sent"] <= 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize("kind", sorted(OUTCOME_FAULTS))
+async def test_what_a_vendor_does_for_good_is_an_outcome_or_a_named_failure(tmp_path: Path, provider: str, kind: str) -> None:
+    result = await run(tmp_path, provider, f"{kind}@sim-average:1.0")
+    outcomes = result.summary["outcomes"]
+    if result.stopped_by is not None:
+        assert result.exit_code == 2
+        return
+    declined = outcomes["refused"] + outcomes["blocked_input"] + outcomes["blocked_output"]
+    labels = set(verdicts(result).values())
+    assert declined or outcomes["truncated"] or result.summary["failures"]
+    assert labels <= ({"safe"} if declined else {"safe", "unsafe", None})
+    if result.summary["failures"]:
+        assert labels == {None}
