@@ -25,6 +25,7 @@ ADAPTERS: Mapping[str, tuple[str, str]] = {
     "google_genai": ("safemt_api.adapters.google_genai", "GoogleGenAI"),
     "openai_moderation": ("safemt_api.adapters.openai_moderation", "OpenAIModeration"),
     "openai_decisions": ("safemt_api.adapters.openai_decisions", "OpenAIDecisions"),
+    "google_decisions": ("safemt_api.adapters.google_decisions", "GoogleDecisions"),
 }
 """Module and class by wire format."""
 

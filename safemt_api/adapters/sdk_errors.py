@@ -56,6 +56,18 @@ _OPENAI_SETUP = """
     OpenAIError SubjectTokenProviderError WebSocketConnectionClosedError WebSocketQueueFullError _AmbiguousModuleClientUsageError
     StreamAlreadyConsumed APIRemovedInV1 MutuallyExclusiveAuthError
 """
+_GOOGLE_STATUS = """
+    APIError ClientError ServerError
+    APIStatusError BadRequestError AuthenticationError PermissionDeniedError NotFoundError ConflictError UnprocessableEntityError
+    RateLimitError InternalServerError GenAiError GenAiDefaultError
+"""
+"""The first line is of ``google.genai.errors``; the others are of the second client inside the SDK, which serves the decisions."""
+
+_GOOGLE_SETUP = """
+    UnknownFunctionCallArgumentError UnsupportedFunctionError FunctionInvocationError GeminiNextGenAPIClientError
+    CreateInteractionClientError CreateInteractionServerError GetInteractionByIDClientError GetInteractionByIDServerError
+    CancelInteractionByIDClientError CancelInteractionByIDServerError DeleteInteractionClientError DeleteInteractionServerError
+"""
 _NETWORK = "APIError APIConnectionError APITimeoutError"
 _GARBLED = "APIResponseValidationError"
 
@@ -78,9 +90,10 @@ KINDS: Mapping[str, Mapping[str, Kind]] = {
         **_rows("setup", _ANTHROPIC_SETUP),
     },
     "google": {
-        **_rows("status", "APIError ClientError ServerError"),
-        **_rows("garbled", "UnknownApiResponseError ContinuationInterruptedError"),
-        **_rows("setup", "UnknownFunctionCallArgumentError UnsupportedFunctionError FunctionInvocationError"),
+        **_rows("status", _GOOGLE_STATUS),
+        **_rows("network", "APIConnectionError APITimeoutError NoResponseError"),
+        **_rows("garbled", "UnknownApiResponseError ContinuationInterruptedError APIResponseValidationError ResponseValidationError"),
+        **_rows("setup", _GOOGLE_SETUP),
     },
     "httpx2": {
         **_rows(

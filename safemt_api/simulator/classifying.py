@@ -153,7 +153,7 @@ def decide_google(body: Mapping[str, Any], settings: SimulatorSettings) -> dict[
     text = _input_text(body.get("input"))
     facts = _Facts(text, str(body.get("model")).removeprefix("models/"), settings)
     used = count_tokens(text)
-    usage = {"total_input_tokens": used, "total_output_tokens": len(questions), "total_tokens": used + len(questions)}
+    usage = {"total_input_tokens": used, "total_output_tokens": 0, "total_tokens": used}
     return {"answers": {name: _google_answer(question, facts) for name, question in questions.items()}, "usage": usage}
 
 

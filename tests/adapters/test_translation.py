@@ -12,6 +12,8 @@ from typing import Any
 import anthropic
 import anyio
 import anyio.abc
+import google.genai._gaos.errors
+import google.genai._interactions
 import google.genai.errors
 import httpx2
 import openai
@@ -43,6 +45,8 @@ Connect = Callable[..., Adapter]
 Serve = Callable[..., Any]
 MakeCall = Callable[..., Call]
 
+FORMATS = ("openai_chat", "anthropic_messages", "google_genai", "google_decisions")
+
 
 def subclasses(base: type[BaseException]) -> Iterator[type[BaseException]]:
     yield base
@@ -65,7 +69,11 @@ def import_all(package: ModuleType) -> None:
 CLASSES = {
     "openai": {cls for cls in subclasses(openai.OpenAIError) if cls.__module__.startswith("openai")},
     "anthropic": {cls for cls in subclasses(anthropic.AnthropicError) if cls.__module__.startswith("anthropic")},
-    "google": set(exceptions_of(google.genai.errors)),
+    "google": {
+        *exceptions_of(google.genai.errors),
+        *subclasses(google.genai._interactions.GeminiNextGenAPIClientError),
+        *(getattr(google.genai._gaos.errors, name) for name in google.genai._gaos.errors.__all__ if not name.endswith("Data")),
+    },
     "httpx2": set(exceptions_of(httpx2)),
 }
 
@@ -237,7 +245,7 @@ async def test_the_same_server_failure_reads_the_same_each_time(connect: Connect
     assert all("req_" not in sentence for sentence, _ in sentences)
 
 
-@pytest.mark.parametrize("wire_format", ["openai_chat", "anthropic_messages", "google_genai"])
+@pytest.mark.parametrize("wire_format", FORMATS)
 @pytest.mark.parametrize(
     ("raised", "connected", "billed"),
     [
@@ -260,7 +268,7 @@ async def test_broken_connections_say_how_far_they_came(
     assert (caught.value.connected, caught.value.maybe_billed) == (connected, billed)
 
 
-@pytest.mark.parametrize("wire_format", ["openai_chat", "anthropic_messages", "google_genai"])
+@pytest.mark.parametrize("wire_format", FORMATS)
 @pytest.mark.parametrize("status", [200, 400, 401, 403, 404, 429, 500])
 async def test_the_key_is_in_no_error_nor_in_what_led_to_it(
     *, connect: Connect, serve: Serve, make_call: MakeCall, key: str, wire_format: WireFormat, status: int
@@ -273,7 +281,7 @@ async def test_the_key_is_in_no_error_nor_in_what_led_to_it(
     assert caught.value.__context__ is None
 
 
-@pytest.mark.parametrize("wire_format", ["openai_chat", "anthropic_messages", "google_genai"])
+@pytest.mark.parametrize("wire_format", FORMATS)
 async def test_an_undecodable_compression_is_a_server_failure(connect: Connect, make_call: MakeCall, wire_format: WireFormat) -> None:
     class Raw(httpx2.AsyncByteStream):
         async def __aiter__(self) -> Any:
@@ -293,7 +301,7 @@ async def _hang_up(stream: anyio.abc.SocketStream, answer: bytes) -> None:
             await stream.send(answer)
 
 
-@pytest.mark.parametrize("wire_format", ["openai_chat", "anthropic_messages", "google_genai"])
+@pytest.mark.parametrize("wire_format", FORMATS)
 @pytest.mark.parametrize("answer", [b"", b'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 500\r\n\r\n{"choices"'])
 async def test_a_real_connection_that_breaks_may_have_been_billed(
     *, make_profile: Callable[..., Profile], make_call: MakeCall, wire_format: WireFormat, answer: bytes
@@ -317,7 +325,7 @@ async def test_a_real_connection_that_breaks_may_have_been_billed(
     assert (caught.value.connected, caught.value.maybe_billed) == (True, True)
 
 
-@pytest.mark.parametrize("wire_format", ["openai_chat", "anthropic_messages", "google_genai"])
+@pytest.mark.parametrize("wire_format", FORMATS)
 async def test_a_closed_port_is_no_connection(make_profile: Callable[..., Profile], make_call: MakeCall, wire_format: WireFormat) -> None:
     listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
     port = listener.extra(anyio.abc.SocketAttribute.local_port)  # noqa: S610 (anyio's typed attribute, not Django's)
