@@ -9,7 +9,7 @@ DEMO_RUNS := demo-safe demo-average demo-brittle
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all check format docs bench chaos test-vllm clean
+.PHONY: help setup demo test test-all check format docs bench chaos test-vllm test-interop clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -56,6 +56,11 @@ chaos: $(READY) ## kills and faults for a long time
 
 test-vllm: $(READY) ## against a real vLLM server, in an environment of its own
 	$(PYTEST) -q -m vllm tests/vllm
+
+test-interop: ## the Inspect export against the real inspect_ai, in an environment of its own
+	@test -x .venv-interop/bin/python || $(PYTHON) -m venv .venv-interop
+	.venv-interop/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,interop]'
+	.venv-interop/bin/python -m pytest -q tests/report/test_exporting.py
 
 clean: ## remove .venv and caches; results stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

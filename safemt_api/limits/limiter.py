@@ -92,7 +92,7 @@ class Limiter:
     """See the module.
 
     ``requests_per_minute`` and ``tokens_per_minute`` given here are the user's word: headers do not change them. ``cautious`` feels its way
-    up from a few calls at once; a server on the user's own machine has no quota to run over and takes all from the first moment.
+    up from a few calls at once; where the quota is given, or the server is the user's own, there is nothing to feel for.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class Limiter:
     ) -> None:
         self._concurrency = AdaptiveConcurrency(concurrency)
         self._rate = AdaptiveRate()
-        if not cautious:
+        if not cautious or requests_per_minute is not None:
             self._concurrency.trust()
             self._rate.trust()
         self._fixed = {name for name, value in (("requests", requests_per_minute), ("tokens", tokens_per_minute)) if value is not None}
