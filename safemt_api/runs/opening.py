@@ -18,6 +18,7 @@ from safemt_api.limits.limiter import Limiter
 from safemt_api.messages import PURPOSES, Route
 from safemt_api.prices import find_price
 from safemt_api.routes import Router
+from safemt_api.runs.planning import DEFAULT_PROVIDER
 from safemt_api.runs.settings import EvalSettings
 from safemt_api.store.turns import TurnStore
 
@@ -40,6 +41,7 @@ def account_opener(
 ) -> Callable[[Route], Account]:
     """Makes the account of a route on its first call. ``--rpm`` and ``--tpm`` are the target's account's."""
     environ = os.environ if environ is None else environ
+    target = router.destination(settings.provider or DEFAULT_PROVIDER, "").route
 
     def open_account(route: Route) -> Account:
         profile = router.profile(route.profile)
@@ -47,7 +49,7 @@ def account_opener(
             open_adapter, profile=profile, wire_format=route.wire_format, api_key=profile.api_key(environ), client=client, timeouts=timeouts
         )
         endpoints: list[Endpoint[Adapter]] = [Endpoint(url, adapter(base_url=url)) for url in route.base_urls]
-        own = settings.provider in (None, route.profile)
+        own = (route.profile, route.endpoint) == (target.profile, target.endpoint)
         return Account(
             profile=profile,
             fleet=Fleet(endpoints),
