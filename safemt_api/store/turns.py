@@ -10,6 +10,7 @@ Two processes may share a store: SQLite's locks order their commits, and a reply
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ from safemt_api.store.records import reply_from_json, reply_to_json
 
 STORE_FILE = "turns.sqlite"
 BUSY_TIMEOUT_SECONDS = 20.0
+WAL_RETRY_SECONDS = 0.02
 MAX_GROUP = 256
 APPLICATION_ID = 0x53614D54  # "SaMT": tells a turn store from any other SQLite file
 
@@ -221,11 +223,25 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     application_id, tables = connection.execute(look).fetchone()
     if application_id != APPLICATION_ID and tables:
         raise StoreError(path, "is a database of another program", "move it away or give another --results folder")
-    connection.execute("PRAGMA journal_mode = WAL")
+    _into_wal(connection)
     connection.execute("PRAGMA synchronous = FULL")
     if application_id != APPLICATION_ID:
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     migrate(connection, path)
+
+
+def _into_wal(connection: sqlite3.Connection) -> None:
+    # SQLite does not wait for this switch as it does for every other lock: of two processes that create a store together, one is refused.
+    give_up = time.monotonic() + BUSY_TIMEOUT_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > give_up:
+                raise
+            time.sleep(WAL_RETRY_SECONDS)
+        else:
+            return
 
 
 @contextmanager
