@@ -31,7 +31,7 @@ from safemt_api.messages import (
     Transcript,
     Turn,
     assistant,
-    spoken,
+    said,
     user,
 )
 from safemt_api.moderators.base import Moderator
@@ -134,8 +134,7 @@ def _is_worded_anew(guidance: Guidance | None) -> bool:
 
 
 def _live_history(dialogue: Dialogue, turns: list[Turn]) -> tuple[Line, ...]:
-    said = [line for turn in turns for line in (Line("user", turn.user_text), Line("assistant", spoken(turn.reply)))]
-    return (*said, Line("user", dialogue.user_texts[len(turns)]))
+    return (*said(turns), Line("user", dialogue.user_texts[len(turns)]))
 
 
 def _check_can_go_on(turn: Turn, *, more: bool) -> None:

@@ -50,14 +50,6 @@ REPLY_TEXTS = ("text", "detail", "finish_reason", "served_model", "request_id", 
 OVERLOADED_STATUSES = frozenset({503, 529})
 
 
-@dataclass(frozen=True, slots=True)
-class Pacing:
-    """The user's word on an account's pace; ``None`` leaves it to headers and 429s."""
-
-    requests_per_minute: float | None = None
-    tokens_per_minute: float | None = None
-
-
 @dataclass
 class Account:
     """One vendor account (profile, key, endpoint): what everyone who calls it shares."""

@@ -7,7 +7,7 @@ a ``Transcript`` is a dialogue with its replies, and a ``Verdict`` is a judge's 
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
@@ -359,17 +359,13 @@ class Transcript:
     protocol: Protocol
     turns: tuple[Turn, ...]
     failure: str | None = None
-    notes: tuple[str, ...] = ()
-
-    @property
-    def history(self) -> tuple[Line, ...]:
-        """All that was said, in order, ending with the last reply: scripted lines, and in a live dialogue the model's own words."""
-        if self.protocol == "scripted":
-            replies = tuple(Line("assistant", turn.reply.text) for turn in self.turns)
-            return self.dialogue.lines + replies
-        return tuple(line for turn in self.turns for line in (Line("user", turn.user_text), Line("assistant", spoken(turn.reply))))
 
 
 def spoken(reply: Reply) -> str:
     """The assistant's turn in a live history: the model's own words, or the fixed placeholder where a filter left none."""
     return reply.text or BLOCKED_PLACEHOLDER
+
+
+def said(turns: Iterable[Turn]) -> tuple[Line, ...]:
+    """What was said in the turns of a live dialogue, in order: the user's words and what stands for the assistant's."""
+    return tuple(line for turn in turns for line in (Line("user", turn.user_text), Line("assistant", spoken(turn.reply))))

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from safemt_api import messages
 from safemt_api.dialogues import NOT_REACHED, Target, converse
 from safemt_api.errors import AccountError, DialogueError
 from safemt_api.markers import GUIDANCE_HEADER
@@ -99,7 +100,7 @@ async def test_live_has_the_models_own_replies_as_history_and_collects_them_all(
         (2, "user 2", "two"),
         (3, "user 3", "three"),
     ]
-    assert transcript.history[-1] == Line("assistant", "three")
+    assert messages.said(transcript.turns)[-1] == Line("assistant", "three")
 
 
 async def test_a_dialogue_of_length_one_is_the_same_in_both_protocols() -> None:

@@ -42,7 +42,6 @@ class Collector:
         self.failures: list[dict[str, Any]] = []
         self.labels: Counter[str | None] = Counter()
         self.covered: Counter[tuple[str, int]] = Counter()
-        self.notes: Counter[str] = Counter()
         self.served_models: Counter[str] = Counter()
 
     def add(self, finished: Finished) -> None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from safemt_api.messages import Line, Transcript, Turn, Verdict, spoken
+from safemt_api.messages import Line, Transcript, Turn, Verdict, said
 
 
 class Finished(NamedTuple):
@@ -84,8 +84,7 @@ def history_before(transcript: Transcript, index: int) -> tuple[Line, ...]:
     """What was said before the reply of the turn at ``index``, ending with the user's message."""
     if transcript.protocol == "scripted":
         return transcript.dialogue.lines
-    said = [line for turn in transcript.turns[:index] for line in (Line("user", turn.user_text), Line("assistant", spoken(turn.reply)))]
-    return (*said, Line("user", transcript.turns[index].user_text))
+    return (*said(transcript.turns[:index]), Line("user", transcript.turns[index].user_text))
 
 
 def messages_json(lines: tuple[Line, ...]) -> str:
