@@ -13,6 +13,7 @@ from safemt_api.errors import SafeMTError
 from safemt_api.evaluation import open_plan
 from safemt_api.messages import Answer, Asker, Call
 from safemt_api.moderators.opening import open_moderator
+from safemt_api.private_files import private_folder
 from safemt_api.profiles import find_profile, load_profiles
 from safemt_api.runs.defending import DEFENCE_FILE, Arm, arm_settings, ceiling_of, plan_arms
 from safemt_api.runs.execution import EXIT_DONE, RunResult, Watcher, execute
@@ -130,7 +131,7 @@ async def _within_ceiling(plan: Plan, arm: Arm, arms: Sequence[Arm]) -> Plan:
     most = plan.settings.max_usd
     if most is None:
         return plan
-    plan.settings.results.mkdir(parents=True, exist_ok=True)
+    private_folder(plan.settings.results)
     left = await ceiling_of(arm, arms, results=plan.settings.results, max_usd=most)
     return replace(plan, settings=replace(plan.settings, max_usd=left))
 

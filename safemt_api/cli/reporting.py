@@ -13,6 +13,7 @@ from safemt_api.cli.calibrating import corrections_of
 from safemt_api.cli.finding import run_folder
 from safemt_api.cli.printing import output_console, say
 from safemt_api.errors import UsageError
+from safemt_api.private_files import private_folder
 from safemt_api.report.exporting import ENDINGS, FORMATS, Format, export_run
 from safemt_api.report.figures import write_figures
 from safemt_api.report.page import write_page
@@ -44,7 +45,7 @@ def show_report(
         for correction in corrections:
             output_console().print(correction_report(correction))
     folder = output or (runs[0].folder if len(runs) == 1 else results)
-    folder.mkdir(parents=True, exist_ok=True)
+    private_folder(folder)
     say(f"page: {write_page(folder, runs, images=images, data_folder=data, corrections=corrections)}")
     if figures is not None:
         say(f"figures: {', '.join(file.name for file in write_figures(runs, figures))} in {figures}")

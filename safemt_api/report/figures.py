@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 
 from safemt_api.errors import StoreError, UsageError
+from safemt_api.private_files import private_folder
 from safemt_api.report.page import write_atomically
 from safemt_api.report.reading import RunData, failure_curve, scenario_scores
 from safemt_api.report.sections import asr_frame, by_protocol, run_labels
@@ -31,7 +32,7 @@ def write_figures(runs: Sequence[RunData], folder: Path) -> list[Path]:
         raise UsageError("figures need at least one run")
     drawing = _charts_module()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        private_folder(folder)
     except OSError as error:
         raise StoreError(folder, f"cannot be made ({error.strerror or error})", "name a folder that you may write to") from error
     return [file for name, chart in _figures(runs, drawing) for file in _written(folder, name, chart, drawing)]

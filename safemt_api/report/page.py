@@ -88,7 +88,7 @@ def write_page(
 
 
 def write_atomically(target: Path, data: bytes) -> None:
-    """Write a file so that a reader sees the old one or the new one, never half of it.
+    """Write a file for its owner alone, so that a reader sees the old one or the new one, never half of it.
 
     Raises:
         StoreError: The folder is missing, read-only or full.
@@ -99,7 +99,6 @@ def write_atomically(target: Path, data: bytes) -> None:
         try:
             with os.fdopen(handle, "wb") as stream:
                 stream.write(data)
-            temporary.chmod(0o644)
             temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)

@@ -19,6 +19,7 @@ import orjson
 
 from safemt_api.errors import StoreError
 from safemt_api.messages import Dialogue, Outcome
+from safemt_api.private_files import private_file, private_folder
 from safemt_api.runs.rows import Finished, transcript_rows, verdict_rows
 
 if TYPE_CHECKING:
@@ -86,9 +87,10 @@ def open_collector(folder: Path, run: str) -> Iterator[Collector]:
         StoreError: The folder cannot be written.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        private_folder(folder)
         sweep(folder)
-        with scratch(folder, TRANSCRIPTS_FILE).open("wb") as transcripts, scratch(folder, VERDICTS_FILE).open("wb") as verdicts:
+        rows, words = (private_file(scratch(folder, name)) for name in (TRANSCRIPTS_FILE, VERDICTS_FILE))
+        with rows.open("wb") as transcripts, words.open("wb") as verdicts:
             yield Collector(run, transcripts, verdicts)
     except OSError as error:
         raise StoreError(folder, f"cannot be written ({error.strerror or error})", "free space or give another --results folder") from error
@@ -150,9 +152,9 @@ def _write_frame(rows: Path, target: Path, schema: Mapping[str, type[pl.DataType
     with rows.open("rb") as lines:
         while chunk := list(islice(lines, ROWS_AT_A_TIME)):
             part = rows.with_suffix(f".part{len(parts)}")
-            _frame(chunk, schema).write_parquet(part, statistics=False)
+            _frame(chunk, schema).write_parquet(private_file(part), statistics=False)
             parts.append(part)
-    whole = rows.with_suffix(".new")
+    whole = private_file(rows.with_suffix(".new"))
     if len(parts) == 1:
         parts.pop().replace(whole)
     elif parts:

@@ -15,6 +15,7 @@ from tempfile import NamedTemporaryFile
 from typing import Any
 
 from safemt_api.errors import SettingsChangedError, StoreError
+from safemt_api.private_files import private_folder
 
 MANIFEST_FILE = "run.json"
 SCHEMA = 1
@@ -80,18 +81,17 @@ def write_json(file: Path, data: Mapping[str, Any]) -> None:
 
 
 def write_text(file: Path, text: str) -> None:
-    """Write a text file whole or not at all.
+    """Write a text file whole or not at all, for its owner alone.
 
     Raises:
         StoreError: It cannot be written.
     """
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        private_folder(file.parent)
         with NamedTemporaryFile("w", encoding="utf-8", dir=file.parent, prefix=f".{file.name}.", delete=False) as stream:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
-        Path(stream.name).chmod(0o644)
         Path(stream.name).replace(file)
     except OSError as error:
         raise StoreError(file, f"cannot be written ({error.strerror or error})", "free space or make the folder writable") from error

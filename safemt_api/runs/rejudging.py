@@ -25,6 +25,7 @@ from safemt_api.judges.base import Judge
 from safemt_api.judges.opening import open_judge
 from safemt_api.limits.budget import Ledger
 from safemt_api.messages import PURPOSES, Dialogue, Guidance, Outcome, Protocol, Reply, Transcript, Turn
+from safemt_api.private_files import private_file
 from safemt_api.runs.collecting import TRANSCRIPTS_FILE, VERDICTS_FILE, scratch, write_frame
 from safemt_api.runs.execution import (
     EXIT_DONE,
@@ -95,7 +96,7 @@ class Rejudging:
         for entry in entries:
             todo.send_nowait(entry)
         todo.close()
-        with target.open("wb") as file:
+        with private_file(target).open("wb") as file:
             async with anyio.create_task_group() as group, take:
                 for _ in range(min(self.plan.settings.concurrency, len(entries))):
                     group.start_soon(self._work, take.clone(), file)
@@ -187,7 +188,7 @@ def _replace(plan: Plan, judging: Rejudging) -> dict[str, Any]:
     manifest, summary = read_manifest(folder) or {}, _read(folder / SUMMARY_FILE)
     verdicts = folder / VERDICTS_FILE
     if verdicts.is_file():
-        shutil.copyfile(verdicts, _former_file(folder, str(summary["judge"])))
+        shutil.copyfile(verdicts, private_file(_former_file(folder, str(summary["judge"]))))
     write_frame(folder, VERDICTS_FILE, VERDICT_SCHEMA)
     statistics = judging.gateway.statistics()
     summary |= {

@@ -12,7 +12,7 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +24,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 
 from safemt_api.errors import StoreError
 from safemt_api.messages import Reply
+from safemt_api.private_files import private_file, private_folder
 from safemt_api.store.migrations import migrate
 from safemt_api.store.records import reply_from_json, reply_to_json
 
@@ -204,9 +205,11 @@ def connect(path: Path) -> sqlite3.Connection:
         StoreError: As ``open_store``.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        private_folder(path.parent)
     except OSError as error:
         raise StoreError(path.parent, f"the folder cannot be made ({error.strerror})", "give another --results folder") from error
+    with suppress(OSError):  # what stands in the way SQLite tells when it opens the file
+        private_file(path)
     with explained(path):
         connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False)
         try:

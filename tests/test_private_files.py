@@ -1,0 +1,93 @@
+"""What a run writes is for its owner alone, whatever rights the process would give by itself."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from safemt_api.evaluation import evaluate, open_plan
+from safemt_api.private_files import private_file, private_folder
+from safemt_api.report.exporting import export_run
+from safemt_api.report.page import write_page
+from safemt_api.report.reading import read_run
+from safemt_api.runs.manifest import write_text
+from safemt_api.runs.rejudging import rejudge
+from safemt_api.runs.settings import settings_from
+from safemt_api.store.turns import STORE_FILE, open_store
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps rights in another way")
+
+
+@pytest.fixture(autouse=True)
+def careless() -> Iterator[None]:
+    """A process whose new files everyone may read and write."""
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+def rights(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def open_to_others(folder: Path) -> dict[str, str]:
+    return {str(one.relative_to(folder)): oct(rights(one)) for one in folder.rglob("*") if rights(one) & 0o077}
+
+
+def test_every_folder_that_is_made_is_private_and_those_that_exist_keep_their_rights(tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir(mode=0o755)
+    private_folder(tmp_path / "shared" / "a" / "b")
+    assert [rights(tmp_path / "shared" / name) for name in ("", "a", "a/b")] == [0o755, 0o700, 0o700]
+    private_folder(tmp_path / "shared")
+    assert rights(tmp_path / "shared") == 0o755
+
+
+def test_a_file_that_exists_keeps_its_words_and_rights(tmp_path: Path) -> None:
+    file = private_file(tmp_path / "new")
+    assert (rights(file), file.read_bytes()) == (0o600, b"")
+    file.write_text("words")
+    file.chmod(0o640)
+    assert (rights(private_file(file)), file.read_text()) == (0o640, "words")
+
+
+def test_a_file_that_is_replaced_is_private_afterwards(tmp_path: Path) -> None:
+    (tmp_path / "summary.json").write_text("old")
+    write_text(tmp_path / "summary.json", "new")
+    assert rights(tmp_path / "summary.json") == 0o600
+
+
+async def test_the_store_and_the_files_beside_it_are_private_while_it_is_open(tmp_path: Path) -> None:
+    async with open_store(tmp_path / "results" / STORE_FILE) as store:
+        await store.write(lambda connection: connection.execute("PRAGMA user_version").fetchone())
+        reader = sqlite3.connect(store.path)
+        reader.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        names = {one.name for one in (tmp_path / "results").iterdir()}
+        assert {STORE_FILE, f"{STORE_FILE}-wal", f"{STORE_FILE}-shm"} <= names
+        assert open_to_others(tmp_path) == {}
+        reader.close()
+
+
+async def test_all_that_a_run_its_report_and_its_export_leave_is_private(tmp_path: Path) -> None:
+    seen: dict[str, str] = {}
+
+    async def watch(_: object) -> None:
+        seen.update(open_to_others(tmp_path))
+
+    results = tmp_path / "results"
+    options: dict[str, Any] = {"model": "sim-brittle", "lengths": (1, 2), "sample": 4, "results": results, "run": "played"}
+    result = await evaluate(watch=watch, **options)
+    async with open_plan(settings_from({**options, "judges": ("simulator:sim-judge",)}), judging_only=True) as plan:
+        await rejudge(plan, watch=watch)
+    run = read_run(result.folder)
+    write_page(result.folder, [run])
+    export_run(run, "csv", result.folder / "played.csv")
+    names = {one.name for one in result.folder.iterdir()}
+    assert {"run.json", "summary.json", "transcripts.parquet", "verdicts.parquet", "report.html", "played.csv"} <= names
+    assert (seen, open_to_others(tmp_path)) == ({}, {})
