@@ -57,10 +57,10 @@ chaos: $(READY) ## kills and faults for a long time
 test-vllm: $(READY) ## against a real vLLM server, in an environment of its own
 	$(PYTEST) -q -m vllm tests/vllm
 
-test-interop: ## the Inspect export against the real inspect_ai, in an environment of its own
+test-interop: ## the Inspect export in the real inspect_ai and its viewer, in an environment of its own
 	@test -x .venv-interop/bin/python || $(PYTHON) -m venv .venv-interop
-	.venv-interop/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,interop]'
-	.venv-interop/bin/python -m pytest -q tests/report/test_exporting.py
+	.venv-interop/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test,interop]'
+	.venv-interop/bin/python -m pytest -q tests/report/test_inspect_log.py
 
 clean: ## remove .venv and caches; results stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -14,7 +14,7 @@ from safemt_api.cli.finding import run_folder
 from safemt_api.cli.printing import output_console, say
 from safemt_api.errors import UsageError
 from safemt_api.private_files import private_folder
-from safemt_api.report.exporting import ENDINGS, FORMATS, Format, export_run
+from safemt_api.report.exporting import FORMATS, Format, export_name, export_run
 from safemt_api.report.figures import write_figures
 from safemt_api.report.page import write_page
 from safemt_api.report.reading import RunData, read_run
@@ -83,5 +83,5 @@ def export_to(name: str, to: str, *, results: Path, output: Path | None) -> None
     if to not in formats:
         raise UsageError(f"--to {to!r}: choose one of {', '.join(FORMATS)}")
     run = read_run(run_folder(name, results))
-    target = output or run.folder / f"{run.name}{ENDINGS[formats[to]]}"
+    target = output or run.folder / export_name(run, formats[to])
     say(f"written: {export_run(run, formats[to], target)}")

@@ -1,15 +1,10 @@
-"""A run in the formats of other tools: CSV for spreadsheets, JSON lines for scripts, a LaTeX table for papers, a log for Inspect.
-
-The Inspect log follows the JSON log format of inspect_ai (https://inspect.aisi.org.uk/eval-logs.html); it is checked with the real package.
-"""
+"""A run in the formats of other tools: CSV for spreadsheets, JSON lines for scripts, a LaTeX table for papers, a log for Inspect."""
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from hashlib import sha256
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -17,28 +12,20 @@ import polars as pl
 
 from safemt_api.errors import UsageError
 from safemt_api.report import words
+from safemt_api.report.inspect_log import inspect_name, write_inspect_log
 from safemt_api.report.page import write_atomically
 from safemt_api.report.payload import messages_of
 from safemt_api.report.reading import RunData
 
 Format = Literal["csv", "jsonl", "latex", "inspect"]
 FORMATS: tuple[Format, ...] = get_args(Format)
-ENDINGS: dict[Format, str] = {"csv": ".csv", "jsonl": ".jsonl", "latex": ".tex", "inspect": ".json"}
+ENDINGS: dict[Format, str] = {"csv": ".csv", "jsonl": ".jsonl", "latex": ".tex"}
 TURN_KEY = ("dialogue_id", "length", "turn")
 
 Row = Mapping[str, Any]
 
 _FORMULA = r"^\s*[=+\-@＝＋－＠\t\r]"
 """Cells that start so are run as formulas by spreadsheets (OWASP, "CSV Injection"); an apostrophe before them makes them text."""
-
-_STOP_REASONS = {
-    "answered": "stop",
-    "truncated": "max_tokens",
-    "refused": "content_filter",
-    "blocked_input": "content_filter",
-    "blocked_output": "content_filter",
-}
-_STATUS = {"complete": "success", "partial": "success", "budget_exhausted": "cancelled", "interrupted": "cancelled"}
 
 
 def export_run(run: RunData, to: Format, target: Path) -> Path:
@@ -53,11 +40,19 @@ def export_run(run: RunData, to: Format, target: Path) -> Path:
         UsageError: There is no such format.
         StoreError: The file cannot be written.
     """
-    writers: dict[str, Callable[[RunData], bytes]] = {"csv": _csv, "jsonl": _jsonl, "latex": _latex, "inspect": _inspect}
-    if to not in writers:
+    writers: dict[str, Callable[[RunData], bytes]] = {"csv": _csv, "jsonl": _jsonl, "latex": _latex}
+    if to == "inspect":
+        write_inspect_log(run, target)
+    elif to in writers:
+        write_atomically(target, writers[to](run))
+    else:
         raise UsageError(f"there is no export format {to!r}; there are: {', '.join(FORMATS)}")
-    write_atomically(target, writers[to](run))
     return target
+
+
+def export_name(run: RunData, to: Format) -> str:
+    """The file name that an export gets where none is given."""
+    return inspect_name(run) if to == "inspect" else f"{run.name}{ENDINGS[to]}"
 
 
 def _judged(run: RunData) -> pl.DataFrame:
@@ -168,110 +163,3 @@ def _brackets(low: str, high: str) -> str:
 
 def _latex(run: RunData) -> bytes:
     return latex_table([run]).encode("utf-8")
-
-
-def _inspect(run: RunData) -> bytes:
-    return json.dumps(inspect_log(run)).encode("utf-8")
-
-
-def inspect_log(run: RunData) -> dict[str, Any]:
-    """The run as an Inspect log: one sample a dialogue, one score a judge (1 = unsafe; a missing verdict is no score, never 0)."""
-    started = run.started or "1970-01-01T00:00:00+00:00"
-    ended = run.ended or started
-    samples = list(_samples(run))
-    model = f"{run.summary.provider or 'unknown'}/{run.summary.model or 'unknown'}"
-    digest = sha256(f"{run.name} {started}".encode()).hexdigest()[:22]
-    config = {"epochs": 1}
-    return {
-        "version": 2,
-        "status": _STATUS.get(run.summary.status, "success"),
-        "eval": {
-            "eval_id": digest,
-            "run_id": digest,
-            "task_id": digest,
-            "created": started,
-            "task": f"safemt-{run.summary.protocol}",
-            "task_args": {"lengths": list(run.summary.lengths), "judge": run.summary.judge, "seed": run.summary.seed},
-            "dataset": {"name": "safemt", "samples": len(samples), "sample_ids": [sample["id"] for sample in samples], "shuffled": False},
-            "model": model,
-            "config": config,
-            "metadata": {"run": run.name, "status": run.summary.status, "judge": run.judge_title},
-        },
-        "results": {
-            "total_samples": run.summary.dialogues.planned or len(samples),
-            "completed_samples": run.summary.dialogues.finished,
-            "scores": [{"name": "safemt", "scorer": run.summary.judge or "none", "metrics": _inspect_metrics(run)}],
-        },
-        "stats": {"started_at": started, "completed_at": ended, "model_usage": {model: _usage_of_run(run)}},
-        "samples": samples,
-    }
-
-
-def _inspect_metrics(run: RunData) -> dict[str, Any]:
-    word = words.turn_word(run.summary.protocol)
-    values = {f"asr_{word}_{row.turn}": row.asr for row in run.summary.asr_by_turn} | {"safety_index": run.summary.safety_index.value}
-    return {name: {"name": name, "value": value} for name, value in values.items() if value is not None}
-
-
-def _usage_of_run(run: RunData) -> dict[str, int]:
-    usage = run.summary.usage
-    return {
-        "input_tokens": usage.input_tokens,
-        "output_tokens": usage.output_tokens,
-        "total_tokens": usage.input_tokens + usage.output_tokens,
-        "input_tokens_cache_read": usage.cached_input_tokens,
-    }
-
-
-def _samples(run: RunData) -> Iterator[dict[str, Any]]:
-    verdicts: dict[tuple[str, int], list[Row]] = defaultdict(list)
-    for row in run.verdicts.iter_rows(named=True):
-        verdicts[row["dialogue_id"], row["length"]].append(row)
-    turns: dict[tuple[str, int], list[Row]] = defaultdict(list)
-    for row in run.transcripts.iter_rows(named=True):
-        turns[row["dialogue_id"], row["length"]].append(row)
-    for (dialogue_id, length), rows in turns.items():
-        yield _sample(dialogue_id, length, rows=sorted(rows, key=itemgetter("turn")), verdicts=verdicts[dialogue_id, length])
-
-
-def _sample(dialogue_id: str, length: int, *, rows: Sequence[Row], verdicts: Sequence[Row]) -> dict[str, Any]:
-    last = rows[-1]
-    asked = [{"role": "user" if role == "user" else "assistant", "content": content} for role, content in messages_of(last)]
-    reply = {"role": "assistant", "content": last["reply_text"] or "", "model": last["model"], "source": "generate"}
-    answered = last["outcome"] != "error"
-    sample: dict[str, Any] = {
-        "id": f"{dialogue_id}/{length}",
-        "epoch": 1,
-        "input": asked,
-        "target": "safe",
-        "messages": [*asked, reply] if answered else asked,
-        "output": _output(last, reply) if answered else {"model": last["model"] or "", "choices": []},
-        "scores": _inspect_scores(verdicts, last["turn"]) if last["turn"] == length else {},
-        "metadata": {name: last[name] for name in ("scenario", "kind", "length", "method", "outcome", "image_path", "protocol", "note")},
-    }
-    if last["failure"]:
-        sample["error"] = {"message": last["failure"], "traceback": "", "traceback_ansi": ""}
-    return sample
-
-
-def _output(row: Row, reply: dict[str, Any]) -> dict[str, Any]:
-    usage = {"input_tokens": row["input_tokens"] or 0, "output_tokens": row["output_tokens"] or 0}
-    return {
-        "model": row["served_model"] or row["model"] or "",
-        "choices": [{"message": reply, "stop_reason": _STOP_REASONS.get(row["outcome"], "unknown")}],
-        "usage": usage | {"total_tokens": sum(usage.values())},
-        "time": row["latency_seconds"],
-    }
-
-
-def _inspect_scores(verdicts: Sequence[Row], turn: int) -> dict[str, Any]:
-    known = [row for row in verdicts if row["turn"] == turn and row["label"] is not None]
-    return {
-        row["judge"] or "none": {
-            "value": int(row["label"] == "unsafe"),
-            "answer": row["label"],
-            "explanation": row["reason"],
-            "metadata": {"source": row["source"], "counts": row["counts"], "probability_unsafe": row["probability_unsafe"]},
-        }
-        for row in known
-    }

@@ -10,14 +10,15 @@ import json
 import os
 import tempfile
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from hashlib import sha256
 from html import escape
 from importlib import metadata, resources
 from pathlib import Path
 from string import Template
 from types import ModuleType
-from typing import Any
+from typing import IO, Any
 
 from safemt_api.errors import StoreError, UsageError
 from safemt_api.report import words
@@ -93,12 +94,23 @@ def write_atomically(target: Path, data: bytes) -> None:
     Raises:
         StoreError: The folder is missing, read-only or full.
     """
+    with atomic_file(target) as stream:
+        stream.write(data)
+
+
+@contextmanager
+def atomic_file(target: Path) -> Iterator[IO[bytes]]:
+    """A stream whose bytes become the file, for its owner alone, when the block ends well, and vanish when it does not.
+
+    Raises:
+        StoreError: The folder is missing, read-only or full.
+    """
     try:
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
         temporary = Path(name)
         try:
             with os.fdopen(handle, "wb") as stream:
-                stream.write(data)
+                yield stream
             temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)

@@ -81,8 +81,8 @@ class _Thumbnails:
         return f"data:image/webp;base64,{b64encode(data).decode('ascii')}"
 
 
-def thumbnail(folder: Path, path: str) -> bytes | None:
-    """A WebP of at most 160 pixels a side; ``None`` when the file is missing, no picture, too large, or outside ``folder``."""
+def thumbnail(folder: Path, path: str, *, side_pixels: int = THUMBNAIL_SIDE_PIXELS) -> bytes | None:
+    """A WebP of at most ``side_pixels`` a side; ``None`` when the file is missing, no picture, too large, or outside ``folder``."""
     try:
         root = folder.resolve()
         file = (root / PurePosixPath(path.lstrip("/"))).resolve()
@@ -91,9 +91,9 @@ def thumbnail(folder: Path, path: str) -> bytes | None:
         with Pictures.open(file) as picture:
             if picture.width * picture.height > MAX_SOURCE_PIXELS:
                 return None
-            picture.draft("RGB", (2 * THUMBNAIL_SIDE_PIXELS, 2 * THUMBNAIL_SIDE_PIXELS))
+            picture.draft("RGB", (2 * side_pixels, 2 * side_pixels))
             small = picture.convert("RGB")
-        small.thumbnail((THUMBNAIL_SIDE_PIXELS, THUMBNAIL_SIDE_PIXELS))
+        small.thumbnail((side_pixels, side_pixels))
         target = BytesIO()
         small.save(target, "WEBP", quality=70)
     except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Pictures.DecompressionBombError, Pictures.DecompressionBombWarning):

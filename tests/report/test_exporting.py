@@ -1,4 +1,4 @@
-"""Exports: safe in a spreadsheet, whole in JSON lines, printable in LaTeX, and opened by the real inspect_ai."""
+"""Exports: safe in a spreadsheet, whole in JSON lines, printable in LaTeX."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import pytest
 
 from safemt_api.errors import StoreError, UsageError
-from safemt_api.report.exporting import FORMATS, export_run, inspect_log, latex_table, latex_text
+from safemt_api.report.exporting import FORMATS, export_run, latex_table, latex_text
 from safemt_api.report.reading import read_run
 
 MakeRun = Callable[..., Path]
@@ -65,30 +64,6 @@ def test_latex_text_escapes_every_sign() -> None:
 def test_protocols_do_not_share_a_latex_table(make_run: MakeRun) -> None:
     with pytest.raises(UsageError, match="one protocol"):
         latex_table([read_run(make_run("one")), read_run(make_run("two", protocol="live"))])
-
-
-@pytest.mark.parametrize("protocol", ["scripted", "live"])
-def test_a_missing_verdict_is_no_score_in_the_inspect_log(make_run: MakeRun, protocol: str) -> None:
-    run = read_run(make_run(protocol=protocol, ids_each=8))
-    samples = {sample["id"]: sample for sample in inspect_log(run)["samples"]}
-    assert len(samples) == run.transcripts.select("dialogue_id", "length").n_unique()
-    failed = run.transcripts.filter(pl.col("outcome") == "error")
-    assert failed.height > 0
-    for row in failed.iter_rows(named=True):
-        sample = samples[f"{row['dialogue_id']}/{row['length']}"]
-        assert sample["scores"] == {}
-        assert sample["error"]["message"] == row["failure"]
-
-
-@pytest.mark.filterwarnings("ignore")  # inspect_ai's own imports warn; what it reads is what is tested
-@pytest.mark.parametrize("protocol", ["scripted", "live"])
-def test_inspect_opens_the_log(make_run: MakeRun, tmp_path: Path, protocol: str) -> None:
-    log_module = pytest.importorskip("inspect_ai.log", reason="inspect_ai is not installed")
-    run = read_run(make_run(protocol=protocol, panel=protocol == "scripted"))
-    log: Any = log_module.read_eval_log(str(export_run(run, "inspect", tmp_path / "log.json")))
-    assert log.status == "success"
-    assert len(log.samples) == run.transcripts.select("dialogue_id", "length").n_unique()
-    assert log.results.scores[0].metrics["safety_index"].value == run.summary.safety_index.value
 
 
 @pytest.mark.parametrize("to", FORMATS)
