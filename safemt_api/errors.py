@@ -7,6 +7,7 @@
     │   ├── MissingKeyError       no API key: names the variable to set
     │   ├── DatasetError          bad input data: carries every Problem found
     │   ├── StoreError            the turn store or a result file cannot be used: names path and cure
+    │   ├── RunBusyError          another process plays this run (exit code 1: later it may go on)
     │   └── SettingsChangedError  a run of this name exists with other settings: lists them
     ├── CallError                 one call failed; what follows depends on the kind
     │   ├── TransientError        wait, then send the same call again
@@ -116,6 +117,19 @@ class StoreError(SetupError):
     def __init__(self, path: Path | str, problem: str, cure: str) -> None:
         self.path, self.problem, self.cure = path, problem, cure
         super().__init__(f"{path}: {problem}; {cure}")
+
+
+class RunBusyError(SetupError):
+    """Another process plays the run; ``player`` says which."""
+
+    exit_code = 1
+
+    def __init__(self, run: str, player: str) -> None:
+        self.run, self.player = run, player
+        super().__init__(
+            f"run {run!r} is being played by {player}; wait until that ends (`safemt-api report` shows how far it is), "
+            "or choose another --run"
+        )
 
 
 class SettingsChangedError(SetupError):

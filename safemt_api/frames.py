@@ -5,6 +5,9 @@ Imports polars, so whoever starts fast (the command line) imports this late.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import polars as pl
 
 FRAME_SCHEMA_VERSION = 1
@@ -67,3 +70,13 @@ VERDICT_SCHEMA: dict[str, type[pl.DataType]] = {
     "cost_usd": pl.Float64,
 }
 """One row a verdict. Scores use the rows with ``counts``; the members of a panel stand beside it with ``counts`` false."""
+
+
+def read_frame(file: Path, columns: Sequence[str] | None = None) -> pl.DataFrame:
+    """Read one parquet file. The name is taken as it stands: polars would take ``*``, ``?`` and ``[`` in it for a pattern.
+
+    Raises:
+        OSError: There is no such file, or it cannot be read.
+        polars.exceptions.PolarsError: It holds something else.
+    """
+    return pl.read_parquet(file, columns=None if columns is None else list(columns), glob=False)

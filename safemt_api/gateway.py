@@ -322,13 +322,14 @@ class Gateway:
         if reservation is not None:
             # Without a usage report the most it can have cost is what counts against the ceiling.
             booked = self._ledger.settle(reservation, reservation.most_usd if cost is None else cost)
-        await self._store.put(order.key, request=order.request, reply=reply, cost_usd=cost, also=booked)
+        kept = await self._store.put(order.key, request=order.request, reply=reply, cost_usd=cost, also=booked)
         if reservation is not None:
             self._ledger.closed(reservation)
         self._last_success = anyio.current_time()
         self._retries_since_success = 0
-        self._tally(order.call, reply, cost)
-        return Answer(reply, from_store=False, cost_usd=cost)
+        # Another run may have been quicker: then its reply is everyone's, and this one has been paid for in vain (the ledger says so).
+        self._tally(order.call, kept.reply, kept.cost_usd)
+        return Answer(kept.reply, from_store=kept.reply is not reply, cost_usd=kept.cost_usd)
 
     def _cost_usd(self, order: _Order, reply: Reply) -> float | None:
         if reply.cost_usd is not None:

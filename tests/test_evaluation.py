@@ -173,7 +173,7 @@ async def test_the_files_have_all_columns_and_one_row_a_turn(small: Small, chose
     assert set(verdicts["judge"]) == {"simulator:sim-judge"}
     assert verdicts["label"].null_count() == 0
     left_over = [file.name for file in result.folder.iterdir() if file.name.startswith(".")]
-    assert left_over == []
+    assert left_over == [".lock"]
     assert result.summary["cost_usd"]["moderator"] > 0
 
 

@@ -193,6 +193,16 @@ async def test_a_later_gateway_finds_the_replies_of_an_earlier_one_whoever_asks(
     assert statistics.usage["judge"] == USAGE
 
 
+async def test_of_two_runs_that_want_the_same_call_the_slower_one_goes_on_with_the_reply_of_the_quicker(house: Opener) -> None:
+    other = replace(GOOD, text="the slower reply")
+    async with house(FakeVendor([GOOD], seconds=1.0), run="quick") as quick, house(FakeVendor([other], seconds=2.0), run="slow") as slow:
+        first, second = await together(quick.gateway.ask(call()), slow.gateway.ask(call()))
+        assert (first.reply, first.from_store) == (GOOD, False)
+        assert (second.reply, second.from_store) == (GOOD, True)
+        assert quick.ledger.spent_usd()["target"] == slow.ledger.spent_usd()["target"] == pytest.approx(COST)
+        assert quick.states() == ["settled", "settled"]
+
+
 async def test_identical_calls_at_the_same_time_are_bought_once(house: Opener) -> None:
     vendor = FakeVendor([GOOD], seconds=5.0)
     async with house(vendor) as built:

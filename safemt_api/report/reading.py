@@ -13,7 +13,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from safemt_api.errors import StoreError
-from safemt_api.frames import FRAME_SCHEMA_VERSION, TRANSCRIPT_SCHEMA, VERDICT_SCHEMA
+from safemt_api.frames import FRAME_SCHEMA_VERSION, TRANSCRIPT_SCHEMA, VERDICT_SCHEMA, read_frame
 from safemt_api.messages import Kind, Outcome, Protocol
 from safemt_api.metrics.agreement import krippendorff_alpha
 from safemt_api.metrics.asr import asr_by_scenario, live_asr_by_turn
@@ -250,7 +250,7 @@ def _read_summary(file: Path) -> Summary:
 
 def _read_frame(file: Path, schema: Mapping[str, type[pl.DataType]]) -> pl.DataFrame:
     try:
-        frame = pl.read_parquet(file)
+        frame = read_frame(file)
     except FileNotFoundError as error:
         raise StoreError(file, "is missing", _cure(file)) from error
     except (OSError, pl.exceptions.PolarsError) as error:

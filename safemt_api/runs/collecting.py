@@ -158,7 +158,7 @@ def _write_frame(rows: Path, target: Path, schema: Mapping[str, type[pl.DataType
     if len(parts) == 1:
         parts.pop().replace(whole)
     elif parts:
-        scanned = pl.scan_parquet(parts, parallel="none", low_memory=True, cache=False)
+        scanned = pl.scan_parquet(parts, glob=False, parallel="none", low_memory=True, cache=False)
         scanned.sink_parquet(whole, row_group_size=ROWS_IN_GROUP, maintain_order=True)
     else:
         pl.DataFrame(schema=schema).write_parquet(whole)

@@ -28,6 +28,7 @@ from safemt_api.messages import Dialogue, Exhibit, Image, Outcome, Reply, Transc
 from safemt_api.moderators.base import Moderator
 from safemt_api.moderators.opening import open_moderator
 from safemt_api.runs.collecting import Collector, open_collector, write_frames
+from safemt_api.runs.lock import playing
 from safemt_api.runs.manifest import MANIFEST_FILE, SCHEMA, read_manifest, versions, write_json
 from safemt_api.runs.memory import release_freed_memory
 from safemt_api.runs.opening import open_gateway
@@ -233,25 +234,28 @@ async def open_execution(plan: Plan) -> AsyncIterator[Execution]:
     """Everything a run needs, opened; closed on leaving.
 
     Raises:
-        SetupError: The store, a judge or the moderator cannot be opened.
+        SetupError: Another process plays the run, or the store, a judge or the moderator cannot be opened.
     """
     settings = plan.settings
     spot_check = _spot_check(plan)
-    async with (
-        open_store(settings.results / STORE_FILE) as store,
-        open_gateway(settings, run=plan.run, router=plan.router, store=store) as (gateway, ledger),
-    ):
-        resolve = plan.router.resolver
-        judge = open_judge(plan.judges, asker=gateway, resolve=resolve("judge"), rubric=settings.rubric, fallback=settings.judge_fallback)
-        moderator = open_moderator(
-            plan.moderator or "none",
-            asker=gateway,
-            resolve=resolve("moderator"),
-            policies=settings.policies,
-            failure=settings.moderator_failure,
-        )
-        with open_collector(plan.folder, plan.run) as collector:
-            yield Execution(plan, gateway, ledger, judge, moderator, collector, spot_check=spot_check)
+    with playing(plan.folder, plan.run):
+        async with (
+            open_store(settings.results / STORE_FILE) as store,
+            open_gateway(settings, run=plan.run, router=plan.router, store=store) as (gateway, ledger),
+        ):
+            resolve = plan.router.resolver
+            judge = open_judge(
+                plan.judges, asker=gateway, resolve=resolve("judge"), rubric=settings.rubric, fallback=settings.judge_fallback
+            )
+            moderator = open_moderator(
+                plan.moderator or "none",
+                asker=gateway,
+                resolve=resolve("moderator"),
+                policies=settings.policies,
+                failure=settings.moderator_failure,
+            )
+            with open_collector(plan.folder, plan.run) as collector:
+                yield Execution(plan, gateway, ledger, judge, moderator, collector, spot_check=spot_check)
 
 
 def _spot_check(plan: Plan) -> SpotCheck | None:

@@ -19,7 +19,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream
 
 from safemt_api.dataset.official import Entry
 from safemt_api.errors import DialogueError, SafeMTError, StoreError
-from safemt_api.frames import VERDICT_SCHEMA
+from safemt_api.frames import VERDICT_SCHEMA, read_frame
 from safemt_api.gateway import Gateway
 from safemt_api.judges.base import Judge
 from safemt_api.judges.opening import open_judge
@@ -39,6 +39,7 @@ from safemt_api.runs.execution import (
     picture_of,
     resolved_record,
 )
+from safemt_api.runs.lock import playing
 from safemt_api.runs.manifest import MANIFEST_FILE, read_manifest, write_json
 from safemt_api.runs.opening import open_gateway
 from safemt_api.runs.planning import RULES, Plan, slug
@@ -145,7 +146,7 @@ async def rejudge(plan: Plan, *, watch: Any = None, signals: tuple[signal.Signal
     judge said already is in the store. ``plan`` must have been made with ``judging_only``.
 
     Raises:
-        SetupError: The transcripts cannot be read, or a judge cannot be opened.
+        SetupError: Another process plays the run, the transcripts cannot be read, or a judge cannot be opened.
     """
     stopped_by: SafeMTError | None = None
     rows = scratch(plan.folder, VERDICTS_FILE)
@@ -163,20 +164,22 @@ async def rejudge(plan: Plan, *, watch: Any = None, signals: tuple[signal.Signal
 
 @asynccontextmanager
 async def _open(plan: Plan) -> AsyncIterator[Rejudging]:
-    settings, turns = plan.settings, dict(_turns(plan.folder / TRANSCRIPTS_FILE))
-    async with (
-        open_store(settings.results / STORE_FILE) as store,
-        open_gateway(settings, run=plan.run, router=plan.router, store=store) as (gateway, ledger),
-    ):
-        judge = open_judge(
-            plan.judges, asker=gateway, resolve=plan.router.resolver("judge"), rubric=settings.rubric, fallback=settings.judge_fallback
-        )
-        yield Rejudging(plan, gateway, ledger, judge, turns)
+    settings = plan.settings
+    with playing(plan.folder, plan.run):
+        turns = dict(_turns(plan.folder / TRANSCRIPTS_FILE))
+        async with (
+            open_store(settings.results / STORE_FILE) as store,
+            open_gateway(settings, run=plan.run, router=plan.router, store=store) as (gateway, ledger),
+        ):
+            judge = open_judge(
+                plan.judges, asker=gateway, resolve=plan.router.resolver("judge"), rubric=settings.rubric, fallback=settings.judge_fallback
+            )
+            yield Rejudging(plan, gateway, ledger, judge, turns)
 
 
 def _turns(file: Path) -> Iterator[tuple[tuple[str, int], Rows]]:
     try:
-        frame = pl.read_parquet(file)
+        frame = read_frame(file)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise StoreError(file, f"cannot be read ({error})", "let the run go on first; that writes it anew") from error
     for (dialogue_id, length), part in frame.partition_by("dialogue_id", "length", as_dict=True).items():
@@ -199,7 +202,7 @@ def _replace(plan: Plan, judging: Rejudging) -> dict[str, Any]:
         "judged_again": {"sent": statistics.sent, "from_store": statistics.from_store, "retried": statistics.retried},
     }
     if summary.get("stopping"):
-        rows = pl.read_parquet(folder / VERDICTS_FILE).iter_rows(named=True)
+        rows = read_frame(folder / VERDICTS_FILE).iter_rows(named=True)
         summary["stopping"] = judged_again(plan.entries, seed=plan.settings.seed, before=summary["stopping"], rows=rows)
     again = [*manifest.get("judged_again_utc", []), datetime.now(UTC).isoformat(timespec="seconds")]
     record = {**manifest.get("settings", {}), **_judge_settings(plan)}

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from safemt_api.errors import UsageError
 from safemt_api.messages import Kind, Protocol
+from safemt_api.runs.names import check_run_name
 
 DEFAULT_CONCURRENCY = 32
 DEFAULT_MAX_FAILURES = 0.05
@@ -69,6 +70,8 @@ class EvalSettings:
     def __post_init__(self) -> None:
         _check_positive(self, "concurrency", "sample", "max_output_tokens", "requests_per_minute", "tokens_per_minute")
         _check_positive(self, "connect_seconds", "idle_seconds", "total_seconds", "stall_seconds")
+        if self.run is not None:
+            check_run_name(self.run)
         if self.max_usd is not None and not self.max_usd >= 0.0:
             raise UsageError(f"--max-usd {self.max_usd} is not an amount of dollars")
         if not 0.0 <= self.max_failures <= 1.0:

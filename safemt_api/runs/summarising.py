@@ -97,7 +97,9 @@ def scores(folder: Path, protocol: str) -> dict[str, Any]:
     """ASR by turn and SI from the verdicts that count; benign dialogues are reported on their own."""
     import polars as pl  # noqa: PLC0415 (polars is imported late)
 
-    verdicts = pl.read_parquet(folder / VERDICTS_FILE, columns=SCORED_COLUMNS).filter(pl.col("counts")).rename({"label": "verdict"})
+    from safemt_api.frames import read_frame  # noqa: PLC0415 (imports polars, late)
+
+    verdicts = read_frame(folder / VERDICTS_FILE, SCORED_COLUMNS).filter(pl.col("counts")).rename({"label": "verdict"})
     harmful, benign = (verdicts.filter(pl.col("kind") == kind) for kind in ("harmful", "benign"))
     return {**(_harmful(harmful, protocol) if harmful.height else NOTHING_SCORED), "benign": _benign(benign)}
 

@@ -75,7 +75,10 @@ class TurnStore:
             StoreError: The store cannot be read, or the row is damaged.
         """
         with explained(self.path):
-            row = self._reader.execute("SELECT reply, raw, cost_usd FROM replies WHERE key = ?", (key,)).fetchone()
+            return self._found(self._reader, key)
+
+    def _found(self, connection: sqlite3.Connection, key: str) -> StoredReply | None:
+        row = connection.execute("SELECT reply, raw, cost_usd FROM replies WHERE key = ?", (key,)).fetchone()
         if row is None:
             return None
         try:
@@ -107,21 +110,26 @@ class TurnStore:
             raise job.error
         return job.result  # type: ignore[return-value]  # the writer has set it: the job is done and has no error
 
-    async def put(self, key: str, *, request: bytes, reply: Reply, cost_usd: float | None, also: Work[None] | None = None) -> None:
+    async def put(self, key: str, *, request: bytes, reply: Reply, cost_usd: float | None, also: Work[None] | None = None) -> StoredReply:
         """Keep a reply; ``also`` runs in the same transaction (the budget settles there).
+
+        Returns:
+            What the store holds now: this reply, or the one that another process put there first, which everyone must go on with.
 
         Raises:
             StoreError: The store cannot be written.
         """
         row = (key, now_utc(), request.decode(), reply_to_json(reply), reply.raw, cost_usd)
 
-        def work(connection: sqlite3.Connection) -> None:
-            # The first reply to a key stays: another process may have used it already.
-            connection.execute("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?, ?)", row)
+        def work(connection: sqlite3.Connection) -> StoredReply:
             if also is not None:
                 also(connection)
+            # The first reply to a key stays: another process may have used it already.
+            if connection.execute("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?, ?)", row).rowcount:
+                return StoredReply(reply, cost_usd)
+            return self._found(connection, key) or StoredReply(reply, cost_usd)
 
-        await self.write(work)
+        return await self.write(work)
 
     def statistics(self) -> StoreStatistics:
         """Writes and commits so far."""

@@ -12,9 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 from safemt_api.cli import running
+from safemt_api.runs.lock import playing
 from safemt_api.runs.settings import EvalSettings, settings_from_record, settings_record
 
 Cli = Callable[..., Any]
@@ -119,6 +121,48 @@ def test_resume_of_no_run_lists_those_there_are(cli: Cli, small: Small) -> None:
     said = cli("resume", "x")
     assert said.code == 2
     assert "there are: first" in said.err
+
+
+def test_a_run_in_a_folder_of_its_own_is_found_by_its_name_and_from_within(
+    cli: Cli, small: Small, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert cli(*small, "--run", "group/a").code == 0
+    again = cli("resume", "group/a", "--json")
+    assert json.loads(again.out)["calls"] == {**json.loads(again.out)["calls"], "sent": 0}
+    monkeypatch.chdir(tmp_path / "results" / "group" / "a")
+    within = cli("resume", ".", "--json")
+    assert json.loads(within.out)["calls"]["sent"] == 0
+    assert [file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("turns.sqlite")] == ["results/turns.sqlite"]
+    assert [file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("run.json")] == ["results/group/a/run.json"]
+
+
+@pytest.mark.parametrize("name", ["../evil", "m?", "/absolute/evil", "a\x1b[31mb"])
+def test_a_name_that_leads_elsewhere_is_refused(cli: Cli, small: Small, name: str, tmp_path: Path) -> None:
+    said = cli(*small, "--run", name)
+    assert said.code == 2
+    assert "--run" in said.err
+    assert "\x1b" not in said.err
+    assert not (tmp_path / "evil").exists()
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_results_folder_named_like_a_pattern_is_a_folder(cli: Cli, small: Small) -> None:
+    for folder in ("[red]b[/]*", "m1", "m?"):
+        assert cli(*small, "--run", "r", "--results", folder, "--json").code == 0
+        assert cli("report", "r", "--results", folder).code == 0
+        assert cli("judge", "r", "--judge", "simulator:sim-judge", "--results", folder).code == 0
+    assert pl.read_parquet("m?/r/transcripts.parquet", glob=False).height == 4
+
+
+def test_a_second_process_on_a_run_is_told_so(cli: Cli, small: Small, tmp_path: Path) -> None:
+    assert cli(*small, "--run", "r").code == 0
+    with playing(tmp_path / "results" / "r", "r"):
+        for words in ((*small, "--run", "r"), ("resume", "r"), ("judge", "r", "--judge", "simulator:sim-judge")):
+            said = cli(*words)
+            assert said.code == 1
+            assert f"run 'r' is being played by process {os.getpid()}" in said.err
+        assert cli("report", "r").code == 0
+        assert cli("export", "r", "--to", "csv").code == 0
 
 
 def test_a_key_in_dot_env_is_used_and_never_written(cli: Cli, small: Small, tmp_path: Path) -> None:
