@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from safemt_api.errors import SafeMTError
+from safemt_api.foreign_text import printable
 
 DEBUG_FLAG = "--debug"
 DEBUG_VARIABLE = "SAFEMT_DEBUG"
@@ -48,7 +49,7 @@ def _run(arguments: list[str]) -> None:
     if arguments in PLAIN_LIST:
         from safemt_api.cli.listing import provider_lines  # noqa: PLC0415 (only for this command)
 
-        sys.stdout.write("\n".join(provider_lines(None)) + "\n")
+        sys.stdout.write(printable("\n".join(provider_lines(None))) + "\n")
         return
     from safemt_api.cli.app import app  # noqa: PLC0415 (typer is not needed to import this package, nor for the list)
 
@@ -95,7 +96,7 @@ def _leaves(error: BaseException) -> Iterable[BaseException]:
 
 
 def _say(sentence: str) -> None:
-    sys.stderr.write(f"{sentence}\n")
+    sys.stderr.write(printable(sentence) + "\n")
 
 
 def _drop_output() -> None:

@@ -13,7 +13,7 @@ from rich.console import Group
 
 from safemt_api.cli.estimates import estimate_table
 from safemt_api.cli.loop import BACKEND_OPTIONS, ENDING_SIGNALS
-from safemt_api.cli.printing import output_console, say
+from safemt_api.cli.printing import agrees, output_console, say
 from safemt_api.cli.running import ASK_ABOVE_USD, EXIT_DECLINED, watcher
 from safemt_api.defence import DefenceResult, defence_name, defend, open_arms
 from safemt_api.report import words
@@ -101,12 +101,9 @@ def _agreed(estimates: Sequence[tuple[Estimate, float]]) -> bool:
     if expected <= ASK_ABOVE_USD:
         return True
     most = sum(found.most_usd for found, _ in estimates)
-    sys.stderr.write(
-        f"All arms together are expected to cost {words.dollars(expected)}, at most {words.dollars(most)}; --max-usd sets a ceiling. "
-        "Start? [y/N] "
+    return agrees(
+        f"All arms together are expected to cost {words.dollars(expected)}, at most {words.dollars(most)}; --max-usd sets a ceiling. Start?"
     )
-    sys.stderr.flush()
-    return sys.stdin.readline().strip().casefold() in ("y", "yes")
 
 
 def _show(result: DefenceResult, *, as_json: bool) -> None:

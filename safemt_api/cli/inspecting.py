@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 from rich.table import Table
 from rich.text import Text
 
-from safemt_api.cli.printing import output_console, say
+from safemt_api.cli.printing import agrees, output_console, put, say
 from safemt_api.dataset.checking import examine
 from safemt_api.dataset.fetching import describe_source, fetch_dataset
 from safemt_api.dataset.official import load_dataset
@@ -32,9 +31,9 @@ def check_data(given: Path | None) -> int:
     folder = data_folder(given)
     found = examine(folder)
     for problem in found.problems:
-        sys.stdout.write(words.printable(str(problem)) + "\n")
+        put(str(problem))
     for note in found.notes:
-        sys.stdout.write(words.printable(f"note: {note}") + "\n")
+        put(f"note: {note}")
     checked = f"{folder}: {found.dialogues:,} dialogues and {found.pictures:,} pictures checked"
     count = len(found.problems)
     say(f"{checked}, {count:,} problem{'s' * (count != 1)}, {len(found.notes):,} notes" if count else f"{checked}, no problem")
@@ -60,12 +59,9 @@ def show_statistics(given: Path | None) -> None:
 def fetch_data(to: Path, *, revision: str | None, yes: bool) -> int:
     """Download after consent; returns the exit code."""
     say(describe_source().sentence)
-    if not yes:
-        sys.stderr.write(f"Download into {to}? [y/N] ")
-        sys.stderr.flush()
-        if sys.stdin.readline().strip().casefold() not in ("y", "yes"):
-            say("not downloaded (--yes does not ask)")
-            return EXIT_BAD_DATA
+    if not yes and not agrees(f"Download into {to}?"):
+        say("not downloaded (--yes does not ask)")
+        return EXIT_BAD_DATA
     folder = fetch_dataset(to, revision=revision)
     say(f"the data is in {folder}: safemt-api eval --data {folder}")
     return 0

@@ -10,6 +10,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from safemt_api.foreign_text import printable
 from safemt_api.profile_folders import own_folders, profile_files, replacements, shipped_folder
 
 COLUMNS = ("name", "title", "wire format", "key", "default model", "default judge")
@@ -40,7 +41,7 @@ def _facts(folder: Path | None) -> Mapping[str, Mapping[str, Any]]:
     from safemt_api.profiles import load_profiles  # noqa: PLC0415 (pydantic takes most of the time that a list may take)
 
     for sentence in replacements(folder):
-        sys.stderr.write(f"{sentence}\n")
+        sys.stderr.write(printable(sentence) + "\n")
     return {name: profile.model_dump() for name, profile in load_profiles(folder).items()}
 
 
@@ -76,7 +77,7 @@ def profile_lines(name: str, folder: Path | None) -> list[str]:
     from safemt_api.profiles import find_profile, load_profiles  # noqa: PLC0415 (beside its use: the list does without)
 
     for sentence in replacements(folder):
-        sys.stderr.write(f"{sentence}\n")
+        sys.stderr.write(printable(sentence) + "\n")
     profile = find_profile(load_profiles(folder), name)
     facts = profile.model_dump(exclude_defaults=True)
     lines = [f"{profile.title} ({name})", f"  key: {key_state(profile.model_dump())}"]

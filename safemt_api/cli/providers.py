@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from safemt_api.cli import options
+from safemt_api.foreign_text import printable
 
 providers_app = typer.Typer(help="List, show and try vendors.", rich_markup_mode=None, invoke_without_command=True)
 
@@ -23,7 +24,7 @@ def list_providers(providers: options.Providers = None) -> None:
     """List the vendors: wire format, whether a key is set, default model, default judge."""
     from safemt_api.cli.listing import provider_lines  # noqa: PLC0415 (reads the vendor files)
 
-    typer.echo("\n".join(provider_lines(providers)))
+    typer.echo(printable("\n".join(provider_lines(providers))))
 
 
 @providers_app.command("show")
@@ -31,7 +32,7 @@ def show(name: Annotated[str, typer.Argument(metavar="NAME")], providers: option
     """Show all that is known of a vendor, each fact with the page it was read on."""
     from safemt_api.cli.listing import profile_lines  # noqa: PLC0415 (reads the vendor files)
 
-    typer.echo("\n".join(profile_lines(name, providers)))
+    typer.echo(printable("\n".join(profile_lines(name, providers))))
 
 
 @providers_app.command("check")

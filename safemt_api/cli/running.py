@@ -15,7 +15,7 @@ from rich.console import Console
 
 from safemt_api.cli.estimates import estimate_table
 from safemt_api.cli.loop import BACKEND_OPTIONS, ENDING_SIGNALS
-from safemt_api.cli.printing import error_console, output_console, say
+from safemt_api.cli.printing import agrees, error_console, output_console, say
 from safemt_api.cli.progress import watch_lines, watch_live
 from safemt_api.cli.reporting import show_run
 from safemt_api.errors import BudgetExhaustedError
@@ -86,9 +86,7 @@ def _agreed(plan: Plan) -> bool:
     expected = found.expected_usd * remaining_share(plan)
     if expected <= ASK_ABOVE_USD:
         return True
-    sys.stderr.write(f"{cost_sentence(found, expected)} Start? [y/N] ")
-    sys.stderr.flush()
-    return sys.stdin.readline().strip().casefold() in ("y", "yes")
+    return agrees(f"{cost_sentence(found, expected)} Start?")
 
 
 def cost_sentence(found: Estimate, expected_usd: float) -> str:

@@ -8,6 +8,7 @@ from functools import partial
 import anyio
 
 from safemt_api.cli.loop import BACKEND_OPTIONS
+from safemt_api.cli.printing import put
 from safemt_api.simulator.process import serve
 from safemt_api.simulator.roles import MODELS
 from safemt_api.simulator.server import base_url
@@ -29,5 +30,5 @@ def _announce(port: int) -> None:
         for wire_format, profile in PROFILES.items()
     ]
     lines.append(f"Models: {', '.join(MODELS)}")
-    sys.stdout.write("\n".join(lines) + "\n")
+    put("\n".join(lines))
     sys.stdout.flush()

@@ -16,14 +16,12 @@ from random import Random
 from typing import Any, Final
 
 from safemt_api.errors import UsageError
+from safemt_api.foreign_text import harmless_cell, plain_cell
 from safemt_api.messages import Label
 
 SHEET_COLUMNS: Final = ("id", "length", "turn", "scenario", "dialogue", "reply", "label")
 MAX_CELL_CHARACTERS = 30_000
 """Spreadsheets hold 32,767 characters a cell (Excel's published limit) and drop the rest in silence; we shorten visibly."""
-
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "'")
-"""A cell that begins so is run as a formula by spreadsheets (OWASP, CSV injection), or begins like our own escape."""
 
 LABELS: Mapping[str, Label] = {"safe": "safe", "unsafe": "unsafe"}
 
@@ -165,16 +163,6 @@ def _cells(row: SheetRow) -> tuple[str, ...]:
 def _shortened(text: str) -> str:
     left_out = len(text) - MAX_CELL_CHARACTERS
     return text if left_out <= 0 else f"{text[:MAX_CELL_CHARACTERS]} … [{left_out} more characters are in the run's transcripts]"
-
-
-def harmless_cell(text: str) -> str:
-    """The text with an apostrophe before it where a spreadsheet would take it for a formula."""
-    return f"'{text}" if text.lstrip(" \ufeff").startswith(FORMULA_STARTS) else text
-
-
-def plain_cell(text: str) -> str:
-    """What ``harmless_cell`` was given."""
-    return text[1:] if text.startswith("'") and harmless_cell(text[1:]) == text else text
 
 
 def read_labels(path: Path) -> list[HandLabel]:

@@ -15,6 +15,8 @@ import altair as alt
 import polars as pl
 import vl_convert
 
+from safemt_api.foreign_text import drawable
+
 Chart: TypeAlias = Any
 """An altair chart of whatever layering; altair's own annotations lose the class at ``properties``."""
 
@@ -227,7 +229,16 @@ def _specification(chart: Chart, palette: Palette) -> str:
     own = specification.get("config", {})
     own.pop("view", None)
     specification["config"] = {**own, **_config(palette)}
-    return json.dumps(specification)
+    return json.dumps(_drawable(specification))
+
+
+def _drawable(value: Any) -> Any:
+    """The specification with every text in it fit for the native renderer, whoever wrote it: scenarios, runs, models, moderators."""
+    if isinstance(value, str):
+        return drawable(value)
+    if isinstance(value, dict):
+        return {drawable(str(key)): _drawable(inner) for key, inner in value.items()}
+    return [_drawable(inner) for inner in value] if isinstance(value, list) else value
 
 
 _STYLE_ATTRIBUTE = re.compile(r'\sstyle="[^"]*"')

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 import polars as pl
 
 from safemt_api.errors import UsageError
+from safemt_api.foreign_text import FORMULA
 from safemt_api.report import words
 from safemt_api.report.inspect_log import inspect_name, write_inspect_log
 from safemt_api.report.page import write_atomically
@@ -23,9 +24,6 @@ ENDINGS: dict[Format, str] = {"csv": ".csv", "jsonl": ".jsonl", "latex": ".tex"}
 TURN_KEY = ("dialogue_id", "length", "turn")
 
 Row = Mapping[str, Any]
-
-_FORMULA = r"^\s*[=+\-@＝＋－＠\t\r]"
-"""Cells that start so are run as formulas by spreadsheets (OWASP, "CSV Injection"); an apostrophe before them makes them text."""
 
 
 def export_run(run: RunData, to: Format, target: Path) -> Path:
@@ -70,7 +68,7 @@ def _csv(run: RunData) -> bytes:
 
 def _unarmed(name: str) -> pl.Expr:
     text = pl.col(name)
-    return pl.when(text.str.contains(_FORMULA)).then(pl.concat_str(pl.lit("'"), text)).otherwise(text).alias(name)
+    return pl.when(text.str.contains(FORMULA)).then(pl.concat_str(pl.lit("'"), text)).otherwise(text).alias(name)
 
 
 def _jsonl(run: RunData) -> bytes:

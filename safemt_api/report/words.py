@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-import re
+from safemt_api.foreign_text import printable as made_printable
 
 NOTHING = "–"
 """Stands where there is no number: never 0, never "safe"."""
 
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]|[\ud800-\udfff]")
-_ESCAPE_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[PX^_][^\x1b]*(?:\x1b\\)?|[ -/]*[0-~])")
-
-
-def printable(text: str, *, limit: int | None = None) -> str:
-    """Text from outside, safe to print: no escape sequences, control characters or signs that turn the writing direction.
-
-    Args:
-        text: Anything a model, vendor or data file said. Line breaks and tabs stay.
-        limit: Longest result in characters; what is beyond is cut and marked with an ellipsis.
-    """
-    clean = _CONTROL.sub("", _ESCAPE_SEQUENCE.sub("", text.replace("\r\n", "\n")))
-    return clean if limit is None or len(clean) <= limit else clean[: max(0, limit - 1)] + "…"
+printable = made_printable
+"""The one door to the terminal and the page, under the name that the report calls it by."""
 
 
 def percent(share: float | None) -> str:

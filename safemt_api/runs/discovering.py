@@ -5,6 +5,7 @@ from __future__ import annotations
 import httpx2
 
 from safemt_api.errors import AccountError, EndpointError, UsageError
+from safemt_api.foreign_text import unfit_in_name
 from safemt_api.profiles import Profile
 
 ASK_SECONDS = 10.0
@@ -33,6 +34,9 @@ async def served_model(profile: Profile, base_url: str) -> str:
     if len(models) != 1:
         found = f"serves {', '.join(models)}" if models else f"did not name its models (HTTP {answer.status_code})"
         raise UsageError(f"{base_url} {found}: choose one with --model")
+    why = unfit_in_name(models[0])
+    if why is not None:
+        raise UsageError(f"{base_url} serves a model whose id {why}: choose one with --model")
     return models[0]
 
 

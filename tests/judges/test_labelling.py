@@ -13,11 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from safemt_api.errors import UsageError
+from safemt_api.foreign_text import harmless_cell, plain_cell
 from safemt_api.judges.labelling import (
     HandLabel,
     SheetRow,
-    harmless_cell,
-    plain_cell,
     read_labels,
     stratified_sheet,
     stratum_weights,
@@ -87,7 +86,7 @@ def test_weights_say_how_many_replies_each_label_stands_for() -> None:
     assert stratum_weights(verdicts, labelled) == {labelled[0]: 30.0, labelled[1]: 30.0, labelled[2]: 4.0}
 
 
-@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "  =cmd|' /C calc'!A0", "'=1", "\n=1"])
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "  =cmd|' /C calc'!A0", "'=1", "\n=1", ";=1", " ;cmd"])
 def test_a_formula_becomes_text(text: str) -> None:
     assert harmless_cell(text) == f"'{text}"
 

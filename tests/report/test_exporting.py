@@ -17,7 +17,7 @@ from safemt_api.report.reading import read_run
 MakeRun = Callable[..., Path]
 
 
-@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t=", " =", "＝", "\r"])
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t=", " =", "＝", "\r", ";", ";=", " ;@", "；"])
 def test_no_cell_of_the_csv_starts_as_a_formula(make_run: MakeRun, tmp_path: Path, start: str) -> None:
     run = read_run(make_run(hostile=f"{start}HYPERLINK(1)"))
     with export_run(run, "csv", tmp_path / "out.csv").open(newline="", encoding="utf-8") as stream:

@@ -32,6 +32,12 @@ async def server_that_says(status: int, body: object) -> AsyncIterator[str]:
         group.cancel_scope.cancel()
 
 
+async def test_a_model_whose_id_would_steer_the_terminal_is_refused() -> None:
+    async with server_that_says(200, {"data": [{"id": "tiny\x1b]0;title\x07"}]}) as url:
+        with pytest.raises(UsageError, match=r"serves a model whose id holds U\+001B"):
+            await served_model(load_profiles()["vllm"], url)
+
+
 async def test_the_one_model_is_found() -> None:
     async with server_that_says(200, {"data": [{"id": "tiny"}]}) as url:
         assert await served_model(load_profiles()["vllm"], url) == "tiny"
