@@ -7,15 +7,24 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 
 import orjson
 
 from safemt_api.dataset.inspection import ImageError, inspect_image, normal_image_path
-from safemt_api.dataset.parsing import Element, NotAnArrayError, decode_value, element_id, parse_dialogue, scan_array, shown
+from safemt_api.dataset.parsing import (
+    Element,
+    NotAnArrayError,
+    decode_value,
+    element_id,
+    image_key,
+    parse_dialogue,
+    scan_array,
+    shown,
+)
 from safemt_api.errors import DatasetError, Problem, UsageError
 from safemt_api.messages import Dialogue, Kind
 
@@ -48,6 +57,7 @@ class Dataset:
     ``lengths`` are those with at least one entry. ``problems`` is empty unless invalid dialogues were left out on request.
     ``fingerprint`` changes with the id, length or content of any entry, not with their order, the files' layout or the pictures' bytes
     (pictures are identified in the key of each call; reading half a gigabyte of them at every start would be waste).
+    ``questions`` are those that stand in ``1_turn.json`` alone, by id: the hub's form has no field for them.
     """
 
     folder: Path
@@ -56,6 +66,7 @@ class Dataset:
     lengths: tuple[int, ...]
     problems: tuple[Problem, ...]
     fingerprint: str
+    questions: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def left_out(self) -> int:
@@ -86,10 +97,11 @@ class Dataset:
             dialogue, _ = parse_dialogue(decode_value(text)[0], length=entry.length)
         except (OSError, ValueError):
             pass  # the sentence below says the same for every way in which the place may have changed
-        if dialogue is None or _digest(_normal(dialogue)) != entry.digest:
+        whole = None if dialogue is None else _normal(dialogue, self.questions)
+        if whole is None or _digest(whole) != entry.digest:
             problem = Problem(entry.file, "changed while in use; start again with the file as it is now", entry.index, shown(entry.id))
             raise DatasetError(self.folder, [problem])
-        return _normal(dialogue)
+        return whole
 
 
 def load_dataset(folder: Path, *, lengths: Collection[int] | None = None, skip_invalid: bool = False) -> Dataset:
@@ -105,14 +117,14 @@ def load_dataset(folder: Path, *, lengths: Collection[int] | None = None, skip_i
         DatasetError: Something is wrong with the data: all of it is listed. With ``skip_invalid`` only when nothing valid is left.
     """
     files = _chosen_files(folder, lengths)
-    scan = _Scan(folder)
+    scan = _Scan(folder, available_lengths(folder).get(1))
     entries = tuple(entry for length, file in files for entry in scan.file(file, length))
     problems = tuple(scan.problems)
     if problems and (not skip_invalid or not entries):
         raise DatasetError(folder, problems)
     if not entries:
         raise DatasetError(folder, [Problem(file.name, "holds no dialogue") for _, file in files])
-    return Dataset(folder, folder.resolve().name, entries, _lengths_of(entries), problems, _fingerprint(entries))
+    return Dataset(folder, folder.resolve().name, entries, _lengths_of(entries), problems, _fingerprint(entries), scan.questions)
 
 
 def available_lengths(folder: Path) -> dict[int, Path]:
@@ -146,8 +158,10 @@ def _chosen_files(folder: Path, lengths: Collection[int] | None) -> list[tuple[i
 class _Scan:
     """Goes through the files and keeps what outlives them: the problems, one copy of each repeated text, and one look at each picture."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, bare_file: Path | None) -> None:
         self.folder = folder
+        self.questions: Mapping[str, str] = {}
+        self._bare_file: Path | None = bare_file
         self.problems: list[Problem] = []
         self._texts: dict[str, str] = {}
         self._pictures: dict[str, str | None] = {}
@@ -172,7 +186,9 @@ class _Scan:
         if found or dialogue is None:
             self.problems.extend(Problem(file, what, element.index, element_id(element.value)) for what in found)
             return None
-        return self._row(_normal(dialogue), element, file)
+        if not dialogue.question and self._bare_file is not None:
+            self.questions, self._bare_file = _bare_questions(self._bare_file), None
+        return self._row(_normal(dialogue, self.questions), element, file)
 
     def _repeated(self, element: Element, first_index: dict[str, int]) -> Iterator[str]:
         found = element.value.get("id") if isinstance(element.value, dict) else None
@@ -182,7 +198,7 @@ class _Scan:
                 yield f"duplicate id: it stands at index {first} already"
 
     def _picture(self, value: object) -> Iterator[str]:
-        image_path = value.get("image_path") if isinstance(value, dict) else None
+        image_path = value.get(image_key(value)) if isinstance(value, dict) else None
         if not isinstance(image_path, str) or not image_path.strip():
             return
         if image_path not in self._pictures:
@@ -236,9 +252,27 @@ def _elements(path: Path) -> Iterator[Element]:
     yield from scan_array(text, base_bytes=base_bytes)
 
 
-def _normal(dialogue: Dialogue) -> Dialogue:
-    """The dialogue as it is the same in every copy: some write a slash before the picture's path."""
-    return replace(dialogue, image_path=normal_image_path(dialogue.image_path or ""))
+def _bare_questions(file: Path) -> dict[str, str]:
+    """What is asked at length 1, by id; what is wrong with that file is said where it is loaded."""
+    questions = {}
+    try:
+        for element in _elements(file):
+            dialogue, _ = parse_dialogue(element.value, length=1)
+            if dialogue is not None:
+                questions[dialogue.id] = dialogue.user_texts[0]
+    except NotAnArrayError:
+        pass
+    return questions
+
+
+def _normal(dialogue: Dialogue, questions: Mapping[str, str]) -> Dialogue:
+    """The dialogue as it is the same in every copy.
+
+    Some write a slash before the picture's path. Where no question is given it is what the same id asks at length 1, and failing that the
+    last message, which may be a veiled form of it.
+    """
+    question = dialogue.question or questions.get(dialogue.id) or dialogue.user_texts[-1]
+    return replace(dialogue, image_path=normal_image_path(dialogue.image_path or ""), question=question)
 
 
 def _digest(dialogue: Dialogue) -> bytes:

@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn, cast
 
+from safemt_api.foreign_text import unfit_in_name
 from safemt_api.messages import Dialogue, Kind, Line, Role
 
 KINDS: tuple[Kind, ...] = ("harmful", "benign")
+IMAGE_KEY, HUB_IMAGE_KEY = "image_path", "image_rel_path"
 MAX_SHOWN_CHARACTERS = 80
 
 _BLANKS = re.compile(r"[ \t\n\r]*")
@@ -34,7 +36,22 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON value")
 
 
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+class _Ambiguous(dict[str, Any]):
+    """A JSON object in which a key stands twice: which of the two is meant, nobody can know."""
+
+    repeated = ""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) == len(pairs):
+        return found
+    ambiguous, keys = _Ambiguous(found), [key for key, _ in pairs]
+    ambiguous.repeated = next(key for key in keys if keys.count(key) > 1)
+    return ambiguous
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_object)
 
 
 def decode_value(text: str, position: int = 0) -> tuple[Any, int]:
@@ -128,7 +145,9 @@ def element_id(value: object) -> str | None:
 def parse_dialogue(value: object, *, length: int) -> tuple[Dialogue | None, tuple[str, ...]]:
     """One element as a dialogue, or every sentence that says why it is none (the picture itself is looked at elsewhere).
 
-    Texts stay as they are: leading blanks and newlines belong to them. Unknown keys are ignored.
+    Both published forms are taken, field by field: ``image_path`` or ``image_rel_path``, ``dialogue`` as an array or as the JSON text of
+    one, with or without ``question`` (which is empty then). Texts stay as they are: leading blanks and newlines belong to them. Unknown
+    keys are ignored.
 
     Args:
         value: The decoded JSON element.
@@ -137,12 +156,26 @@ def parse_dialogue(value: object, *, length: int) -> tuple[Dialogue | None, tupl
     if not isinstance(value, dict):
         return None, (f"is not an object but {json_kind(value)}",)
     reader = _ElementReader(value)
-    dialogue_id, scenario, image_path = reader.name("id"), reader.name("scenario"), reader.name("image_path")
-    question, method, kind = reader.text("question"), reader.optional("method"), reader.kind()
+    dialogue_id, scenario, image_path = reader.name("id"), reader.name("scenario"), reader.image_path()
+    question, method, kind = reader.optional("question"), reader.method(), reader.kind()
     lines = reader.lines(length)
+    reader.found.extend(_repeated_keys(value))
     if reader.found:
         return None, tuple(reader.found)
-    return Dialogue(dialogue_id, scenario, length, lines, image_path, question, kind, method), ()
+    return Dialogue(dialogue_id, scenario, length, lines, image_path, question or "", kind, method), ()
+
+
+def image_key(element: dict[str, Any]) -> str:
+    """The key under which an element names its picture: as on GitHub, or as the hub declares it."""
+    return HUB_IMAGE_KEY if element.get(IMAGE_KEY) is None and element.get(HUB_IMAGE_KEY) is not None else IMAGE_KEY
+
+
+def _repeated_keys(value: object) -> Iterator[str]:
+    if isinstance(value, _Ambiguous):
+        yield f'key "{shown(value.repeated)}" stands twice in one object; keep the one that is meant'
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for one in inner:
+        yield from _repeated_keys(one)
 
 
 class _ElementReader:
@@ -162,7 +195,20 @@ class _ElementReader:
         value = self.text(key)
         if isinstance(self.element.get(key), str) and not value.strip():
             self.found.append(f'"{key}" is empty')
+        why = unfit_in_name(value)
+        if why is not None:
+            self.found.append(f'"{key}" {why}')
         return value
+
+    def image_path(self) -> str:
+        key = image_key(self.element)
+        value = self.text(key)
+        if isinstance(self.element.get(key), str) and not value.strip():
+            self.found.append(f'"{key}" is empty')
+        return value
+
+    def method(self) -> str | None:
+        return None if self.element.get("method") is None else self.name("method")
 
     def optional(self, key: str) -> str | None:
         return None if self.element.get(key) is None else self.text(key)
@@ -179,6 +225,10 @@ class _ElementReader:
         if messages is None:
             self.text("dialogue")
             return ()
+        if isinstance(messages, str):
+            messages = self._unpacked(messages)
+            if messages is None:
+                return ()
         if not isinstance(messages, list) or not messages:
             self.found.append(f'"dialogue" must be an array of messages, not {"empty" if messages == [] else json_kind(messages)}')
             return ()
@@ -187,6 +237,17 @@ class _ElementReader:
         if len(self.found) == before:
             self.found.extend(_order_problems(lines, length))
         return lines
+
+    def _unpacked(self, text: str) -> object:
+        """The messages in the text of ``dialogue``; ``None`` where it cannot be read, with the reason noted."""
+        try:
+            messages, end = decode_value(text, _skip_blanks(text, 0))
+            _require_end(text, end)
+        except NotAnArrayError as error:
+            self.found.append(f'"dialogue" is text that {error}')
+            return None
+        self.found.extend(_repeated_keys(messages))
+        return messages
 
     def _line(self, message: object, where: str) -> Line:
         if not isinstance(message, dict):

@@ -104,7 +104,7 @@ def test_a_duplicate_id_within_a_file_is_a_problem_and_across_files_is_the_pairi
 
 
 def test_skip_invalid_leaves_out_exactly_the_invalid_and_counts_them(folder: Make, element: Make) -> None:
-    root = folder({1: [element("x"), element("y", kind="?", question=...), element("x")], 2: "nonsense", 4: [element("x", 4)]})
+    root = folder({1: [element("x"), element("y", kind="?", scenario=...), element("x")], 2: "nonsense", 4: [element("x", 4)]})
     dataset = load_dataset(root, skip_invalid=True)
     assert [(entry.id, entry.length, entry.index) for entry in dataset.entries] == [("x", 1, 0), ("x", 4, 0)]
     assert dataset.lengths == (1, 4)
@@ -191,6 +191,39 @@ def test_a_file_that_changes_while_in_use_is_noticed(folder: Make, element: Make
     file.unlink()
     with pytest.raises(DatasetError, match="changed while in use"):
         dataset.read(dataset.entries[1])
+
+
+def hub_form(element: dict[str, Any]) -> dict[str, Any]:
+    """The element as the hub's ``dataset_info.json`` declares it."""
+    return {
+        "id": element["id"],
+        "scenario": element["scenario"],
+        "image_rel_path": element["image_path"],
+        "dialogue": json.dumps(element["dialogue"]),
+    }
+
+
+def test_the_hubs_form_loads_and_takes_the_question_from_length_one(folder: Make, element: Make) -> None:
+    bare = element("x", dialogue=[{"role": "user", "content": "the question"}], question="the question")
+    both = {1: [bare], 4: [element("x", 4, question="the question")]}
+    as_on_github = load_dataset(folder(both, name="github"))
+    root = folder({length: [hub_form(one) for one in elements] for length, elements in both.items()}, name="hub")
+    as_on_hub = load_dataset(root)
+    assert [as_on_hub.read(entry) for entry in as_on_hub.entries] == [as_on_github.read(entry) for entry in as_on_github.entries]
+    assert as_on_hub.fingerprint == as_on_github.fingerprint
+    longer = load_dataset(root, lengths=[4])
+    assert longer.read(longer.entries[0]).question == "the question"
+
+
+def test_without_length_one_the_last_message_stands_for_the_question(folder: Make, element: Make) -> None:
+    dataset = load_dataset(folder({2: [hub_form(element("x", 2))], 1: "broken"}), skip_invalid=True)
+    assert dataset.read(dataset.entries[0]).question == "x says 2"
+
+
+def test_the_hubs_picture_is_looked_at_too(folder: Make, element: Make) -> None:
+    assert problems_of(folder({1: [hub_form(element("x", image_path="images/none.png"))]})) == [
+        "1_turn.json[0] (x): image images/none.png is missing"
+    ]
 
 
 def test_the_official_sample_loads(official_sample: Path) -> None:

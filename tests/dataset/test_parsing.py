@@ -83,8 +83,8 @@ def _said(*roles: str) -> list[dict[str, str]]:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        *(({key: ...}, f'key "{key}" is missing') for key in ("id", "scenario", "image_path", "dialogue", "question")),
-        *(({key: None}, f'key "{key}" is null') for key in ("id", "scenario", "image_path", "dialogue", "question")),
+        *(({key: ...}, f'key "{key}" is missing') for key in ("id", "scenario", "image_path", "dialogue")),
+        *(({key: None}, f'key "{key}" is null') for key in ("id", "scenario", "image_path", "dialogue")),
         *(({key: 7}, f'"{key}" must be text, not a number') for key in ("id", "scenario", "image_path", "question", "method")),
         ({"id": " "}, '"id" is empty'),
         ({"scenario": ""}, '"scenario" is empty'),
@@ -93,7 +93,19 @@ def _said(*roles: str) -> list[dict[str, str]]:
         ({"id": "half \ud800"}, '"id" holds half a character'),
         ({"kind": "harmless"}, '"kind" is "harmless"; it must be "harmful" or "benign"'),
         ({"kind": ["benign"]}, '"kind" is an array'),
-        ({"dialogue": "words"}, '"dialogue" must be an array of messages, not text'),
+        ({"dialogue": "words"}, '"dialogue" is text that is not JSON: Expecting value'),
+        ({"dialogue": '[{"role": "user", "content": "x"}] more'}, '"dialogue" is text that is not JSON: there is more after'),
+        ({"dialogue": '{"role": "user"}'}, '"dialogue" must be an array of messages, not an object'),
+        ({"dialogue": '[{"role": "user", "role": "user", "content": "x"}]'}, 'key "role" stands twice in one object'),
+        ({"image_path": ..., "image_rel_path": ""}, '"image_rel_path" is empty'),
+        ({"image_path": ..., "image_rel_path": 7}, '"image_rel_path" must be text, not a number'),
+        ({"scenario": "a\x00b"}, '"scenario" holds U+0000, which has no place in a name'),
+        ({"scenario": "a\x1b[31mb"}, '"scenario" holds U+001B'),
+        ({"scenario": "a\ufffe"}, '"scenario" holds U+FFFE'),
+        ({"scenario": "a\u202eb"}, '"scenario" holds U+202E'),
+        ({"scenario": "x" * 201}, '"scenario" has 201 characters; a name has 200 at most'),
+        ({"id": "a\nb"}, '"id" holds U+000A'),
+        ({"method": "a\x07"}, '"method" holds U+0007'),
         ({"dialogue": []}, '"dialogue" must be an array of messages, not empty'),
         ({"dialogue": ["words"]}, "dialogue[0] is not an object but text"),
         ({"dialogue": [{"content": "x"}]}, 'dialogue[0]: key "role" is missing'),
@@ -130,3 +142,29 @@ def test_no_json_value_crashes_the_reader(value: Any) -> None:
 def test_shown_text_is_safe_for_a_terminal() -> None:
     assert shown("a\x1b[31m\ud800\n") == "a\\x1b[31m\\ud800\\n"
     assert len(shown("x" * 500)) == 80
+
+
+def test_a_key_that_stands_twice_is_named_wherever_it_is() -> None:
+    text = (
+        '[{"id": "a", "scenario": "s", "image_path": "p", "question": "one", "question": "two", '
+        '"dialogue": [{"role": "user", "content": "x"}]},'
+        ' {"id": "b", "scenario": "s", "image_path": "p", "dialogue": [{"role": "user", "content": "x", "content": "y"}]}]'
+    )
+    first, second = (parse_dialogue(element.value, length=1) for element in scan_array(text))
+    assert first == (None, ('key "question" stands twice in one object; keep the one that is meant',))
+    assert second == (None, ('key "content" stands twice in one object; keep the one that is meant',))
+
+
+def test_the_hubs_form_is_the_same_dialogue(element: Callable[..., dict[str, Any]]) -> None:
+    plain = element(length=2)
+    packed = {
+        "id": plain["id"],
+        "scenario": plain["scenario"],
+        "image_rel_path": plain["image_path"],
+        "dialogue": json.dumps(plain["dialogue"]),
+    }
+    assert parse_dialogue(packed | {"question": plain["question"]}, length=2) == parse_dialogue(plain, length=2)
+    without, problems = parse_dialogue(packed, length=2)
+    assert problems == ()
+    assert without is not None
+    assert without.question == ""
