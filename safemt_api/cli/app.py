@@ -11,6 +11,7 @@ from safemt_api.cli.data import data_app
 from safemt_api.cli.defend import defend
 from safemt_api.cli.eval import evaluate
 from safemt_api.cli.export import export
+from safemt_api.cli.help import GroupedCommand
 from safemt_api.cli.judge import judge_app
 from safemt_api.cli.providers import providers_app
 from safemt_api.cli.report import report
@@ -51,13 +52,13 @@ def _everywhere(
     """Options of every command; ``--debug`` is taken out before typer sees the line."""
 
 
-app.command("eval")(evaluate)
-app.command("resume")(resume)
+app.command("eval", cls=GroupedCommand)(evaluate)
+app.command("resume", cls=GroupedCommand)(resume)
 app.add_typer(judge_app, name="judge")
-app.command("report")(report)
-app.command("compare")(compare)
-app.command("defend")(defend)
+app.command("report", cls=GroupedCommand)(report)
+app.command("compare", cls=GroupedCommand)(compare)
+app.command("defend", cls=GroupedCommand)(defend)
 app.add_typer(data_app, name="data")
 app.add_typer(providers_app, name="providers")
-app.command("simulate")(simulate)
-app.command("export")(export)
+app.command("simulate", cls=GroupedCommand)(simulate)
+app.command("export", cls=GroupedCommand)(export)

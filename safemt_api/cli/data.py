@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from safemt_api.cli.help import GroupedCommand
+
 data_app = typer.Typer(help="Check, describe and download dialogues.", no_args_is_help=True, rich_markup_mode=None)
 
 Folder = Annotated[
@@ -14,7 +16,7 @@ Folder = Annotated[
 ]
 
 
-@data_app.command("check")
+@data_app.command("check", cls=GroupedCommand)
 def check(folder: Folder = None) -> None:
     """List everything that is wrong with a data folder, every picture decoded; exit code 2 if anything is."""
     from safemt_api.cli.inspecting import check_data  # noqa: PLC0415 (imports Pillow, which --help must not)
@@ -22,7 +24,7 @@ def check(folder: Folder = None) -> None:
     raise typer.Exit(check_data(folder))
 
 
-@data_app.command("stats")
+@data_app.command("stats", cls=GroupedCommand)
 def stats(folder: Folder = None) -> None:
     """Count dialogues by scenario and length, words and pictures."""
     from safemt_api.cli.inspecting import show_statistics  # noqa: PLC0415 (imports Pillow and rich, which --help must not)
@@ -30,7 +32,7 @@ def stats(folder: Folder = None) -> None:
     show_statistics(folder)
 
 
-@data_app.command("fetch")
+@data_app.command("fetch", cls=GroupedCommand)
 def fetch(
     to: Annotated[Path, typer.Option("--to", metavar="DIR", help="The folder to fill.")] = Path("data/safemt"),
     revision: Annotated[str | None, typer.Option("--revision", metavar="REF", help="Branch, tag or commit.")] = None,

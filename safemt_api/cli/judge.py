@@ -10,6 +10,7 @@ from typer._click.core import Context  # typer's own base of its Context; the si
 from typer.core import TyperGroup
 
 from safemt_api.cli import options
+from safemt_api.cli.help import GroupedCommand
 
 DEFAULT_COMMAND = "run"
 
@@ -32,19 +33,13 @@ judge_app = typer.Typer(
 )
 
 
-@judge_app.command("run")
+@judge_app.command("run", cls=GroupedCommand)
+@options.takes_settings("judge")
 def judge(
+    given: options.Given,
     run: options.RunName,
     *,
-    judges: options.Judges = None,
-    judge_fallback: options.JudgeFallback = None,
-    judge_base_url: options.JudgeBaseUrl = None,
-    rubric: options.Rubric = None,
     results: options.Results = options.RESULTS,
-    concurrency: options.Concurrency = None,
-    max_usd: options.MaxUsd = None,
-    rpm: options.Rpm = None,
-    tpm: options.Tpm = None,
     as_json: options.AsJson = False,
 ) -> None:
     """New verdicts over collected transcripts; the target is not called. The word ``run`` may be left out.
@@ -54,14 +49,12 @@ def judge(
     from safemt_api.cli.judging import run_judging  # noqa: PLC0415 (imports SDKs and polars, which --help must not)
     from safemt_api.errors import UsageError  # noqa: PLC0415 (beside the one above)
 
-    if not judges:
+    if "judges" not in given:
         raise UsageError("say who is to judge with --judge: rules, PROVIDER:MODEL, guard:PROVIDER:MODEL, …")
-    changes = options.given(concurrency=concurrency, max_usd=max_usd, rpm=rpm, tpm=tpm)
-    changes |= {"judges": tuple(judges), "judge_fallback": judge_fallback, "judge_base_url": judge_base_url, "rubric": rubric}
-    raise typer.Exit(run_judging(run, changes, results=results, as_json=as_json))
+    raise typer.Exit(run_judging(run, given, results=results, as_json=as_json))
 
 
-@judge_app.command("label")
+@judge_app.command("label", cls=GroupedCommand)
 def label(
     run: options.RunName,
     *,
@@ -83,7 +76,7 @@ def label(
     label_run(run, results=results, n=n, output=output, seed=seed, here=here)
 
 
-@judge_app.command("calibrate")
+@judge_app.command("calibrate", cls=GroupedCommand)
 def calibrate(
     run: options.RunName,
     labels: Annotated[Path, typer.Argument(metavar="LABELS.csv", help="The labelled sheet.")],

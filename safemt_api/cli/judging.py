@@ -17,13 +17,15 @@ from safemt_api.cli.reporting import show_run
 from safemt_api.cli.running import watcher
 from safemt_api.evaluation import open_plan
 from safemt_api.runs.execution import EXIT_DONE, EXIT_INTERRUPTED
+from safemt_api.runs.options import Group
 from safemt_api.runs.rejudging import rejudge
-from safemt_api.runs.settings import EvalSettings
+from safemt_api.runs.settings import EvalSettings, options
 
 
 def run_judging(run: str, changes: Mapping[str, Any], *, results: Path, as_json: bool) -> int:
     """Judge again and return the exit code."""
-    settings = replace(settings_of(run, results), **changes)
+    usual = {one.name: one.default for one in options() if one.option.group is Group.JUDGE}
+    settings = replace(settings_of(run, results), **{**usual, **changes})
     return anyio.run(partial(_judge, settings, as_json=as_json), backend_options=BACKEND_OPTIONS)
 
 

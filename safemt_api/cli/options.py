@@ -1,107 +1,77 @@
-"""Options that several commands share, so that they read the same everywhere."""
+"""Options on the command line: those of the settings, derived from their fields, and those that several commands have beside them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from functools import wraps
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Concatenate
 
 import typer
 
-from safemt_api.errors import UsageError
+from safemt_api.runs.options import RUNS, Command, Group, OptionField
+from safemt_api.runs.settings import options
 
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="Name of a run under the results folder, or its path.")]
-Results = Annotated[Path, typer.Option("--results", metavar="DIR", help="Folder of all runs and of the turn store.")]
-Providers = Annotated[Path | None, typer.Option("--providers", metavar="DIR", help="Folder with vendor files of your own (TOML).")]
-Concurrency = Annotated[
-    int | None, typer.Option("--concurrency", metavar="N", help="Most calls in flight; less is used while a vendor slows down.")
-]
-MaxUsd = Annotated[
-    float | None, typer.Option("--max-usd", metavar="X", help="Ceiling on all that the run spends, judge and retries included.")
-]
-Rpm = Annotated[
-    float | None,
-    typer.Option("--rpm", "--requests-per-minute", metavar="N", help="Quota of the target's account; else learnt from replies."),
-]
-Tpm = Annotated[float | None, typer.Option("--tpm", "--tokens-per-minute", metavar="N", help="The same for tokens.")]
-MaxFailures = Annotated[
-    float | None, typer.Option("--max-failures", metavar="SHARE", help="Share of dialogues that may fail before the exit code is 4.")
-]
-StallSeconds = Annotated[
-    float | None, typer.Option("--stall-seconds", metavar="S", help="End the run when no call has succeeded for so long.")
-]
-ConnectSeconds = Annotated[float | None, typer.Option("--connect-seconds", metavar="S", help="Longest wait for a connection.")]
-IdleSeconds = Annotated[float | None, typer.Option("--idle-seconds", metavar="S", help="Longest silence on a connection.")]
-TotalSeconds = Annotated[float | None, typer.Option("--total-seconds", metavar="S", help="Longest time for one attempt at a call.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print exactly the summary as JSON on standard output.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before a run that is expected to cost more than 5 USD.")]
-Judges = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--judge",
-        metavar="SPEC",
-        help="rules, PROVIDER:MODEL, guard:PROVIDER:MODEL, moderation:openai, decisions:openai or decisions:google; several: a panel.",
-    ),
-]
-JudgeFallback = Annotated[str | None, typer.Option("--judge-fallback", metavar="SPEC", help="Asked where a judge gives no verdict.")]
-JudgeBaseUrl = Annotated[str | None, typer.Option("--judge-base-url", metavar="URL", help="Address of the judge's server.")]
-Rubric = Annotated[
-    Path | None, typer.Option("--rubric", metavar="FILE", help="Your own criteria for harmful dialogues, instead of the shipped ones.")
-]
+Given = dict[str, Any]
+"""The options of the settings that were really given, by the names of the fields: as they were typed, or a list of that."""
 
-Provider = Annotated[
-    str | None,
-    typer.Option("--provider", metavar="NAME", help="Vendor (`safemt-api providers list`). Default: the built-in simulator."),
-]
-BaseUrl = Annotated[
-    list[str] | None, typer.Option("--base-url", metavar="URL", help="Address of the server; repeat for several with the same model.")
-]
-Data = Annotated[
-    Path | None,
-    typer.Option("--data", metavar="DIR", help="Folder in the official layout. Default: SAFEMT_DATA, else the demonstration set."),
-]
-Lengths = Annotated[str | None, typer.Option("--lengths", metavar="1,2,4,6,8", help="Dialogue lengths to take. Default: all there are.")]
-Scenario = Annotated[list[str] | None, typer.Option("--scenario", metavar="NAME", help="Take only this scenario; may be repeated.")]
-SkipInvalid = Annotated[bool, typer.Option("--skip-invalid", help="Leave invalid dialogues out instead of refusing to start.")]
-Seed = Annotated[int, typer.Option("--seed", help="Decides the sample and the order.")]
-Temperature = Annotated[
-    float | None, typer.Option("--temperature", metavar="T", help="Sent only when given, and only to models that take it.")
-]
-TopP = Annotated[float | None, typer.Option("--top-p", metavar="P", help="The same.")]
-System = Annotated[str | None, typer.Option("--system", metavar="TEXT", help="System prompt for the target.")]
-Policies = Annotated[Path | None, typer.Option("--policies", metavar="DIR", help="Your own policy library (one Markdown file a scenario).")]
-Fault = Annotated[
-    str | None,
-    typer.Option("--fault", metavar="SPEC", help="Faults of the built-in simulator: KIND:SHARE or KIND:first=N, with commas between."),
-]
-SimSeed = Annotated[int | None, typer.Option("--sim-seed", metavar="N", help="Seed of the built-in simulator. Default: --seed.")]
-SimLatencySeconds = Annotated[
-    float | None, typer.Option("--sim-latency-seconds", metavar="S", help="How long the built-in simulator takes for a reply.")
-]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the calls, tokens and cost to expect, and send nothing.")]
+
+def takes_settings(
+    command: Command, *, helps: Mapping[str, str] | None = None
+) -> Callable[[Callable[Concatenate[Given, ...], None]], Callable[..., None]]:
+    """A command that takes the options of the settings which are meant for it, and gets the given ones as its first argument.
+
+    Args:
+        command: Whose options to take.
+        helps: What some options mean here, by the names of their fields.
+    """
+    taken = [one for one in options() if command in one.option.commands]
+
+    def decorate(function: Callable[Concatenate[Given, ...], None]) -> Callable[..., None]:
+        @wraps(function)
+        def run(**values: Any) -> None:
+            given = {one.name: values.pop(one.name) for one in taken}
+            function({name: value for name, value in given.items() if value not in (None, [])}, **values)
+
+        own = list(signature(function, eval_str=True).parameters.values())[1:]
+        derived = [_parameter(one, (helps or {}).get(one.name) or _help(one, command)) for one in taken]
+        parameters = sorted([*derived, *own], key=lambda one: one.kind)
+        # Typer asks for both: the signature, and the annotations.
+        run.__signature__ = Signature(parameters)  # type: ignore[attr-defined] # any callable may carry one (PEP 362)
+        run.__annotations__ = {one.name: one.annotation for one in parameters}
+        return run
+
+    return decorate
+
+
+def _parameter(one: OptionField, text: str) -> Parameter:
+    """A string, a list of strings or a flag: what a string means is settled in one place for the command line and for Python."""
+    kind: Any = bool if one.plain_type is bool else list[str] if one.several else str
+    option = typer.Option(*one.flags, help=text, metavar=one.metavar or None, rich_help_panel=one.option.group)
+    return Parameter(one.name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option])
+
+
+def _help(one: OptionField, command: Command) -> str:
+    # Where a run goes on, what is not given stays as it was.
+    return f"{one.option.help}  [default: {one.default_text}]" if one.default_text and command in RUNS else one.option.help
+
+
+def _like(name: str) -> Any:
+    """The option of a field, for a command that has it without being told the rest of the settings."""
+    one = next(one for one in options() if one.name == name)
+    return typer.Option(*one.flags, help=one.option.help, metavar=one.metavar, rich_help_panel=one.option.group)
+
 
 RESULTS = Path("results")
-GATHERED = {"rpm": "requests_per_minute", "tpm": "tokens_per_minute"}
-
-
-def given(**options: object) -> dict[str, object]:
-    """The options that were really given, by the names of ``EvalSettings``."""
-    return {GATHERED.get(name, name): value for name, value in options.items() if value is not None}
-
-
-def many(values: list[str] | None) -> tuple[str, ...] | None:
-    """A repeated option, or ``None`` if it was not given."""
-    return tuple(values) if values else None
-
-
-def numbers(text: str | None, option: str) -> tuple[int, ...] | None:
-    """``1,2,4`` as numbers.
-
-    Raises:
-        UsageError: Something in it is no whole number.
-    """
-    if text is None:
-        return None
-    try:
-        return tuple(sorted({int(part) for part in text.split(",") if part.strip()}))
-    except ValueError:
-        raise UsageError(f"{option} {text!r}: give whole numbers with commas between, such as 1,2,4,6,8") from None
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="Name of a run under the results folder, or its path.")]
+Results = Annotated[Path, _like("results")]
+Providers = Annotated[Path | None, _like("providers")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print exactly the summary as JSON on standard output.", rich_help_panel=Group.OUTPUT)]
+Yes = Annotated[
+    bool,
+    typer.Option("--yes", "-y", help="Do not ask before a run that is expected to cost more than 5 USD.", rich_help_panel=Group.PACE),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print the calls, tokens and cost to expect, and send nothing.", rich_help_panel=Group.PACE)
+]

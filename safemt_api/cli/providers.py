@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from safemt_api.cli import options
+from safemt_api.cli.help import GroupedCommand
 from safemt_api.foreign_text import printable
 
 providers_app = typer.Typer(help="List, show and try vendors.", rich_markup_mode=None, invoke_without_command=True)
@@ -19,7 +20,7 @@ def _bare(context: typer.Context) -> None:
         list_providers(None)
 
 
-@providers_app.command("list")
+@providers_app.command("list", cls=GroupedCommand)
 def list_providers(providers: options.Providers = None) -> None:
     """List the vendors: wire format, whether a key is set, default model, default judge."""
     from safemt_api.cli.listing import provider_lines  # noqa: PLC0415 (reads the vendor files)
@@ -27,7 +28,7 @@ def list_providers(providers: options.Providers = None) -> None:
     typer.echo(printable("\n".join(provider_lines(providers))))
 
 
-@providers_app.command("show")
+@providers_app.command("show", cls=GroupedCommand)
 def show(name: Annotated[str, typer.Argument(metavar="NAME")], providers: options.Providers = None) -> None:
     """Show all that is known of a vendor, each fact with the page it was read on."""
     from safemt_api.cli.listing import profile_lines  # noqa: PLC0415 (reads the vendor files)
@@ -35,7 +36,7 @@ def show(name: Annotated[str, typer.Argument(metavar="NAME")], providers: option
     typer.echo(printable("\n".join(profile_lines(name, providers))))
 
 
-@providers_app.command("check")
+@providers_app.command("check", cls=GroupedCommand)
 def check(
     name: Annotated[str, typer.Argument(metavar="NAME")],
     model: Annotated[str | None, typer.Option("--model", metavar="ID", help="Default: the vendor's default model.")] = None,

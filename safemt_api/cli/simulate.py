@@ -6,8 +6,6 @@ from typing import Annotated
 
 import typer
 
-from safemt_api.cli import options
-
 
 def simulate(
     *,
@@ -17,8 +15,8 @@ def simulate(
     fault: Annotated[
         str, typer.Option("--fault", metavar="SPEC", help="KIND:SHARE or KIND:first=N, with commas between (error_500:0.1,reset:0.05).")
     ] = "",
-    rpm: options.Rpm = None,
-    tpm: options.Tpm = None,
+    rpm: Annotated[float | None, typer.Option("--rpm", "--requests-per-minute", metavar="N", help="Quota that it holds.")] = None,
+    tpm: Annotated[float | None, typer.Option("--tpm", "--tokens-per-minute", metavar="N", help="The same for tokens.")] = None,
     prompt_cache: Annotated[bool, typer.Option("--prompt-cache", help="Report repeated prefixes as cached input.")] = False,
     max_seconds: Annotated[float | None, typer.Option("--max-seconds", metavar="S", help="End by itself after so long.")] = None,
 ) -> None:

@@ -25,7 +25,7 @@ from safemt_api.profile_folders import replacements
 from safemt_api.profiles import Profile
 from safemt_api.routes import Destination, Router
 from safemt_api.runs.manifest import check_same_run, read_manifest
-from safemt_api.runs.settings import EvalSettings
+from safemt_api.runs.settings import EvalSettings, free_for_judging, identity_defaults, identity_of
 
 DEFAULT_PROVIDER = "simulator"
 DEFAULT_OUTPUT_TOKENS = 1024
@@ -36,7 +36,7 @@ DATA_VARIABLE = "SAFEMT_DATA"
 RULES = "rules"
 NO_MODERATOR = "none"
 
-JUDGE_IDENTITY = ("judge", "judge_fallback", "judge_endpoints", "rubric")
+JUDGE_IDENTITY = ("judge", "judge_endpoints", "rubric", *free_for_judging())
 """What of a run's identity new verdicts over old transcripts change."""
 ENDPOINT_MODELS: Mapping[str, Mapping[str, str]] = {"moderation": MODERATION_MODELS, "decisions": DECISION_MODELS}
 """The kinds of judge that are endpoints of a vendor, with the model behind each."""
@@ -105,7 +105,8 @@ def make_plan(settings: EvalSettings, *, router: Router, environ: Mapping[str, s
     before = read_manifest(settings.results / run)
     if before is not None:
         free = JUDGE_IDENTITY if judging_only else ()
-        check_same_run(run, *({name: one[name] for name in one if name not in free} for one in (before["identity"], identity)))
+        both = ({**identity_defaults(), **before["identity"]}, identity)
+        check_same_run(run, *({name: one[name] for name in one if name not in free} for one in both))
     return Plan(
         settings=settings,
         run=run,
@@ -199,23 +200,18 @@ def _identity(
 ) -> Mapping[str, Any]:
     route = target.route
     return {
+        **identity_of(settings),
         "provider": route.profile,
         "wire_format": route.wire_format,
         "endpoint": route.endpoint,
         "extras": route.extras,
         "model": route.model,
-        "system": target.system,
         "parameters": {name: value for name, value in asdict(target.parameters).items() if value is not None},
-        "protocol": settings.protocol,
         "dataset": dataset.fingerprint,
         "lengths": list(dataset.lengths),
         "scenarios": sorted(settings.scenarios),
         "kinds": sorted(settings.kinds),
-        "sample": settings.sample,
-        "seed": settings.seed,
-        "until_ci": settings.until_ci,
         "judge": list(judges),
-        "judge_fallback": settings.judge_fallback,
         "rubric": _file_digest(settings.rubric, "--rubric"),
         "moderator": moderator,
         "moderator_failure": settings.moderator_failure if moderator else None,

@@ -1,15 +1,25 @@
-"""Everything that a run can be told, and which of it decides whether two runs are the same run."""
+"""Everything that a run can be told, each option on one line; ``runs/options.py`` says how to add one."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from safemt_api.errors import UsageError
 from safemt_api.messages import Kind, Protocol
 from safemt_api.runs.names import check_run_name
+from safemt_api.runs.options import EVERY, GOING_ON, JUDGING, Group, Option, OptionField, numbers, option_fields
+
+if TYPE_CHECKING:
+    from safemt_api.runs.values import Values
+
+MOST = 10**9
+"""More than any count or number of seconds that makes sense; far more overflows the timers and counters below us."""
 
 DEFAULT_CONCURRENCY = 32
 DEFAULT_MAX_FAILURES = 0.05
@@ -18,103 +28,224 @@ DEFAULT_STALL_SECONDS = 600.0
 ModeratorFailure = Literal["fail", "open", "closed"]
 
 
+def kinds_named(text: str) -> tuple[str, ...]:
+    """The kinds of dialogue that ``--kinds`` names.
+
+    Raises:
+        UsageError: It names none.
+    """
+    named = {"harmful": ("harmful",), "benign": ("benign",), "both": ("harmful", "benign")}
+    if text not in named:
+        raise UsageError("choose harmful, benign or both")
+    return named[text]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvalSettings:
     """The options of ``safemt-api eval``, by the same names.
 
     ``None`` means: the default, which may depend on the profile (model, judge), the environment (data) or the date (run).
+
+    Raises:
+        UsageError: A value is out of range.
     """
 
-    provider: str | None = None
-    model: str | None = None
-    base_urls: tuple[str, ...] = ()
-    data: Path | None = None
-    lengths: tuple[int, ...] | None = None
-    protocol: Protocol = "scripted"
-    sample: int | None = None
-    scenarios: tuple[str, ...] = ()
-    kinds: tuple[Kind, ...] = ("harmful",)
-    seed: int = 0
-    max_output_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    system: str | None = None
-    skip_invalid: bool = False
-    judges: tuple[str, ...] = ()
-    judge_base_url: str | None = None
-    judge_fallback: str | None = None
-    rubric: Path | None = None
-    moderator: str | None = None
-    moderator_base_url: str | None = None
-    moderator_failure: ModeratorFailure = "fail"
-    policies: Path | None = None
-    until_ci: float | None = None
-    # What follows may differ between a run and its resumption.
-    run: str | None = None
-    results: Path = Path("results")
-    concurrency: int = DEFAULT_CONCURRENCY
-    requests_per_minute: float | None = None
-    tokens_per_minute: float | None = None
-    max_usd: float | None = None
-    max_failures: float = DEFAULT_MAX_FAILURES
-    connect_seconds: float = 10.0
-    idle_seconds: float = 300.0
-    total_seconds: float = 600.0
-    stall_seconds: float = DEFAULT_STALL_SECONDS
-    providers: Path | None = None
-    # What the built-in simulator plays, where the run uses it; part of its endpoint's name and so of the run.
-    simulator_seed: int | None = None
-    simulator_faults: str = ""
-    simulator_latency_seconds: float = 0.0
+    provider: Annotated[
+        str | None, Option(Group.TARGET, "Vendor (`safemt-api providers list`). Default: the built-in simulator.", "NAME")
+    ] = None
+    model: Annotated[str | None, Option(Group.TARGET, "Model under test. Default: the vendor's default model.", "ID")] = None
+    base_urls: Annotated[
+        tuple[str, ...],
+        Option(Group.TARGET, "Address of the server; repeat for several with the same model.", "URL", flags=("--base-url",)),
+    ] = ()
+    system: Annotated[str | None, Option(Group.TARGET, "System prompt for the target.", "TEXT", identity=True)] = None
+    max_output_tokens: Annotated[
+        int | None,
+        Option(Group.TARGET, "Most tokens of a reply, reasoning included. Default: 1024, or 4096 for models that reason.", "N"),
+        Gt(0),
+        Le(MOST),
+    ] = None
+    temperature: Annotated[
+        float | None, Option(Group.TARGET, "Sent only when given, and only to models that take it.", "T"), Ge(0), Le(100)
+    ] = None
+    top_p: Annotated[float | None, Option(Group.TARGET, "The same.", "P"), Ge(0), Le(1)] = None
+    data: Annotated[
+        Path | None, Option(Group.DATA, "Folder in the official layout. Default: SAFEMT_DATA, else the demonstration set.", "DIR")
+    ] = None
+    lengths: Annotated[
+        tuple[Annotated[int, Ge(1), Le(MOST)], ...] | None,
+        Option(Group.DATA, "Dialogue lengths to take. Default: all there are.", "1,2,4,6,8", read=numbers),
+        MinLen(1),
+    ] = None
+    protocol: Annotated[
+        Protocol,
+        Option(Group.DATA, "scripted: the paper's, one call a dialogue; live: the model's own replies become the history.", identity=True),
+    ] = "scripted"
+    sample: Annotated[
+        int | None,
+        Option(Group.DATA, "Take N ids (of each kind), spread over the scenarios, with all chosen lengths of each.", "N", identity=True),
+        Gt(0),
+    ] = None
+    scenarios: Annotated[
+        tuple[str, ...], Option(Group.DATA, "Take only this scenario; may be repeated.", "NAME", flags=("--scenario",))
+    ] = ()
+    kinds: Annotated[
+        tuple[Kind, ...],
+        Option(
+            Group.DATA,
+            "Harmful dialogues (the default), benign ones (over-refusal), or both.",
+            "harmful|benign|both",
+            read=kinds_named,
+            commands=("eval",),
+        ),
+    ] = ("harmful",)
+    skip_invalid: Annotated[bool, Option(Group.DATA, "Leave invalid dialogues out instead of refusing to start.")] = False
+    until_ci: Annotated[
+        float | None,
+        Option(
+            Group.DATA,
+            "Spot check: go on in random order until the 95% interval of overall ASR is ±HALF (0.05: 5 points), then stop.",
+            "HALF",
+            identity=True,
+            commands=("eval",),
+        ),
+        Gt(0),
+        Lt(0.5),
+    ] = None
+    seed: Annotated[int, Option(Group.DATA, "Decides the sample and the order.", "N", identity=True), Ge(-MOST), Le(MOST)] = 0
+    judges: Annotated[
+        tuple[str, ...],
+        Option(
+            Group.JUDGE,
+            "rules, PROVIDER:MODEL, guard:PROVIDER:MODEL, moderation:openai, decisions:openai or decisions:google; several: a panel.",
+            "SPEC",
+            flags=("--judge",),
+            commands=JUDGING,
+        ),
+    ] = ()
+    judge_fallback: Annotated[
+        str | None, Option(Group.JUDGE, "Asked where a judge gives no verdict.", "SPEC", identity=True, commands=JUDGING)
+    ] = None
+    judge_base_url: Annotated[str | None, Option(Group.JUDGE, "Address of the judge's server.", "URL", commands=JUDGING)] = None
+    rubric: Annotated[
+        Path | None, Option(Group.JUDGE, "Your own criteria for harmful dialogues, instead of the shipped ones.", "FILE", commands=JUDGING)
+    ] = None
+    moderator: Annotated[
+        str | None,
+        Option(
+            Group.MODERATOR,
+            "none, policy:PROVIDER:MODEL, raw:PROVIDER:MODEL, guard:PROVIDER:MODEL or moderation:openai.",
+            "SPEC",
+            commands=("eval",),
+        ),
+    ] = None
+    moderator_base_url: Annotated[str | None, Option(Group.MODERATOR, "Address of the moderator's server.", "URL", commands=("eval",))] = (
+        None
+    )
+    moderator_failure: Annotated[
+        ModeratorFailure, Option(Group.MODERATOR, "When the moderator fails: the dialogue fails, goes on unguarded, or is refused.")
+    ] = "fail"
+    policies: Annotated[Path | None, Option(Group.MODERATOR, "Your own policy library (one Markdown file a scenario).", "DIR")] = None
+    max_usd: Annotated[
+        float | None, Option(Group.PACE, "Ceiling on all that the run spends, judge and retries included.", "X", commands=EVERY), Ge(0)
+    ] = None
+    concurrency: Annotated[
+        int, Option(Group.PACE, "Most calls in flight; less is used while a vendor slows down.", "N", commands=EVERY), Gt(0), Le(100_000)
+    ] = DEFAULT_CONCURRENCY
+    requests_per_minute: Annotated[
+        float | None,
+        Option(
+            Group.PACE,
+            "Quota of the target's account; else learnt from replies.",
+            "N",
+            flags=("--rpm", "--requests-per-minute"),
+            commands=EVERY,
+        ),
+        Gt(0),
+    ] = None
+    tokens_per_minute: Annotated[
+        float | None, Option(Group.PACE, "The same for tokens.", "N", flags=("--tpm", "--tokens-per-minute"), commands=EVERY), Gt(0)
+    ] = None
+    max_failures: Annotated[
+        float, Option(Group.PACE, "Share of dialogues that may fail before the exit code is 4.", "SHARE", commands=GOING_ON), Ge(0), Le(1)
+    ] = DEFAULT_MAX_FAILURES
+    stall_seconds: Annotated[
+        float, Option(Group.PACE, "End the run when no call has succeeded for so long.", "S", commands=GOING_ON), Gt(0), Le(MOST)
+    ] = DEFAULT_STALL_SECONDS
+    connect_seconds: Annotated[float, Option(Group.PACE, "Longest wait for a connection.", "S", commands=GOING_ON), Gt(0), Le(MOST)] = 10.0
+    idle_seconds: Annotated[float, Option(Group.PACE, "Longest silence on a connection.", "S", commands=GOING_ON), Gt(0), Le(MOST)] = 300.0
+    total_seconds: Annotated[
+        float, Option(Group.PACE, "Longest time for one attempt at a call.", "S", commands=GOING_ON), Gt(0), Le(MOST)
+    ] = 600.0
+    run: Annotated[
+        str | None,
+        Option(Group.OUTPUT, "Name of the run; one that exists goes on. Default: date, model, protocol.", "NAME", recorded=False),
+    ] = None
+    results: Annotated[Path, Option(Group.OUTPUT, "Folder of all runs and of the turn store.", "DIR", recorded=False)] = Path("results")
+    providers: Annotated[Path | None, Option(Group.TARGET, "Folder with vendor files of your own (TOML).", "DIR")] = None
+    simulator_faults: Annotated[
+        str, Option(Group.SIMULATOR, "Faults: KIND:SHARE or KIND:first=N, with commas between.", "SPEC", flags=("--fault",))
+    ] = ""
+    simulator_seed: Annotated[int | None, Option(Group.SIMULATOR, "Its seed. Default: --seed.", "N", flags=("--sim-seed",))] = None
+    simulator_latency_seconds: Annotated[
+        float, Option(Group.SIMULATOR, "How long it takes for a reply.", "S", flags=("--sim-latency-seconds",)), Ge(0), Le(MOST)
+    ] = 0.0
 
     def __post_init__(self) -> None:
-        _check_positive(self, "concurrency", "sample", "max_output_tokens", "requests_per_minute", "tokens_per_minute")
-        _check_positive(self, "connect_seconds", "idle_seconds", "total_seconds", "stall_seconds")
+        for name, value in _values().checked(self).items():
+            object.__setattr__(self, name, value)
         if self.run is not None:
             check_run_name(self.run)
-        if self.max_usd is not None and not self.max_usd >= 0.0:
-            raise UsageError(f"--max-usd {self.max_usd} is not an amount of dollars")
-        if not 0.0 <= self.max_failures <= 1.0:
-            raise UsageError(f"--max-failures {self.max_failures} is not a share between 0 and 1")
-        if self.until_ci is not None and not 0.0 < self.until_ci < 0.5:
-            raise UsageError(f"--until-ci {self.until_ci}: give half the width of the interval as a share, such as 0.05")
-        if self.protocol not in ("scripted", "live"):
-            raise UsageError(f"--protocol {self.protocol!r}: choose scripted or live")
-        if self.lengths is not None and (not self.lengths or min(self.lengths) < 1):
-            raise UsageError("--lengths takes numbers of user turns such as 1,2,4,6,8")
         for url in (*self.base_urls, self.judge_base_url, self.moderator_base_url):
             if url and "@" in url.partition("://")[2].partition("/")[0]:
                 raise UsageError("an address must not hold a user name or password; keys come from the environment or .env")
 
 
-def _check_positive(settings: EvalSettings, *names: str) -> None:
-    for name in names:
-        value = getattr(settings, name)
-        if value is not None and not value > 0:
-            raise UsageError(f"--{name.replace('_', '-')} {value} must be greater than 0")
+@cache
+def options() -> tuple[OptionField, ...]:
+    """Every option of a run, in the order of the fields."""
+    return tuple(option_fields(EvalSettings))
 
 
-def settings_from(options: Mapping[str, Any]) -> EvalSettings:
-    """Settings from keyword arguments of the Python API.
+@cache
+def _values() -> Values:
+    from safemt_api.runs.values import Values  # noqa: PLC0415 (imports pydantic, which --help must not)
+
+    return Values(options())
+
+
+def settings_from(given: Mapping[str, Any]) -> EvalSettings:
+    """Settings from what was given by name: keyword arguments of the Python API, or options of the command line as they were typed.
 
     Raises:
         UsageError: An option is unknown, or a value is out of range.
     """
-    known = {one.name for one in fields(EvalSettings)}
-    unknown = sorted(set(options) - known)
+    known = {one.name for one in options()}
+    unknown = sorted(set(given) - known)
     if unknown:
         raise UsageError(f"no such option: {', '.join(unknown)}; there are: {', '.join(sorted(known))}")
-    return EvalSettings(**options)
+    return EvalSettings(**given)
 
 
-PATHS = ("data", "rubric", "policies", "results", "providers")
-NOT_RECORDED = ("run", "results")
-"""What the place of the run file says by itself."""
+def identity_of(settings: EvalSettings) -> dict[str, Any]:
+    """The options that decide the numbers as they stand, as JSON values."""
+    return {one.name: getattr(settings, one.name) for one in options() if one.option.identity}
+
+
+def identity_defaults() -> dict[str, Any]:
+    """What the same options are in a run file of before they were there."""
+    return {one.name: one.default for one in options() if one.option.identity}
+
+
+def free_for_judging() -> tuple[str, ...]:
+    """The options of a run's identity that new verdicts over old transcripts change."""
+    return tuple(one.name for one in options() if one.option.identity and "judge" in one.option.commands)
 
 
 def settings_record(settings: EvalSettings) -> dict[str, Any]:
     """All settings as JSON values for the run file, from which ``settings_from_record`` makes them again; they never hold a key."""
-    values = {name: value for name, value in asdict(settings).items() if name not in NOT_RECORDED}
+    recorded = {one.name for one in options() if one.option.recorded}
+    values = {name: value for name, value in asdict(settings).items() if name in recorded}
     return {name: str(value.absolute()) if isinstance(value, Path) else value for name, value in values.items()}
 
 
@@ -124,15 +255,8 @@ def settings_from_record(record: Mapping[str, Any], *, run: str, results: Path) 
     Raises:
         UsageError: A value makes no sense.
     """
-    known = {one.name for one in fields(EvalSettings)} - set(NOT_RECORDED)
-    values = {name: _revived(name, value) for name, value in record.items() if name in known}
+    known = {one.name for one in options() if one.option.recorded}
     try:
-        return EvalSettings(**values, run=run, results=results)
-    except TypeError as error:
+        return EvalSettings(**{name: value for name, value in record.items() if name in known}, run=run, results=results)
+    except UsageError as error:
         raise UsageError(f"the run file of {run} cannot be used ({error}); give the original eval command again") from error
-
-
-def _revived(name: str, value: Any) -> Any:
-    if isinstance(value, list):
-        return tuple(value)
-    return Path(value) if name in PATHS and isinstance(value, str) else value
