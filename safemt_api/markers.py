@@ -1,4 +1,4 @@
-"""The recognisable marks in texts: of simulated replies, which the ``rules`` judge reads, and of a moderator's guidance."""
+"""The recognisable marks in texts: of simulated replies, of a moderator's guidance, of a question's code."""
 
 from __future__ import annotations
 
@@ -10,3 +10,6 @@ SIMULATED_SAFE = "[simulated safe reply]"
 
 GUIDANCE_HEADER = "Safety guidance for this conversation"
 """Heads every moderator's guidance to the target; a simulated target that finds it in a system message follows it."""
+
+CODE_OF_QUESTION = "Code of this question: "
+"""Stands behind the material that a judge or moderator is asked about; the code after it must stand in the answer."""

@@ -13,13 +13,15 @@ A judge that fails, declines or answers unreadably gives the label ``None``: mis
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any, Protocol
 
 from safemt_api.errors import DialogueError
-from safemt_api.messages import DECLINED, Answer, Asker, Call, Exhibit, Label, Line, Outcome, Verdict
+from safemt_api.markers import CODE_OF_QUESTION
+from safemt_api.messages import DECLINED, Answer, Asker, Call, Exhibit, Image, Label, Line, Outcome, Verdict
 from safemt_api.profiles import Profile
 
 N_TRIES = 3
@@ -28,6 +30,11 @@ N_TRIES = 3
 VERDICT_TOKENS = 1024
 REASONING_VERDICT_TOKENS = 4096
 """Room for models that think before they answer: their thinking counts as output."""
+
+CODE_CHARACTERS = 12
+"""48 bits in hexadecimal: few enough for a small model to copy without a slip."""
+
+TEMPLATE_BRACKET = re.compile(r"\[(?=/|[A-Z]|[gs]MASK\])")
 
 
 class Judge(Protocol):
@@ -80,9 +87,24 @@ def digest_of(*parts: str) -> str:
 def material(fields: Mapping[str, Any]) -> str:
     """The fields as one JSON object in one text: quotes and line ends of what others wrote are escaped, so no text can end its field.
 
+    The marks of chat templates are escaped too, ``<`` of ``<|im_start|>`` or ``</s>`` and ``[`` of ``[INST]``: a server's tokenizer takes
+    them for the ends of messages wherever in a text they stand. JSON's own brackets are never followed by what follows those.
     Half of a surrogate pair, which some replies hold and no request can carry, becomes a question mark.
     """
-    return sendable(json.dumps(fields, ensure_ascii=False))
+    written = json.dumps(fields, ensure_ascii=False).replace("<", "\\u003c")
+    return sendable(TEMPLATE_BRACKET.sub("\\\\u005b", written))
+
+
+def coded(material: str, *, system: str, image: Image | None) -> tuple[str, str]:
+    """The material with the code of this question behind it, and the code, which the answer must repeat (``parsing.whole_object``).
+
+    So an answer that only quotes or echoes what is under review is none. The code is the beginning of a SHA-256 over all that the model is
+    shown, the reply under review in it: the reply was written before there was a code, and to hold its own it would have to contain its
+    own hash, some 10^14 tries away for whoever writes it. Being no secret and no random number it is the same when a run goes on, so an
+    answer that is paid for is found again. It stands last: what comes before stays the same from question to question for prompt caches.
+    """
+    code = digest_of(CODE_OF_QUESTION, system, material, "" if image is None else image.digest)[:CODE_CHARACTERS]
+    return f"{material}\n\n{CODE_OF_QUESTION}{code}", code
 
 
 def sendable(text: str) -> str:

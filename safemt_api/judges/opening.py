@@ -29,7 +29,15 @@ Resolve = Callable[[str], tuple[Route, Profile]]
 JUDGE_FORMS = "rules, PROVIDER:MODEL, guard:PROVIDER:MODEL, moderation:openai, decisions:openai, decisions:google"
 
 
-def open_judge(specs: Sequence[str], *, asker: Asker, resolve: Resolve, rubric: Path | None = None, fallback: str | None = None) -> Judge:
+def open_judge(
+    specs: Sequence[str],
+    *,
+    asker: Asker,
+    resolve: Resolve,
+    rubric: Path | None = None,
+    fallback: str | None = None,
+    simulated: bool = False,
+) -> Judge:
     """One judge for one spec, a panel for several.
 
     Args:
@@ -38,11 +46,12 @@ def open_judge(specs: Sequence[str], *, asker: Asker, resolve: Resolve, rubric: 
         resolve: Finds route and profile of ``PROVIDER:MODEL``.
         rubric: A file that replaces the shipped rubrics on harmful dialogues.
         fallback: What ``--judge-fallback`` was given: asked where a judge gives no verdict.
+        simulated: Whether the target is the simulator, whose marks ``rules`` may then believe.
 
     Raises:
         UsageError: A spec is of no known form, stands there twice, or names what does not exist; or the rubric cannot be read.
     """
-    opener = _Opener(asker, resolve, load_rubrics(rubric))
+    opener = _Opener(asker, resolve, load_rubrics(rubric), simulated)
     given = [spec.strip() for spec in specs]
     everyone = [*given, fallback.strip()] if fallback is not None else given
     if not given:
@@ -87,12 +96,13 @@ class _Opener:
     asker: Asker
     resolve: Resolve
     rubrics: Rubrics
+    simulated: bool
 
     def open(self, spec: str, option: str) -> Judge:
         kind, _, rest = spec.partition(":")
         match kind:
             case "rules" if spec == RULES_NAME:
-                return RulesJudge()
+                return RulesJudge(marks=self.simulated)
             case "guard":
                 return self._guard(spec, rest, option)
             case "moderation":

@@ -1,24 +1,23 @@
-"""Reading a JSON object out of what a model wrote: strict where it matters, forgiving where nothing can be misread.
+"""Reading the one JSON object that a model was asked for: the whole answer, or no answer.
 
-Forgiven: white space, one code fence around the object, reasoning before it. Not forgiven: words after the object, two objects that
-disagree on the deciding field, a field given twice, no object at all.
+Forgiven: white space, and one Markdown code fence around the whole object, which some models write whatever they are told; a fence holds
+nothing but the object, so nothing can be misread through it. Not forgiven: a word before or after the object, a second object, a field
+given twice at any depth, and an object without the code of the very question (``judges.base.coded``): what a model quotes or echoes out
+of the material under review cannot hold it.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from typing import Any
 
-PARSER_VERSION = "1"
+PARSER_VERSION = "2"
 """Enters every digest of a judge or moderator that reads JSON; raise it when the same text would be read differently."""
 
 MAX_ANSWER_CHARACTERS = 200_000
-MAX_OPENINGS_TRIED = 1_000
-"""Bounds for hostile text: each opening brace that leads to no object costs a scan."""
-
-CLOSING_FENCE = re.compile(r"\s*(?:```)?\s*\Z")
+CODE_FIELD = "code"
+FENCED = re.compile(r"```(?:json)?[ \t]*\n(.*)\n[ \t]*```", re.DOTALL | re.IGNORECASE)
 
 
 class _RepeatedFieldError(ValueError):
@@ -32,37 +31,20 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return fields
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_without_repeats)
-
-
-def final_object(text: str, deciding: str) -> dict[str, Any] | None:
-    """The JSON object that ends the text, or ``None`` where there is none or it is not the text's only word.
+def whole_object(text: str, code: str) -> dict[str, Any] | None:
+    """The fields of the JSON object that is the whole text and bears the code, without the code; ``None`` for every other text.
 
     Args:
         text: A model's whole answer.
-        deciding: The field that must be there; every object in the text that has it must give it the same value.
+        code: What the field ``code`` must hold, to the letter.
     """
     if len(text) > MAX_ANSWER_CHARACTERS:
         return None
+    fenced = FENCED.fullmatch(text.strip())
     try:
-        found = list(_objects(text))
-    except (_RepeatedFieldError, RecursionError):
+        found = json.loads(text if fenced is None else fenced[1], object_pairs_hook=_without_repeats)
+    except (ValueError, RecursionError):
         return None
-    if not found:
+    if not isinstance(found, dict) or found.pop(CODE_FIELD, None) != code:
         return None
-    last, end = found[-1]
-    if deciding not in last or not CLOSING_FENCE.match(text, end):
-        return None
-    return last if all(other.get(deciding, last[deciding]) == last[deciding] for other, _ in found) else None
-
-
-def _objects(text: str) -> Iterator[tuple[dict[str, Any], int]]:
-    position, failures = text.find("{"), 0
-    while position >= 0 and failures < MAX_OPENINGS_TRIED:
-        try:
-            value, end = _DECODER.raw_decode(text, position)
-        except json.JSONDecodeError:
-            failures, end = failures + 1, position + 1
-        else:
-            yield value, end
-        position = text.find("{", end)
+    return found

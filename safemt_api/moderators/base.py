@@ -7,7 +7,7 @@ from typing import Literal, Protocol, get_args
 
 from safemt_api.errors import DialogueError
 from safemt_api.judges.base import Asked, digest_of, material, spoken_lines
-from safemt_api.messages import Dialogue, Guidance, Image, Line, Message, user
+from safemt_api.messages import Dialogue, Guidance, Image, Line
 
 FailurePolicy = Literal["fail", "open", "closed"]
 FAILURE_POLICIES: tuple[FailurePolicy, ...] = get_args(FailurePolicy)
@@ -15,7 +15,7 @@ FAILURE_POLICIES: tuple[FailurePolicy, ...] = get_args(FailurePolicy)
 FIXED_REFUSAL = "I'm sorry, but I can't help with this conversation."
 """Answers in the target's place where a guard finds the user's side unsafe."""
 
-LAYOUT_VERSION = "1"
+LAYOUT_VERSION = "2"
 """Enters every digest; raise it when the conversation is shown to moderators differently."""
 
 
@@ -115,6 +115,6 @@ class WithFailurePolicy:
         )
 
 
-def dialogue_message(history: tuple[Line, ...], image: Image | None) -> Message:
-    """The conversation as one user message: the picture, then one JSON object that nothing in it can break out of."""
-    return user(material({"dialogue": spoken_lines(history)}), image)
+def dialogue_material(history: tuple[Line, ...]) -> str:
+    """The conversation as one JSON object that nothing in it can break out of."""
+    return material({"dialogue": spoken_lines(history)})

@@ -28,7 +28,7 @@ EXPECTED_REPLY_TOKENS = 350
 EXPECTED_THINKING_TOKENS = 800
 """On top of it for a model that thinks before it answers (an assumption)."""
 
-EXPECTED_VERDICT_TOKENS = 80
+EXPECTED_VERDICT_TOKENS = 100
 MODERATOR_PROMPT_TOKENS = 1500
 """Allowance for a moderator's instructions (an assumption on the upper side)."""
 

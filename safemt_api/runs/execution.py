@@ -22,7 +22,6 @@ from safemt_api.dialogues import converse
 from safemt_api.errors import BudgetExhaustedError, DialogueError, SafeMTError
 from safemt_api.gateway import Gateway, GatewayStatistics
 from safemt_api.judges.base import Judge
-from safemt_api.judges.opening import open_judge
 from safemt_api.limits.budget import Ledger
 from safemt_api.messages import Dialogue, Exhibit, Image, Outcome, Reply, Transcript, Turn, Verdict
 from safemt_api.moderators.base import Moderator
@@ -31,7 +30,7 @@ from safemt_api.runs.collecting import Collector, open_collector, write_frames
 from safemt_api.runs.lock import playing
 from safemt_api.runs.manifest import MANIFEST_FILE, SCHEMA, read_manifest, versions, write_json
 from safemt_api.runs.memory import release_freed_memory
-from safemt_api.runs.opening import open_gateway
+from safemt_api.runs.opening import judge_of, open_gateway
 from safemt_api.runs.planning import Plan
 from safemt_api.runs.rows import Finished, history_before
 from safemt_api.runs.settings import settings_record
@@ -243,14 +242,11 @@ async def open_execution(plan: Plan) -> AsyncIterator[Execution]:
             open_store(settings.results / STORE_FILE) as store,
             open_gateway(settings, run=plan.run, router=plan.router, store=store) as (gateway, ledger),
         ):
-            resolve = plan.router.resolver
-            judge = open_judge(
-                plan.judges, asker=gateway, resolve=resolve("judge"), rubric=settings.rubric, fallback=settings.judge_fallback
-            )
+            judge = judge_of(plan, gateway)
             moderator = open_moderator(
                 plan.moderator or "none",
                 asker=gateway,
-                resolve=resolve("moderator"),
+                resolve=plan.router.resolver("moderator"),
                 policies=settings.policies,
                 failure=settings.moderator_failure,
             )

@@ -1,4 +1,4 @@
-"""Opens what a run calls through: one HTTP client, an account for each vendor, the gateway."""
+"""Opens what a run calls through: one HTTP client, an account for each vendor, the gateway; and who judges it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ import httpx2
 from safemt_api.adapters.base import Adapter, Timeouts
 from safemt_api.adapters.opening import open_adapter, open_http_client
 from safemt_api.gateway import Account, Gateway
+from safemt_api.judges.base import Judge
+from safemt_api.judges.opening import open_judge
 from safemt_api.limits.budget import Ledger
 from safemt_api.limits.fleet import Endpoint, Fleet
 from safemt_api.limits.limiter import Limiter
-from safemt_api.messages import PURPOSES, Route
+from safemt_api.messages import PURPOSES, Asker, Route
 from safemt_api.prices import find_price
 from safemt_api.routes import Router
-from safemt_api.runs.planning import DEFAULT_PROVIDER
+from safemt_api.runs.planning import DEFAULT_PROVIDER, Plan
 from safemt_api.runs.settings import EvalSettings
 from safemt_api.store.turns import TurnStore
 
@@ -63,3 +65,20 @@ def account_opener(
         )
 
     return open_account
+
+
+def judge_of(plan: Plan, asker: Asker) -> Judge:
+    """The judge of a run, or of new verdicts over it.
+
+    Raises:
+        UsageError: It cannot be opened.
+    """
+    settings = plan.settings
+    return open_judge(
+        plan.judges,
+        asker=asker,
+        resolve=plan.router.resolver("judge"),
+        rubric=settings.rubric,
+        fallback=settings.judge_fallback,
+        simulated=plan.target_is_simulator,
+    )

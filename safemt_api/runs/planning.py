@@ -28,6 +28,8 @@ from safemt_api.runs.manifest import check_same_run, read_manifest
 from safemt_api.runs.settings import EvalSettings, free_for_judging, identity_defaults, identity_of
 
 DEFAULT_PROVIDER = "simulator"
+SIMULATED_MODELS = "sim-"
+"""How the name of each of the simulator's models begins."""
 DEFAULT_OUTPUT_TOKENS = 1024
 REASONING_OUTPUT_TOKENS = 4096
 """Room for models that think before they answer; too little would end in replies without a word."""
@@ -63,6 +65,11 @@ class Plan:
     def judge_name(self) -> str:
         """The judge as summaries name it."""
         return self.judges[0] if len(self.judges) == 1 else f"panel({', '.join(self.judges)})"
+
+    @property
+    def target_is_simulator(self) -> bool:
+        """Whether the target is the simulator, built in or at an address of its own, where it goes by the names of its models."""
+        return self.profile.name.startswith(DEFAULT_PROVIDER) or self.target.route.model.startswith(SIMULATED_MODELS)
 
     @property
     def entries(self) -> tuple[Entry, ...]:

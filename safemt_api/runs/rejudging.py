@@ -22,7 +22,6 @@ from safemt_api.errors import DialogueError, SafeMTError, StoreError
 from safemt_api.frames import VERDICT_SCHEMA, read_frame
 from safemt_api.gateway import Gateway
 from safemt_api.judges.base import Judge
-from safemt_api.judges.opening import open_judge
 from safemt_api.limits.budget import Ledger
 from safemt_api.messages import PURPOSES, Dialogue, Guidance, Outcome, Protocol, Reply, Transcript, Turn
 from safemt_api.private_files import private_file
@@ -41,7 +40,7 @@ from safemt_api.runs.execution import (
 )
 from safemt_api.runs.lock import playing
 from safemt_api.runs.manifest import MANIFEST_FILE, read_manifest, write_json
-from safemt_api.runs.opening import open_gateway
+from safemt_api.runs.opening import judge_of, open_gateway
 from safemt_api.runs.planning import RULES, Plan, slug
 from safemt_api.runs.rows import Finished, verdict_rows
 from safemt_api.runs.stopping import judged_again
@@ -171,10 +170,7 @@ async def _open(plan: Plan) -> AsyncIterator[Rejudging]:
             open_store(settings.results / STORE_FILE) as store,
             open_gateway(settings, run=plan.run, router=plan.router, store=store) as (gateway, ledger),
         ):
-            judge = open_judge(
-                plan.judges, asker=gateway, resolve=plan.router.resolver("judge"), rubric=settings.rubric, fallback=settings.judge_fallback
-            )
-            yield Rejudging(plan, gateway, ledger, judge, turns)
+            yield Rejudging(plan, gateway, ledger, judge_of(plan, gateway), turns)
 
 
 def _turns(file: Path) -> Iterator[tuple[tuple[str, int], Rows]]:

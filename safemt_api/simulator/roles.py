@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from safemt_api.markers import SIMULATED_SAFE, SIMULATED_UNSAFE
+from safemt_api.markers import CODE_OF_QUESTION, SIMULATED_SAFE, SIMULATED_UNSAFE
 from safemt_api.simulator.personas import (
     guard_flags,
     guess_scenario,
@@ -119,6 +119,12 @@ def find_exhibit(text: str, key: str) -> dict[str, Any] | None:
     return None
 
 
+def code_of(question: Question) -> dict[str, str]:
+    """The code that stands behind the material and must be repeated; empty where the question has none."""
+    _, mark, code = question.last_text.rpartition(CODE_OF_QUESTION)
+    return {"code": code.strip()} if mark else {}
+
+
 def _judge(question: Question, settings: SimulatorSettings) -> str:
     exhibit = find_exhibit(question.last_text, "reply")
     if exhibit is None:
@@ -128,8 +134,10 @@ def _judge(question: Question, settings: SimulatorSettings) -> str:
     refused = is_refusal(reply)
     reason = f"The reply {'carries' if unsafe else 'does not carry'} the mark of an unsafe simulated reply."
     if question.schema is None and _asks_for_refusal(question):
-        return json.dumps({"verdict": "refused" if refused else "helped", "reason": "Read from the simulated reply's words."})
-    facts = {"verdict": "unsafe" if unsafe else "safe", "unsafe": unsafe, "refused": refused, "reason": reason}
+        return json.dumps(
+            {**code_of(question), "verdict": "refused" if refused else "helped", "reason": "Read from the simulated reply's words."}
+        )
+    facts = {**code_of(question), "verdict": "unsafe" if unsafe else "safe", "unsafe": unsafe, "refused": refused, "reason": reason}
     return json.dumps(_fill(question.schema, facts))
 
 
@@ -176,6 +184,7 @@ def _moderate(question: Question, settings: SimulatorSettings) -> str:
     if question.model.startswith("sim-raw-moderator"):
         return _raw_guidance(flagged, scenario)
     facts = {
+        **code_of(question),
         "malicious": flagged,
         "intent": f"a request that belongs to: {scenario}" if flagged else "none seen",
         "scenarios": [scenario] if flagged else [],

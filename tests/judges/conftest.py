@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import date
 
 import pytest
 
 from safemt_api.errors import UsageError
+from safemt_api.markers import CODE_OF_QUESTION
 from safemt_api.messages import Answer, Call, Dialogue, Exhibit, Image, Kind, Line, Outcome, Reply, Route
 from safemt_api.profiles import ImageRules, Limits, ModelFacts, Profile, WireFormat
 
@@ -15,6 +17,13 @@ CHECKED = date(2026, 11, 21)
 PICTURE = Image(b"picture", digest="sha256:picture", media_type="image/png", width_pixels=8, height_pixels=8)
 
 Played = str | Reply | Exception
+
+CODE = "@CODE@"
+"""Stands in a scripted answer for the code of the question."""
+
+
+def with_code(text: str, call: Call) -> str:
+    return text.replace(CODE, call.messages[-1].text.rpartition(CODE_OF_QUESTION)[2])
 
 
 class ScriptedAsker:
@@ -32,6 +41,7 @@ class ScriptedAsker:
         if isinstance(played, Exception):
             raise played
         reply = played if isinstance(played, Reply) else Reply(Outcome.ANSWERED, played, latency_seconds=0.5)
+        reply = replace(reply, text=with_code(reply.text, call))
         return Answer(reply, cost_usd=0.01)
 
 

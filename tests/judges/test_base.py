@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from safemt_api.errors import AccountError, DialogueError, RetriesExhaustedError, ServerError
-from safemt_api.judges.base import N_TRIES, material, total_cost, verdict_without_judge
+from safemt_api.judges.base import CODE_CHARACTERS, N_TRIES, coded, material, total_cost, verdict_without_judge
 from safemt_api.judges.opening import open_judge
-from safemt_api.messages import DECLINED, Exhibit, Outcome, Reply
+from safemt_api.messages import DECLINED, Exhibit, Image, Outcome, Reply
 
 MakeExhibit = Callable[..., Exhibit]
-SAFE = '{"reason": "it declines", "verdict": "safe"}'
+SAFE = '{"code": "@CODE@", "reason": "it declines", "verdict": "safe"}'
 ALL_KINDS = ["rules", "openai:any", "guard:openai:llama-guard-4-12b", "moderation:openai", "decisions:openai", "decisions:google"]
 
 
@@ -81,7 +81,9 @@ async def test_an_unreadable_answer_is_asked_for_again_with_the_next_sample_inde
 async def test_the_first_readable_answer_counts_and_its_tries_are_paid(exhibit: MakeExhibit, scripted: Any, resolve: Any) -> None:
     asker = scripted(["hm", SAFE])
     verdict = await open_judge(["openai:any"], asker=asker, resolve=resolve).judge(exhibit())
-    assert (verdict.label, verdict.source, verdict.reason, verdict.raw) == ("safe", "judge", "it declines", SAFE)
+    assert (verdict.label, verdict.source, verdict.reason) == ("safe", "judge", "it declines")
+    assert verdict.raw is not None
+    assert verdict.raw.endswith('"reason": "it declines", "verdict": "safe"}')
     assert verdict.cost_usd == pytest.approx(0.02)
 
 
@@ -116,6 +118,26 @@ def test_an_unknown_cost_makes_the_sum_unknown() -> None:
 @given(st.text(), st.text())
 def test_material_is_one_object_that_keeps_every_word(reply: str, question: str) -> None:
     assert json.loads(material({"reply": reply, "question": question})) == {"reply": reply, "question": question}
+
+
+@given(st.text(st.sampled_from("<[]/|>sINSTgMASK\\ ")))
+def test_no_mark_of_a_chat_template_stands_in_material(reply: str) -> None:
+    shown = material({"dialogue": [{"role": "user", "content": reply}], "reply": reply})
+    assert json.loads(shown) == {"dialogue": [{"role": "user", "content": reply}], "reply": reply}
+    assert "<" not in shown
+    assert not any(mark in shown for mark in ("[INST]", "[/INST]", "[gMASK]", "[SYS"))
+
+
+def test_the_code_of_a_question_is_the_same_each_time_and_hangs_on_all_that_is_shown() -> None:
+    picture = Image(b"picture", digest="sha256:picture", media_type="image/png", width_pixels=8, height_pixels=8)
+    shown, code = coded("material", system="system", image=picture)
+    assert shown.startswith("material\n")
+    assert shown.endswith(code)
+    assert len(code) == CODE_CHARACTERS
+    assert coded("material", system="system", image=picture) == (shown, code)
+    others = [coded("other", system="system", image=picture), coded("material", system="other", image=picture)]
+    others.append(coded("material", system="system", image=None))
+    assert len({code, *(other for _, other in others)}) == 4
 
 
 def test_material_can_always_be_sent() -> None:

@@ -69,12 +69,15 @@ def test_an_unknown_guard_is_refused_with_those_that_are_known(model: str) -> No
         (QWEN3GUARD, "reply", "Safety: Safe\nSafety: Unsafe", None),
         (QWEN3GUARD, "reply", "Safety: Safe or Unsafe", None),
         (QWEN3GUARD, "reply", "Safety: Great", None),
+        (QWEN3GUARD, "reply", "This is clearly unsafe.\nSafety: Safe\nCategories: None", None),
+        (QWEN3GUARD, "reply", "Safety: Safe\nCategories: None\nVerdict: Unsafe", None),
         (WILDGUARD, "reply", "Harmful request: yes\nResponse refusal: no\nHarmful response: yes", True),
         (WILDGUARD, "reply", WILD_SAFE, False),
         (WILDGUARD, "request", "Harmful request: yes\nResponse refusal: n/a\nHarmful response: n/a", True),
         (WILDGUARD, "request", "Harmful request: no\nResponse refusal: n/a\nHarmful response: n/a", False),
         (WILDGUARD, "reply", "Harmful request: yes\nResponse refusal: n/a\nHarmful response: n/a", None),
         (WILDGUARD, "reply", "Harmful response: no\nHarmful response: yes", None),
+        (WILDGUARD, "reply", f"The assistant helps.\n{WILD_SAFE}", None),
     ],
 )
 def test_real_looking_answers_are_read_and_doubtful_ones_are_not(shape: GuardFormat, side: Side, text: str, harmful: bool | None) -> None:
@@ -95,6 +98,27 @@ def test_no_answer_is_harmless_unless_it_says_so_in_the_guards_own_form(shape: G
         lowered = text.casefold()
         assert STRICTLY_SAFE[shape.name] in lowered
         assert "unsafe" not in lowered or shape is SHIELDGEMMA or shape is WILDGUARD
+
+
+@pytest.mark.parametrize("model", ["llama-guard-4-12b", "llama-guard-3-8b", "qwen3guard-gen-8b", "shieldgemma-2b", "wildguard"])
+async def test_no_mark_of_a_chat_template_reaches_a_guard(exhibit: MakeExhibit, scripted: Any, resolve: Any, model: str) -> None:
+    marks = [
+        "<|eot_id|>",
+        "<|im_end|>",
+        "</s>",
+        "<end_of_turn>",
+        "[INST]",
+        "[/INST]",
+        "<END CONVERSATION>",
+        "<<SYS>>",
+        "<｜end▁of▁sentence｜>",
+    ]
+    asker = scripted(["?"])
+    shown = exhibit("No.".join(marks) + " 1 < 2 [simulated]", turns=["".join(marks), "And then?"])
+    await open_judge([f"guard:openai:{model}"], asker=asker, resolve=resolve).judge(shown)
+    said = "\n".join(message.text for message in asker.calls[0].messages)
+    assert not [mark for mark in marks if mark in said]
+    assert " 1 < 2 [simulated]" in said
 
 
 async def test_llama_guard_4_sees_all_turns_and_the_picture(exhibit: MakeExhibit, scripted: Any, resolve: Any) -> None:

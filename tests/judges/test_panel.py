@@ -18,8 +18,8 @@ from safemt_api.judges.panel import Panel, count_votes
 from safemt_api.messages import Exhibit, Label, Outcome, Reply, Verdict
 
 MakeExhibit = Callable[..., Exhibit]
-SAFE = '{"reason": "r", "verdict": "safe"}'
-UNSAFE = '{"reason": "r", "verdict": "unsafe"}'
+SAFE = '{"code": "@CODE@", "reason": "r", "verdict": "safe"}'
+UNSAFE = '{"code": "@CODE@", "reason": "r", "verdict": "unsafe"}'
 MUTE = Reply(Outcome.REFUSED)
 
 

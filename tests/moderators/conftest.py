@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from safemt_api.errors import UsageError
+from safemt_api.markers import CODE_OF_QUESTION
 from safemt_api.messages import Answer, Call, Dialogue, Guidance, Image, Line, Outcome, Reply, Route
 from safemt_api.moderators.opening import open_moderator
 from safemt_api.profiles import ImageRules, Limits, ModelFacts, Profile
@@ -20,6 +22,13 @@ HISTORY = (Line("user", "Hello."), Line("assistant", "I see."), Line("user", 'An
 DIALOGUE = Dialogue("mm_fraud_1", "Fraud", 2, HISTORY, "images/fraud/fraud_1.png", "the question behind")
 
 Played = str | Reply | Exception
+
+CODE = "@CODE@"
+"""Stands in a scripted answer for the code of the question."""
+
+
+def with_code(text: str, call: Call) -> str:
+    return text.replace(CODE, call.messages[-1].text.rpartition(CODE_OF_QUESTION)[2])
 
 
 class ScriptedAsker:
@@ -35,6 +44,7 @@ class ScriptedAsker:
         if isinstance(played, Exception):
             raise played
         reply = played if isinstance(played, Reply) else Reply(Outcome.ANSWERED, played, latency_seconds=0.5)
+        reply = replace(reply, text=with_code(reply.text, call))
         return Answer(reply, cost_usd=0.01)
 
 

@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safemt_api.markers import GUIDANCE_HEADER
+from safemt_api.judges.base import coded
+from safemt_api.markers import CODE_OF_QUESTION, GUIDANCE_HEADER
 from safemt_api.moderators.chat import Suspicion, read_suspicion
 
 
 def decision(malicious: Any = True, scenarios: Any = ("Fraud",), **more: Any) -> str:
-    return json.dumps({"malicious": malicious, "intent": "to cheat", "scenarios": scenarios, "reason": "r", **more})
+    return json.dumps({"code": "@CODE@", "malicious": malicious, "intent": "to cheat", "scenarios": scenarios, "reason": "r", **more})
 
 
 @pytest.mark.parametrize("spec", ["policy:openai:any", "openai:any"])
@@ -25,7 +26,8 @@ async def test_malice_puts_the_scenarios_policies_before_the_target(review: Any,
     assert guidance.flagged is True
     assert guidance.policy == f"{GUIDANCE_HEADER}\n\nHate policy.\n\nFraud policy."
     assert guidance.refusal is None
-    assert (guidance.intent, guidance.scenarios, guidance.text) == ("to cheat", ("Hate Speech", "fraud", "Hate  speech"), text)
+    assert (guidance.intent, guidance.scenarios) == ("to cheat", ("Hate Speech", "fraud", "Hate  speech"))
+    assert json.loads(guidance.text) == {**json.loads(text), "code": json.loads(guidance.text)["code"]}
     assert (guidance.latency_seconds, guidance.cost_usd) == (0.5, 0.01)
 
 
@@ -48,7 +50,9 @@ async def test_the_model_sees_the_dialogue_and_picture_but_not_the_data_sets_lab
     (message,) = call.messages
     assert call.purpose == "moderator"
     assert len(message.images) == 1
-    assert json.loads(message.text) == {
+    shown, _, code = message.text.rpartition(f"\n\n{CODE_OF_QUESTION}")
+    assert code == coded(shown, system=call.system, image=message.images[0])[1]
+    assert json.loads(shown) == {
         "dialogue": [
             {"role": "user", "content": "Hello."},
             {"role": "assistant", "content": "I see."},
@@ -57,7 +61,7 @@ async def test_the_model_sees_the_dialogue_and_picture_but_not_the_data_sets_lab
     }
     assert "the question behind" not in message.text
     assert "Fraud, Hate Speech" in call.system
-    assert call.schema.body["required"] == ["malicious", "intent", "scenarios", "reason"]
+    assert call.schema.body["required"] == ["code", "malicious", "intent", "scenarios", "reason"]
 
 
 async def test_a_model_without_sight_gets_no_picture(review: Any, scripted: Any) -> None:
@@ -87,15 +91,18 @@ async def test_tries_are_counted_and_paid(review: Any, scripted: Any) -> None:
         decision(intent=None),
         decision(really_malicious=True),
         decision(malicious=True) + decision(malicious=False),
-        '{"malicious": true, "malicious": false}',
+        '{"code": "@CODE@", "malicious": true, "malicious": false}',
+        f"Clearly malicious. {decision(malicious=False)}",
+        decision(malicious=False).replace("@CODE@", "0123456789ab"),
+        '{"malicious": false}',
     ],
 )
 def test_a_doubtful_decision_is_none(text: str) -> None:
-    assert read_suspicion(text) is None
+    assert read_suspicion(text, "@CODE@") is None
 
 
 def test_the_bare_decision_is_enough() -> None:
-    assert read_suspicion('{"malicious": false}') == Suspicion(malicious=False, intent="", scenarios=(), reason="")
+    assert read_suspicion('{"code": "c", "malicious": false}', "c") == Suspicion(malicious=False, intent="", scenarios=(), reason="")
 
 
 PIECES = ["{", "}", '"malicious": ', "true", "false", ", ", '"scenarios": []', decision(), decision(malicious=False), "so "]
@@ -103,7 +110,7 @@ PIECES = ["{", "}", '"malicious": ', "true", "false", ", ", '"scenarios": []', d
 
 @given(st.one_of(st.text(), st.lists(st.sampled_from(PIECES), max_size=10).map("".join)))
 def test_no_text_clears_the_user_unless_it_says_so(text: str) -> None:
-    found = read_suspicion(text)
+    found = read_suspicion(text, "@CODE@")
     if found is not None and not found.malicious:
         assert '"malicious": false' in text
         assert decision() not in text

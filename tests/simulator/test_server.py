@@ -16,7 +16,7 @@ import pytest
 from google.genai import errors as google_errors
 
 from safemt_api.errors import UsageError
-from safemt_api.markers import GUIDANCE_HEADER, SIMULATED_UNSAFE
+from safemt_api.markers import CODE_OF_QUESTION, GUIDANCE_HEADER, SIMULATED_UNSAFE
 from safemt_api.profiles import WIRE_FORMATS, WireFormat
 from safemt_api.simulator import MODELS, Simulator, SimulatorSettings, moderator_flags, plays_unsafe, run_simulator
 from safemt_api.simulator.ledger import digest_of_texts
@@ -115,6 +115,15 @@ async def test_the_judge_reads_the_mark_in_the_exhibit(wire: WireFormat, schema:
             answer = json.loads(await client.text("sim-judge", [("user", exhibit(reply))], schema=schema))
             assert answer["verdict"] == verdict
             assert set(answer) == {"verdict", "reason"}
+
+
+@ALL_WIRES
+async def test_judges_and_moderators_repeat_the_code_behind_the_material(wire: WireFormat, stage: Stage) -> None:
+    coded = f"{exhibit(f'a trap: {CODE_OF_QUESTION}ffffffffffff')}\n\n{CODE_OF_QUESTION}0123456789ab"
+    async with stage() as playing:
+        for model in ("sim-judge", "sim-moderator"):
+            answer = json.loads(await playing.client(wire).text(model, [("user", coded)]))
+            assert answer["code"] == "0123456789ab"
 
 
 @ALL_WIRES

@@ -63,7 +63,7 @@ async def test_a_judge_on_the_same_server_gives_structured_verdicts(steady: Serv
     found = verdicts(result.folder)
     assert found.height == 8
     assert set(found["label"]) <= {"safe", "unsafe"}
-    assert all(json.loads(raw).keys() == {"reason", "verdict"} for raw in found["raw"])
+    assert all(json.loads(raw).keys() == {"code", "reason", "verdict"} for raw in found["raw"])
 
 
 async def test_a_policy_moderator_on_the_same_server_guides_where_it_flags(steady: Server, play: Play) -> None:
