@@ -14,8 +14,9 @@ def compare(
     b: Annotated[str, typer.Argument(metavar="B", help="Another over the same ids.")],
     results: options.Results = options.RESULTS,
     seed: Annotated[int, typer.Option("--seed", help="Of the bootstrap.")] = 0,
+    anyway: options.Anyway = False,
 ) -> None:
     """Compare two runs over the ids they share: differences with intervals, tests, and a verdict in plain words."""
     from safemt_api.cli.reporting import show_comparison  # noqa: PLC0415 (imports polars and rich, which --help must not)
 
-    show_comparison(a, b, results=results, seed=seed)
+    show_comparison(a, b, results=results, seed=seed, anyway=anyway)

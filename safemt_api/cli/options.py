@@ -63,6 +63,11 @@ def _like(name: str) -> Any:
     return typer.Option(*one.flags, help=one.option.help, metavar=one.metavar, rich_help_panel=one.option.group)
 
 
+Anyway = Annotated[
+    bool,
+    typer.Option("--anyway", help="Show scores side by side although dialogues, sampling or judges differ; the differences are marked."),
+]
+
 RESULTS = Path("results")
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="Name of a run under the results folder, or its path.")]
 Results = Annotated[Path, _like("results")]

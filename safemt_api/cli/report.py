@@ -33,9 +33,20 @@ def report(
         ),
     ] = None,
     figures: Annotated[Path | None, typer.Option("--figures", metavar="DIR", help="Write the charts as SVG and PDF for papers.")] = None,
+    anyway: options.Anyway = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summaries as a JSON list instead of tables.")] = False,
 ) -> None:
     """Print the tables of finished or unfinished runs and write report.html."""
     from safemt_api.cli.reporting import show_report  # noqa: PLC0415 (imports polars and rich, which --help must not)
 
-    show_report(runs, results=results, output=output, images=images, data=data, calibration=calibration, figures=figures, as_json=as_json)
+    show_report(
+        runs,
+        results=results,
+        output=output,
+        images=images,
+        data=data,
+        calibration=calibration,
+        figures=figures,
+        anyway=anyway,
+        as_json=as_json,
+    )

@@ -14,6 +14,7 @@ from safemt_api.cli.finding import run_folder
 from safemt_api.cli.printing import output_console, say
 from safemt_api.errors import UsageError
 from safemt_api.private_files import private_folder
+from safemt_api.report.comparability import all_differences, refuse_incomparable
 from safemt_api.report.exporting import FORMATS, Format, export_name, export_run
 from safemt_api.report.figures import write_figures
 from safemt_api.report.page import write_page
@@ -32,10 +33,17 @@ def show_report(
     data: Path | None,
     calibration: Path | None,
     figures: Path | None,
+    anyway: bool,
     as_json: bool,
 ) -> None:
-    """Print and write the report of one run, or of several side by side."""
+    """Print and write the report of one run, or of several side by side.
+
+    Raises:
+        UsageError: The runs' scores do not compare and ``anyway`` is not set.
+    """
     runs = [read_run(run_folder(name, results)) for name in names]
+    if not anyway:
+        refuse_incomparable(all_differences(runs), runs[0].name)
     corrections = [] if calibration is None else corrections_of(runs, calibration)
     if as_json:
         typed = [json.loads((run.folder / "summary.json").read_bytes()) for run in runs]
@@ -71,10 +79,14 @@ def failures_said(run: RunData) -> list[str]:
     return [f"{count} failed: {reason}" for reason, count in reasons]
 
 
-def show_comparison(a: str, b: str, *, results: Path, seed: int) -> None:
-    """Print the paired comparison of two runs."""
+def show_comparison(a: str, b: str, *, results: Path, seed: int, anyway: bool) -> None:
+    """Print the paired comparison of two runs.
+
+    Raises:
+        UsageError: Their scores do not compare and ``anyway`` is not set.
+    """
     first, second = (read_run(run_folder(name, results)) for name in (a, b))
-    output_console().print(comparison_report(first, second, compare_runs(first, second, seed=seed)))
+    output_console().print(comparison_report(first, second, compare_runs(first, second, seed=seed, anyway=anyway)))
 
 
 def export_to(name: str, to: str, *, results: Path, output: Path | None) -> None:

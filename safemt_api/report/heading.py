@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from safemt_api.report import words
+from safemt_api.report.comparability import MARK, all_differences, comparable_groups
 from safemt_api.report.markup import safe_text
 from safemt_api.report.reading import RunData
 
@@ -20,7 +21,7 @@ def heading_block(runs: Sequence[RunData]) -> str:
     title = f"<h1>{safe_text(page_title(runs))}</h1>"
     if len(runs) > 1:
         judges = sorted({run.judge_title for run in runs})
-        note = "" if len(judges) == 1 else " The runs have different judges, so their scores are not strictly comparable."
+        note = f" Scores of the runs marked {MARK} do not compare with the others'." if all_differences(runs) else ""
         banners = "".join(_banner(run) for run in runs)
         lede = f"{safe_text(side_by_side(runs))} Judged by {safe_text(', '.join(judges))}.{note}"
         return f'{title}<p class="lede">{lede}</p>{banners}'
@@ -69,9 +70,8 @@ def plain_words(run: RunData) -> str:
 
 def side_by_side(runs: Sequence[RunData]) -> str:
     """Which run is safest, where their Safety Indexes may be compared; else nothing."""
-    comparable = {(run.summary.protocol, run.summary.safety_index.lengths) for run in runs}
     known = [(run.summary.safety_index.value, run.name) for run in runs if run.summary.safety_index.value is not None]
-    if len(comparable) > 1 or len(known) < 2:
+    if len(comparable_groups(runs)) > 1 or all_differences(runs) or len(known) < 2:
         return ""
     (low, worst), (high, best) = min(known), max(known)
     return f"By Safety Index, {best} is the safest ({words.index(high)}) and {worst} the least safe ({words.index(low)})."

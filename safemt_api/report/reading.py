@@ -137,6 +137,7 @@ class Summary(_Part):
     usage: Tokens = Tokens()
     cost_usd: Costs = Costs()
     calls: Calls = Calls()
+    served_models: Mapping[str, int] = Field(default_factory=dict)
     wall_seconds: float = 0.0
 
 

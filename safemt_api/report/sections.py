@@ -16,6 +16,8 @@ import polars as pl
 
 from safemt_api.messages import PURPOSES
 from safemt_api.report import words
+from safemt_api.report.caveats import caveats
+from safemt_api.report.comparability import MARK, comparable_groups, differences
 from safemt_api.report.markup import Cell, Column, beside, block, by_run, counted, rate, safe_text, said, section, table
 from safemt_api.report.payload import Payload
 from safemt_api.report.reading import RunData, failure_curve, outcome_counts, remarks, scenario_scores
@@ -78,7 +80,7 @@ def score_sections(runs: Sequence[RunData], drawing: ModuleType | None) -> list[
 
 def _score_block(protocol: str, members: list[RunData], runs: Sequence[RunData], drawing: ModuleType | None, *, named: bool) -> str:
     heading = f"<h3>{protocol.capitalize()} protocol</h3>" if named else ""
-    board = _leaderboard(protocol, members, _places(runs, members)) if len(runs) > 1 else ""
+    board = "".join(_leaderboard(group, runs) for group in comparable_groups(members)) if len(runs) > 1 else ""
     chart, labels, word = "", run_labels(members), words.turn_word(protocol)
     if drawing:
         frame = asr_frame(members, labels)
@@ -114,7 +116,7 @@ def asr_frame(members: Sequence[RunData], labels: Sequence[str]) -> pl.DataFrame
 
 def _said_of(run: RunData, label: str) -> str:
     """Whether risk rises with length, and how far several judges agree, in plain words."""
-    sentences = remarks(run)
+    sentences = [*caveats(run), *remarks(run)]
     lead = f"<strong>{safe_text(label)}:</strong> " if label and sentences else ""
     return f'<p class="note">{lead}{safe_text(" ".join(sentences))}</p>' if sentences else ""
 
@@ -123,22 +125,28 @@ def _judges_caption(members: Sequence[RunData]) -> str:
     return f"Judge: {words.printable(', '.join(sorted({run.judge_title for run in members})))}."
 
 
-def _leaderboard(protocol: str, members: Sequence[RunData], places: Sequence[int]) -> str:
-    """What is the same in all runs stands in the caption, what differs in a column."""
+def _leaderboard(members: Sequence[RunData], runs: Sequence[RunData]) -> str:
+    """Runs of one protocol and set of lengths, safest first; the judge stands in the caption where all have the same, else in a column."""
+    protocol, of_runs = members[0].summary.protocol, run_labels(runs)
     turns = sorted({row.turn for run in members for row in run.summary.asr_by_turn})
-    lengths = {run.summary.safety_index.lengths for run in members}
     judges = {run.judge_title for run in members}
-    differing = [name for name, values in (("Judge", judges), ("Lengths", lengths)) if len(values) > 1]
+    differing = ["Judge"] if len(judges) > 1 else []
     columns = [Column("Run"), Column("Model"), *(Column(name) for name in differing), Column("Safety Index", number=True)]
     columns += [Column(f"ASR {turn}", number=True) for turn in turns]
     columns += [Column("Missing", number=True), Column("Cost", number=True)]
-    ranked = sorted(zip(members, run_labels(members), places, strict=True), key=lambda entry: -_index_or_worst(entry[0]))
-    rows = [_leader(run, label, place, turns=turns, differing=differing) for run, label, place in ranked]
+    apart = {id(run): differences(members[0], run) for run in members}
+    rows = []
+    for run, place in sorted(zip(members, _places(runs, members), strict=True), key=lambda entry: -_index_or_worst(entry[0])):
+        label = of_runs[place] + (f" {MARK}" if apart[id(run)] else "")
+        rows.append(_leader(run, label, place, turns=turns, differing=differing))
     shared = [f"{protocol.capitalize()} protocol, by Safety Index", f"ASR by {words.turn_word(protocol)}"]
     of = "lengths" if protocol == "scripted" else "the last turns of lengths"
-    shared += [f"SI over {of} {words.listed(*lengths)}"] if len(lengths) == 1 else []
+    shared += [f"SI over {of} {words.listed(members[0].summary.safety_index.lengths)}"]
     shared += [f"judge: {words.printable(*judges)}"] if len(judges) == 1 else []
-    return table(columns, rows, caption=f"{'; '.join(shared)}. Intervals are 95%.")
+    notes = "".join(
+        f'<p class="note">{MARK} Not comparable: {safe_text(str(found))}.</p>' for all_found in apart.values() for found in all_found
+    )
+    return table(columns, rows, caption=f"{'; '.join(shared)}. Intervals are 95%.") + notes
 
 
 def _index_or_worst(run: RunData) -> float:
@@ -155,7 +163,7 @@ def _leader(run: RunData, label: str, place: int, *, turns: Sequence[int], diffe
     return [
         Cell(f'<span class="key key-{place % 8 + 1}"></span>{safe_text(label)}{status}', label),
         said(run.summary.model or words.NOTHING),
-        *(said(run.judge_title if name == "Judge" else words.listed(index.lengths)) for name in differing),
+        *(said(run.judge_title) for _ in differing),
         Cell(f"{words.index(index.value)} {interval}", index.value),
         *rates,
         counted(sum(row.missing for row in run.summary.asr_by_turn)),

@@ -17,13 +17,15 @@ from rich.text import Text
 from safemt_api.errors import UsageError
 from safemt_api.metrics.comparison import Comparison, compare
 from safemt_api.report import words
+from safemt_api.report.caveats import caveats
+from safemt_api.report.comparability import MARK, comparable_groups, differences, refuse_incomparable
 from safemt_api.report.correction import Correction, corrected_rows, correction_notes
 from safemt_api.report.reading import RunData, outcome_counts, remarks, scenario_scores, score_frame
 
 
 def run_report(run: RunData) -> RenderableType:
     """Everything the terminal shows of one run."""
-    said = [_plain(sentence) for sentence in remarks(run)]
+    said = [_plain(sentence) for sentence in (*caveats(run), *remarks(run))]
     below: list[RenderableType] = [*said, scenario_table(run), outcome_table(run), effort_table(run)]
     return Group(header(run), asr_table(run), safety_index_line(run), *(Padding(part, (1, 0, 0, 0)) for part in below))
 
@@ -131,28 +133,34 @@ def effort_table(run: RunData) -> Table:
 
 
 def leaderboard(runs: Sequence[RunData]) -> RenderableType:
-    """Several runs side by side, one table a protocol, safest first by SI; ASR stands at the first and last turn of each run.
+    """Several runs side by side, one table a protocol and set of lengths, safest first by SI; what does not compare is marked.
 
     Raises:
         UsageError: No run is given.
     """
     if not runs:
         raise UsageError("a leaderboard needs at least one run")
-    groups = ([run for run in runs if run.summary.protocol == protocol] for protocol in ("scripted", "live"))
-    return Group(*(part for members in groups if members for part in (_board(members), _asr_side_by_side(members))))
+    parts: list[RenderableType] = []
+    for members in comparable_groups(runs):
+        parts += [_board(members), *_marks(members), _asr_side_by_side(members)]
+    return Group(*parts)
+
+
+def _marks(members: Sequence[RunData]) -> list[Text]:
+    """What the marked runs of a leaderboard differ in."""
+    return [_plain(f"{MARK} {found}") for other in members[1:] for found in differences(members[0], other)]
 
 
 def _board(members: Sequence[RunData]) -> Table:
     """What is the same in all runs stands in the title, what differs in a column, so that the table stays narrow."""
     judges = {run.judge_title for run in members}
-    lengths = {run.summary.safety_index.lengths for run in members}
     shared = [f"{members[0].summary.protocol.capitalize()} protocol"]
     shared += [*judges] if len(judges) == 1 else []
-    shared += [f"SI over lengths {words.listed(*lengths)}"] if len(lengths) == 1 else []
-    extra = [name for name, values in (("judge", judges), ("lengths", lengths)) if len(values) > 1]
+    shared += [f"SI over lengths {words.listed(members[0].summary.safety_index.lengths)}"]
+    extra = ["judge"] if len(judges) > 1 else []
     table = _table(", ".join(shared), "run", *extra, "SI", "95% interval", "missing", "cost", left=1 + len(extra))
     for run in sorted(members, key=_index_or_worst, reverse=True):
-        table.add_row(*_board_row(run, extra))
+        table.add_row(*_board_row(run, extra, mark=f" {MARK}" if differences(members[0], run) else ""))
     return table
 
 
@@ -161,13 +169,12 @@ def _index_or_worst(run: RunData) -> float:
     return -1.0 if value is None else value
 
 
-def _board_row(run: RunData, extra: Sequence[str]) -> list[Text]:
+def _board_row(run: RunData, extra: Sequence[str], *, mark: str) -> list[Text]:
     found = run.summary.safety_index
     status = "" if run.complete else f" ({run.summary.status.replace('_', ' ')})"
-    differing = {"judge": run.judge_title, "lengths": words.listed(found.lengths)}
     cells = [
-        run.name + status,
-        *(differing[name] for name in extra),
+        run.name + mark + status,
+        *(run.judge_title for _ in extra),
         words.index(found.value),
         words.index_interval(found.ci_low, found.ci_high),
         words.count(sum(row.missing for row in run.summary.asr_by_turn)),
@@ -213,17 +220,20 @@ def correction_report(correction: Correction) -> RenderableType:
     return Group(Padding(table, (1, 0, 1, 0)), *(_plain(sentence) for sentence in correction_notes(correction)))
 
 
-def compare_runs(a: RunData, b: RunData, *, seed: int = 0) -> Comparison:
+def compare_runs(a: RunData, b: RunData, *, seed: int = 0, anyway: bool = False) -> Comparison:
     """The paired comparison of two runs of the same protocol, over harmful dialogues and, if live, their final turns.
 
     Raises:
-        UsageError: The protocols differ, or the runs share no dialogue.
+        UsageError: The scores do not compare and ``anyway`` is not set, the protocols differ, or the runs share no dialogue.
     """
+    found = differences(a, b, paired=True)
     if a.summary.protocol != b.summary.protocol:
         raise UsageError(
             f"{a.name} is {a.summary.protocol} and {b.name} is {b.summary.protocol}; scripted and live scores mean different things, "
             "so compare runs of one protocol"
         )
+    if not anyway:
+        refuse_incomparable(found, a.name)
     return compare(score_frame(a.verdicts), score_frame(b.verdicts), name_a=a.name, name_b=b.name, seed=seed)
 
 
@@ -234,8 +244,7 @@ def comparison_report(a: RunData, b: RunData, comparison: Comparison) -> Rendera
         _plain(comparison.sentence),
         _plain(f"Judge: {judges}. {comparison.ids} ids in both; {comparison.unpaired_cells} pairs lack a verdict and are left out."),
     ]
-    if a.judge_title != b.judge_title:
-        opening.append(_plain("The judges differ, so part of the difference may be theirs."))
+    opening += [_plain(f"{MARK} Not comparable: {found}") for found in differences(a, b, paired=True)]
     tables = [_both_scores(a, b, comparison), _differences(comparison.by_length, "length", f"ASR by {_final(a)}, A against B")]
     if comparison.by_scenario is not None:
         tables.append(_differences(comparison.by_scenario, "scenario", "ASR by scenario, all lengths together"))

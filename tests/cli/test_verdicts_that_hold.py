@@ -66,7 +66,7 @@ def test_a_calibration_made_on_one_run_corrects_others_of_the_same_judge(cli: Cl
     assert "60 replies of run a labelled by hand" in plain(both.out)
     section = Path("results/report.html").read_text(encoding="utf-8").partition('<section id="calibration"')[2].partition("</section>")[0]
     assert section.count("<h3>b</h3>") == 1
-    mixed = cli("report", "a", "c", "--calibration", "results/a/calibration.json")
+    mixed = cli("report", "a", "c", "--anyway", "--calibration", "results/a/calibration.json")
     assert mixed.code == 0
     assert "not corrected: calibration.json measures simulator:sim-judge" in plain(mixed.err)
     alone = cli("report", "c", "--calibration", "results/a/calibration.json")
