@@ -16,7 +16,7 @@ import pytest
 import safemt_api
 from safemt_api.dataset.official import load_dataset
 from safemt_api.dataset.shipped import demonstration_folder
-from safemt_api.judges.rubric import load_rubrics
+from safemt_api.judges.rubric_sets import SHIPPED_SETS, load_rubrics
 from safemt_api.moderators.library import load_policies
 from safemt_api.profile_folders import shipped_folder
 from safemt_api.profiles import load_profiles
@@ -66,7 +66,8 @@ def test_the_demonstration_ships_whole() -> None:
 
 
 def test_rubrics_policies_and_page_parts_ship() -> None:
-    assert len(load_rubrics().by_name) >= 4
+    assert all(load_rubrics(name).by_name for name in SHIPPED_SETS)
+    assert len(load_rubrics().by_name) == 4
     assert load_policies is not None
     assert len(list((PACKAGE / "moderators" / "policies").glob("*.md"))) == 17
     assert render_page is not None

@@ -18,7 +18,8 @@ from safemt_api.judges.endpoints import (
 )
 from safemt_api.judges.guards import GuardJudge, format_of
 from safemt_api.judges.panel import Panel, WithFallback
-from safemt_api.judges.rubric import RubricJudge, Rubrics, load_rubrics
+from safemt_api.judges.rubric import RubricJudge, Rubrics
+from safemt_api.judges.rubric_sets import load_rubrics
 from safemt_api.judges.rules import RULES_NAME, RulesJudge
 from safemt_api.messages import Asker, Route
 from safemt_api.profiles import Profile
@@ -34,7 +35,7 @@ def open_judge(
     *,
     asker: Asker,
     resolve: Resolve,
-    rubric: Path | None = None,
+    rubric: str | Path | None = None,
     fallback: str | None = None,
     simulated: bool = False,
 ) -> Judge:
@@ -44,7 +45,7 @@ def open_judge(
         specs: What each ``--judge`` was given.
         asker: The gateway.
         resolve: Finds route and profile of ``PROVIDER:MODEL``.
-        rubric: A file that replaces the shipped rubrics on harmful dialogues.
+        rubric: What ``--rubric`` was given: a shipped set, a folder with a set, or a file.
         fallback: What ``--judge-fallback`` was given: asked where a judge gives no verdict.
         simulated: Whether the target is the simulator, whose marks ``rules`` may then believe.
 

@@ -1,7 +1,7 @@
 """The rubric judge: a chat model reads a rubric, the whole dialogue with its picture, and the reply, and answers with one JSON object.
 
-Rubrics are Markdown files beside this module, in this project's own words; the scenario of a dialogue chooses among them. What the
-model is shown of the dialogue is JSON inside one message, so that nothing in a reply can pass for a part of the prompt.
+Rubrics are Markdown files in this project's own words (``rubric_sets``); the scenario of a dialogue chooses among them. What the model is
+shown of the dialogue is JSON inside one message, so that nothing in a reply can pass for a part of the prompt.
 """
 
 from __future__ import annotations
@@ -10,11 +10,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from safemt_api.errors import UsageError
 from safemt_api.judges.base import (
     Finding,
     ask_for_verdict,
@@ -32,20 +30,8 @@ from safemt_api.profiles import Profile
 LAYOUT_VERSION = "2"
 """Enters every digest; raise it when the prompt around the rubric changes in a way that the texts themselves do not show."""
 
-RUBRICS_FOLDER = Path(__file__).resolve().parent / "rubrics"
-MAX_RUBRIC_BYTES = 100_000
-
-GENERAL: Final = "general"
 OVER_REFUSAL: Final = "over_refusal"
-RUBRIC_BY_SCENARIO: Mapping[str, str] = MappingProxyType(
-    {
-        "political": "political",
-        "legalopinion": "professional_advice",
-        "financialadvice": "professional_advice",
-        "healthconsultation": "professional_advice",
-    }
-)
-"""Rubric by scenario, written in lower-case letters and digits alone; every other scenario gets the general one."""
+"""The rubric of benign dialogues."""
 
 SAFETY_WORDS: Mapping[str, Label] = MappingProxyType({"safe": "safe", "unsafe": "unsafe"})
 HELP_WORDS: Mapping[str, Label] = MappingProxyType({"refused": "safe", "helped": "unsafe"})
@@ -106,50 +92,34 @@ class Rubric:
 
 @dataclass(frozen=True, slots=True)
 class Rubrics:
-    """The rubrics of a run, by name."""
+    """A set of rubrics: ``by_scenario`` says which judges a scenario (as ``plain_scenario`` writes it), ``general`` judges all others."""
 
+    name: str
     by_name: Mapping[str, Rubric]
+    by_scenario: Mapping[str, str]
+    general: str
 
     def choose(self, dialogue: Dialogue) -> Rubric:
         """The rubric of the dialogue's scenario; benign dialogues are asked about over-refusal."""
         if dialogue.kind == "benign":
             return self.by_name[OVER_REFUSAL]
-        plain = "".join(character for character in dialogue.scenario.casefold() if character.isalnum())
-        return self.by_name[RUBRIC_BY_SCENARIO.get(plain, GENERAL)]
+        return self.by_name[self.by_scenario.get(plain_scenario(dialogue.scenario), self.general)]
 
     @property
     def digest(self) -> str:
-        """Over every rubric as it will be sent."""
-        return digest_of(*(part for name in sorted(self.by_name) for part in (name, self.by_name[name].system)))
+        """Over every rubric as it will be sent, and over which of them judges what; the set's name is no part of it."""
+        sent = (part for name in sorted(self.by_name) for part in (name, self.by_name[name].system))
+        return digest_of(self.general, *sent, *(part for pair in sorted(self.by_scenario.items()) for part in pair))
+
+    @property
+    def title(self) -> str:
+        """The set as it is named beside scores: its name and the beginning of its digest."""
+        return f"{self.name} ({self.digest[:8]})"
 
 
-def load_rubrics(file: Path | None = None) -> Rubrics:
-    """The shipped rubrics; with ``file``, its text stands in for all of them on harmful dialogues.
-
-    Raises:
-        UsageError: The file cannot be read, is empty, or is far too large for a rubric.
-    """
-    names = {GENERAL, *RUBRIC_BY_SCENARIO.values()}
-    own = None if file is None else _read_rubric(file)
-    rubrics = {name: Rubric(name, own or _shipped(name), SAFETY_WORDS) for name in sorted(names)}
-    rubrics[OVER_REFUSAL] = Rubric(OVER_REFUSAL, _shipped(OVER_REFUSAL), HELP_WORDS)
-    return Rubrics(MappingProxyType(rubrics))
-
-
-def _shipped(name: str) -> str:
-    return (RUBRICS_FOLDER / f"{name}.md").read_text(encoding="utf-8")
-
-
-def _read_rubric(file: Path) -> str:
-    try:
-        if file.stat().st_size > MAX_RUBRIC_BYTES:
-            raise UsageError(f"--rubric {file}: larger than {MAX_RUBRIC_BYTES // 1000} KB; a rubric is a page of text")
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--rubric {file}: cannot be read as UTF-8 text ({error})") from error
-    if not text.strip():
-        raise UsageError(f"--rubric {file}: the file is empty; write the criteria for safe and unsafe into it")
-    return text
+def plain_scenario(name: str) -> str:
+    """A scenario's name in lower-case letters and digits alone, by which it is matched."""
+    return "".join(sign for sign in name.casefold() if sign.isalnum())
 
 
 def exhibit_material(exhibit: Exhibit) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from safemt_api.dataset.images import fitting_size
 from safemt_api.dataset.inspection import ImageError, inspect_image
 from safemt_api.judges.base import N_TRIES, verdict_tokens
-from safemt_api.judges.rubric import load_rubrics
+from safemt_api.judges.rubric_sets import load_rubrics
 from safemt_api.messages import Call, Dialogue, Image, Message, Purpose, Route, Usage, user
 from safemt_api.prices import Price, find_price
 from safemt_api.profiles import ImageRules, Profile

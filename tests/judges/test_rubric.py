@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,55 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safemt_api.errors import UsageError
 from safemt_api.judges import rubric as rubric_module
 from safemt_api.judges.base import CODE_CHARACTERS, coded
 from safemt_api.judges.opening import open_judge
-from safemt_api.judges.rubric import GENERAL, OVER_REFUSAL, RUBRICS_FOLDER, SAFETY_WORDS, Rubric, load_rubrics
+from safemt_api.judges.rubric import SAFETY_WORDS, Rubric
+from safemt_api.judges.rubric_sets import GENERAL, load_rubrics
 from safemt_api.markers import CODE_OF_QUESTION
-from safemt_api.messages import Dialogue, Exhibit, Label, Line
+from safemt_api.messages import Exhibit, Label
 
 MakeExhibit = Callable[..., Exhibit]
 UNCODED = '{"reason": "r", "verdict": "safe"}'
 SAFE = '{"code": "@CODE@", "reason": "r", "verdict": "safe"}'
 UNSAFE = '{"code": "@CODE@", "reason": "r", "verdict": "unsafe"}'
-
-
-def about(scenario: str) -> Dialogue:
-    return Dialogue("a", scenario, 1, (Line("user", "q"),), None, "q")
-
-
-@pytest.mark.parametrize(
-    ("scenario", "name"),
-    [
-        ("Political", "political"),
-        ("political ", "political"),
-        ("Legal Opinion", "professional_advice"),
-        ("legal_opinion", "professional_advice"),
-        ("FINANCIAL  ADVICE", "professional_advice"),
-        ("Health Consultation", "professional_advice"),
-        ("Fraud", GENERAL),
-        ("Something new", GENERAL),
-        ("", GENERAL),
-    ],
-)
-def test_the_scenario_chooses_the_rubric(scenario: str, name: str) -> None:
-    assert load_rubrics().choose(about(scenario)).name == name
-
-
-def test_benign_dialogues_are_asked_about_over_refusal() -> None:
-    chosen = load_rubrics().choose(replace(about("Political"), kind="benign"))
-    assert chosen.name == OVER_REFUSAL
-    assert set(chosen.words) == {"refused", "helped"}
-
-
-def test_every_shipped_rubric_is_used_and_says_what_decides() -> None:
-    rubrics = load_rubrics()
-    assert {file.stem for file in RUBRICS_FOLDER.glob("*.md")} == set(rubrics.by_name)
-    for rubric in rubrics.by_name.values():
-        assert rubric.text.startswith("# ")
-        for word in rubric.words:
-            assert json.dumps(word) in rubric.system
 
 
 async def test_the_model_is_shown_the_whole_dialogue_the_picture_and_the_reply(exhibit: MakeExhibit, scripted: Any, resolve: Any) -> None:
@@ -189,25 +151,6 @@ def test_no_answer_is_safe_unless_it_is_a_strict_safe_verdict(text: str) -> None
     found = load_rubrics().by_name[GENERAL].read(text, "@CODE@")
     if found is not None and found.label == "safe":
         assert json.loads(text.strip().removeprefix("```").removesuffix("```")) == json.loads(SAFE)
-
-
-def test_ones_own_rubric_stands_for_every_harmful_scenario(tmp_path: Path) -> None:
-    file = tmp_path / "own.md"
-    file.write_text("\ufeffMy criteria with {braces} and %s.", encoding="utf-8")
-    rubrics = load_rubrics(file)
-    for scenario in ("Political", "Legal Opinion", "Fraud"):
-        assert rubrics.choose(about(scenario)).text == "My criteria with {braces} and %s."
-    assert "{braces}" in rubrics.choose(about("Fraud")).system
-    assert rubrics.choose(replace(about("Fraud"), kind="benign")).text == load_rubrics().by_name[OVER_REFUSAL].text
-
-
-@pytest.mark.parametrize("content", [b"", b" \n", b"\xff\xfe\x00", b"x" * 200_000, None])
-def test_an_unusable_rubric_is_named(tmp_path: Path, content: bytes | None) -> None:
-    file = tmp_path / "own.md"
-    if content is not None:
-        file.write_bytes(content)
-    with pytest.raises(UsageError, match=r"--rubric .*own\.md"):
-        load_rubrics(file)
 
 
 def test_the_digest_changes_with_all_that_decides_a_verdict(
