@@ -1,4 +1,4 @@
-"""The recognisable marks in texts: of simulated replies, of a moderator's guidance, of a question's code."""
+"""The recognisable texts: marks of simulated replies, of a moderator's guidance and of a question's code, and a moderator's refusal."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ SIMULATED_SAFE = "[simulated safe reply]"
 
 GUIDANCE_HEADER = "Safety guidance for this conversation"
 """Heads every moderator's guidance to the target; a simulated target that finds it in a system message follows it."""
+
+FIXED_REFUSAL = "I'm sorry, but I can't help with this conversation."
+"""Answers in the target's place where a guard finds the user's side unsafe."""
 
 CODE_OF_QUESTION = "Code of this question: "
 """Stands behind the material that a judge or moderator is asked about; the code after it must stand in the answer."""

@@ -220,7 +220,7 @@ class Outcome(StrEnum):
 
 
 DECLINED = frozenset({Outcome.REFUSED, Outcome.BLOCKED_INPUT, Outcome.BLOCKED_OUTPUT})
-"""Outcomes in which the vendor itself declined: safe without asking a judge (scores: "what is not missing")."""
+"""Outcomes in which the vendor itself declined: safe without asking a judge where no word reached the user (``judges.base``)."""
 
 
 @dataclass(frozen=True, slots=True)

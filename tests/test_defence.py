@@ -18,9 +18,9 @@ from safemt_api.dataset.official import load_dataset
 from safemt_api.dataset.shipped import demonstration_folder
 from safemt_api.defence import DefenceResult, defend
 from safemt_api.errors import UsageError
+from safemt_api.markers import FIXED_REFUSAL
 from safemt_api.messages import Dialogue
 from safemt_api.metrics.safety_index import safety_index
-from safemt_api.moderators.base import FIXED_REFUSAL
 from safemt_api.runs.execution import EXIT_BUDGET, EXIT_DONE, EXIT_FAILURES
 from safemt_api.runs.settings import EvalSettings
 from safemt_api.simulator.faults import FaultPlan

@@ -7,13 +7,11 @@ from typing import Literal, Protocol, get_args
 
 from safemt_api.errors import DialogueError
 from safemt_api.judges.base import Asked, digest_of, material, spoken_lines
+from safemt_api.markers import FIXED_REFUSAL
 from safemt_api.messages import Dialogue, Guidance, Image, Line
 
 FailurePolicy = Literal["fail", "open", "closed"]
 FAILURE_POLICIES: tuple[FailurePolicy, ...] = get_args(FailurePolicy)
-
-FIXED_REFUSAL = "I'm sorry, but I can't help with this conversation."
-"""Answers in the target's place where a guard finds the user's side unsafe."""
 
 LAYOUT_VERSION = "2"
 """Enters every digest; raise it when the conversation is shown to moderators differently."""

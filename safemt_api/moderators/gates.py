@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from safemt_api.judges.base import Asked, ask_until_read, digest_of, sendable
 from safemt_api.judges.endpoints import ENDPOINTS_VERSION, Flag, read_flag
 from safemt_api.judges.guards import FORMATS_VERSION, WILDGUARD_INSTRUCTION, GuardWord, format_of, guard_call
+from safemt_api.markers import FIXED_REFUSAL
 from safemt_api.messages import Asker, Call, Guidance, Image, Line, Route, user
-from safemt_api.moderators.base import FIXED_REFUSAL, ModeratorFailedError
+from safemt_api.moderators.base import ModeratorFailedError
 from safemt_api.profiles import Profile
 
 

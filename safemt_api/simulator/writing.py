@@ -15,7 +15,7 @@ Stop = Literal["end", "length", "content_filter", "prompt_blocked", "refusal", "
 CREATED = 1_767_225_600
 CHARACTERS_A_TOKEN = 4
 TOKENS_A_MESSAGE = 4
-VENDOR_REFUSAL = "The simulated vendor declined to answer."
+VENDOR_REFUSAL = "I'm sorry, but I can't help with that. (The simulated vendor declined.)"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from safemt_api.judges.rules import LONG_REST_CHARACTERS, RulesJudge, read_by_rules
-from safemt_api.markers import SIMULATED_SAFE, SIMULATED_UNSAFE
+from safemt_api.markers import FIXED_REFUSAL, SIMULATED_SAFE, SIMULATED_UNSAFE
 from safemt_api.messages import Exhibit
-from safemt_api.moderators.base import FIXED_REFUSAL
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from safemt_api.errors import AccountError, DialogueError
+from safemt_api.markers import FIXED_REFUSAL
 from safemt_api.messages import DECLINED, Outcome, Reply
-from safemt_api.moderators.base import FIXED_REFUSAL
 
 SPECS = ["policy:openai:any", "raw:openai:any", "guard:openai:llama-guard-4", "moderation:openai"]
 FAILURES = [

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from safemt_api.moderators.base import FIXED_REFUSAL
+from safemt_api.markers import FIXED_REFUSAL
 
 
 @pytest.mark.parametrize(
