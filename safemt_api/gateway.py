@@ -86,7 +86,8 @@ class _Progress:
 class GatewayStatistics(NamedTuple):
     """Counts since the gateway was opened.
 
-    ``sent`` counts every attempt; ``usage`` and ``calls`` are by purpose; ``unpriced`` holds the purposes with a reply of unknown cost.
+    ``sent`` counts every attempt; ``usage`` and ``calls`` are by purpose; ``unpriced`` holds the purposes with a reply of unknown cost;
+    ``damaged`` counts stored replies that were found unfit and were asked for again.
     """
 
     sent: int
@@ -99,6 +100,7 @@ class GatewayStatistics(NamedTuple):
     usage: Mapping[Purpose, Usage]
     unpriced: frozenset[Purpose]
     limiters: Mapping[str, LimiterStatistics]
+    damaged: int = 0
 
 
 @dataclass(frozen=True)
@@ -193,6 +195,7 @@ class Gateway:
         return GatewayStatistics(
             sent=self._counts["sent"],
             from_store=self._counts["from_store"],
+            damaged=self._store.statistics().damaged,
             retried=self._counts["retried"],
             rate_limited=self._counts["rate_limited"],
             in_flight=sum(statistics.in_flight for statistics in limiters.values()),

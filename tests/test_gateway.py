@@ -193,6 +193,17 @@ async def test_a_later_gateway_finds_the_replies_of_an_earlier_one_whoever_asks(
     assert statistics.usage["judge"] == USAGE
 
 
+async def test_a_damaged_reply_is_asked_for_again_within_the_ceiling(house: Opener) -> None:
+    async with house(FakeVendor([GOOD]), max_usd=0.1) as built:
+        await built.gateway.ask(call())
+        await built.store.write(lambda connection: connection.execute("UPDATE replies SET reply = replace(reply, 'a', 'b')"))
+        again = await built.gateway.ask(call())
+        assert (again.reply, again.from_store) == (GOOD, False)
+        assert built.gateway.statistics().damaged == 1
+        assert (await built.gateway.ask(call())).from_store
+        assert built.ledger.committed_usd() == pytest.approx(2 * COST)
+
+
 async def test_of_two_runs_that_want_the_same_call_the_slower_one_goes_on_with_the_reply_of_the_quicker(house: Opener) -> None:
     other = replace(GOOD, text="the slower reply")
     async with house(FakeVendor([GOOD], seconds=1.0), run="quick") as quick, house(FakeVendor([other], seconds=2.0), run="slow") as slow:

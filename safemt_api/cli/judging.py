@@ -31,6 +31,8 @@ def run_judging(run: str, changes: Mapping[str, Any], *, results: Path, as_json:
 
 async def _judge(settings: EvalSettings, *, as_json: bool) -> int:
     async with open_plan(settings, judging_only=True) as plan:
+        for remark in plan.remarks:
+            say(remark)
         say(f"judging {plan.run} with {plan.judge_name}; the target is not called")
         result = await rejudge(plan, watch=watcher(), signals=ENDING_SIGNALS)
     if result.exit_code == EXIT_DONE:

@@ -33,7 +33,7 @@ class Reservation(NamedTuple):
 
 
 class Ledger:
-    """The spending of one run, with an optional ceiling."""
+    """The spending of one run (``run`` is its id in the store's books), with an optional ceiling."""
 
     def __init__(self, store: TurnStore, *, run: str, ceiling_usd: float | None) -> None:
         self._store, self._run, self.ceiling_usd = store, run, ceiling_usd

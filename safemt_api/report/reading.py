@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,7 @@ class Calls(_Part):
 
     sent: int = 0
     from_store: int = 0
+    damaged: int = 0
     retried: int = 0
     rate_limited: int = 0
 
@@ -344,14 +345,29 @@ def stopping_sentence(stopping: Stopping) -> str:
 
 
 def remarks(run: RunData) -> list[str]:
-    """Sentences that belong beside the scores: a spot check's end, the trend with length (scripted), and several judges' agreement."""
+    """Sentences that belong beside the scores.
+
+    A spot check's end, the trend with length (scripted), several judges' agreement, a model that changed under its name, damaged replies.
+    """
     spot = [] if run.summary.stopping is None else [stopping_sentence(run.summary.stopping)]
     trend = [trend_with_length(score_frame(run.verdicts)).sentence] if run.summary.protocol == "scripted" else []
+    return [*spot, *trend, *_agreement_said(run), *_change_said(run.summary.served_models), *_damage_said(run.summary.calls.damaged)]
+
+
+def _agreement_said(run: RunData) -> Iterator[str]:
     alpha = judges_alpha(run)
-    if alpha is None:
-        return [*spot, *trend]
-    return [
-        *spot,
-        *trend,
-        f"Agreement of the judges: Krippendorff's alpha {alpha.value:.2f} (95% interval {alpha.ci_low:.2f} to {alpha.ci_high:.2f}).",
-    ]
+    if alpha is not None:
+        interval = f"95% interval {alpha.ci_low:.2f} to {alpha.ci_high:.2f}"
+        yield f"Agreement of the judges: Krippendorff's alpha {alpha.value:.2f} ({interval})."
+
+
+def _change_said(served: Mapping[str, int]) -> Iterator[str]:
+    if len(served) > 1:
+        counts = ", ".join(f"{name} ({words.count(number)} replies)" for name, number in sorted(served.items(), key=lambda one: -one[1]))
+        yield f"The model changed during the run: {counts} answered under one name. The scores mix them."
+
+
+def _damage_said(damaged: int) -> Iterator[str]:
+    if damaged:
+        were = "reply in the store was damaged and was" if damaged == 1 else "replies in the store were damaged and were"
+        yield f"{words.count(damaged)} {were} asked for again."

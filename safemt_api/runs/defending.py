@@ -10,6 +10,7 @@ from pathlib import Path
 from safemt_api.errors import UsageError
 from safemt_api.limits.budget import Ledger
 from safemt_api.messages import Kind
+from safemt_api.runs.claim import run_id_of
 from safemt_api.runs.planning import NO_MODERATOR, slug
 from safemt_api.runs.settings import EvalSettings
 from safemt_api.store.turns import STORE_FILE, open_store
@@ -85,7 +86,8 @@ async def ceiling_of(arm: Arm, arms: Iterable[Arm], *, results: Path, max_usd: f
     A ledger belongs to one run, so the ceiling is handed on from arm to arm; arms of one defence must not run at the same time.
     """
     async with open_store(results / STORE_FILE) as store:
-        committed = {one.run: Ledger(store, run=one.run, ceiling_usd=None).committed_usd() for one in arms}
+        books = {one.run: run_id_of(results / one.run) or one.run for one in arms}
+        committed = {run: Ledger(store, run=run_id, ceiling_usd=None).committed_usd() for run, run_id in books.items()}
     return ceiling_left(committed, run=arm.run, max_usd=max_usd)
 
 

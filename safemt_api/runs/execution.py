@@ -26,8 +26,8 @@ from safemt_api.limits.budget import Ledger
 from safemt_api.messages import Dialogue, Exhibit, Image, Outcome, Reply, Transcript, Turn, Verdict
 from safemt_api.moderators.base import Moderator
 from safemt_api.moderators.opening import open_moderator
+from safemt_api.runs.claim import Claim, claim_run
 from safemt_api.runs.collecting import Collector, open_collector, write_frames
-from safemt_api.runs.lock import playing
 from safemt_api.runs.manifest import MANIFEST_FILE, SCHEMA, read_manifest, versions, write_json
 from safemt_api.runs.memory import release_freed_memory
 from safemt_api.runs.opening import judge_of, open_gateway
@@ -36,7 +36,6 @@ from safemt_api.runs.rows import Finished, history_before
 from safemt_api.runs.settings import settings_record
 from safemt_api.runs.summarising import Played, Status, summarise
 from safemt_api.runs.watching import work_watched
-from safemt_api.store.turns import STORE_FILE, open_store
 
 if TYPE_CHECKING:
     from safemt_api.runs.stopping import SpotCheck
@@ -74,6 +73,7 @@ class Execution:
     """A run under way."""
 
     plan: Plan
+    claim: Claim
     gateway: Gateway
     ledger: Ledger
     judge: Judge
@@ -233,25 +233,24 @@ async def open_execution(plan: Plan) -> AsyncIterator[Execution]:
     """Everything a run needs, opened; closed on leaving.
 
     Raises:
-        SetupError: Another process plays the run, or the store, a judge or the moderator cannot be opened.
+        SetupError: Another process plays the run, or the store, a judge or the moderator cannot be opened, or the store is not the run's.
     """
     settings = plan.settings
     spot_check = _spot_check(plan)
-    with playing(plan.folder, plan.run):
-        async with (
-            open_store(settings.results / STORE_FILE) as store,
-            open_gateway(settings, run=plan.run, router=plan.router, store=store) as (gateway, ledger),
-        ):
-            judge = judge_of(plan, gateway)
-            moderator = open_moderator(
-                plan.moderator or "none",
-                asker=gateway,
-                resolve=plan.router.resolver("moderator"),
-                policies=settings.policies,
-                failure=settings.moderator_failure,
-            )
-            with open_collector(plan.folder, plan.run) as collector:
-                yield Execution(plan, gateway, ledger, judge, moderator, collector, spot_check=spot_check)
+    async with (
+        claim_run(plan) as claim,
+        open_gateway(settings, run_id=claim.run_id, router=plan.router, store=claim.store) as (gateway, ledger),
+    ):
+        judge = judge_of(plan, gateway)
+        moderator = open_moderator(
+            plan.moderator or "none",
+            asker=gateway,
+            resolve=plan.router.resolver("moderator"),
+            policies=settings.policies,
+            failure=settings.moderator_failure,
+        )
+        with open_collector(plan.folder, plan.run) as collector:
+            yield Execution(plan, claim, gateway, ledger, judge, moderator, collector, spot_check=spot_check)
 
 
 def _spot_check(plan: Plan) -> SpotCheck | None:
@@ -353,6 +352,7 @@ def manifest(plan: Plan, execution: Execution, started: datetime, ended: datetim
     limits = {name: [change._asdict() for change in account.limiter.history] for name, account in execution.gateway.accounts().items()}
     return {
         "schema": SCHEMA,
+        **execution.claim.record,
         "run": plan.run,
         "started_utc": before.get("started_utc", _second(started)),
         "resumed_utc": [*resumed, _second(started)] if before and ended is None else resumed,

@@ -27,11 +27,11 @@ from safemt_api.store.turns import TurnStore
 
 @asynccontextmanager
 async def open_gateway(
-    settings: EvalSettings, *, run: str, router: Router, store: TurnStore, environ: Mapping[str, str] | None = None
+    settings: EvalSettings, *, run_id: str, router: Router, store: TurnStore, environ: Mapping[str, str] | None = None
 ) -> AsyncIterator[tuple[Gateway, Ledger]]:
     """The gateway of a run and its ledger; closes the connections on leaving."""
     timeouts = Timeouts(settings.connect_seconds, settings.idle_seconds, settings.total_seconds)
-    ledger = Ledger(store, run=run, ceiling_usd=settings.max_usd)
+    ledger = Ledger(store, run=run_id, ceiling_usd=settings.max_usd)
     # Target, judge and moderator may be three accounts, each with that many calls in flight; what is not used is not opened.
     async with open_http_client(connections=settings.concurrency * len(PURPOSES), timeouts=timeouts) as client:
         opener = account_opener(settings, router=router, client=client, timeouts=timeouts, environ=environ)

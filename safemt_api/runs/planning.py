@@ -26,6 +26,7 @@ from safemt_api.profiles import Profile
 from safemt_api.routes import Destination, Router
 from safemt_api.runs.manifest import check_same_run, read_manifest
 from safemt_api.runs.settings import EvalSettings, free_for_judging, identity_defaults, identity_of
+from safemt_api.store.turns import STORE_FILE
 
 DEFAULT_PROVIDER = "simulator"
 SIMULATED_MODELS = "sim-"
@@ -110,11 +111,7 @@ def make_plan(settings: EvalSettings, *, router: Router, environ: Mapping[str, s
         "moderator_endpoint": [one.route.endpoint for one in moderating],
     }
     before = read_manifest(settings.results / run)
-    if before is not None:
-        free = JUDGE_IDENTITY if judging_only else ()
-        both = ({**identity_defaults(), **before["identity"]}, identity)
-        check_same_run(run, *({name: one[name] for name in one if name not in free} for one in both))
-    return Plan(
+    plan = Plan(
         settings=settings,
         run=run,
         folder=settings.results / run,
@@ -125,9 +122,29 @@ def make_plan(settings: EvalSettings, *, router: Router, environ: Mapping[str, s
         moderator=moderator,
         router=router,
         identity=identity,
-        remarks=(*replacements(settings.providers), *remarks),
+        remarks=(*replacements(settings.providers), *remarks, *(_without_store(settings, before) if judging_only else ())),
         resumed=before is not None,
     )
+    check_still_same(plan, before or {}, judging_only=judging_only)
+    return plan
+
+
+def _without_store(settings: EvalSettings, before: Mapping[str, Any] | None) -> Iterator[str]:
+    file = settings.results / STORE_FILE
+    if before is not None and not file.is_file():
+        yield f"{file} is gone: verdicts that were bought before are bought anew; the replies are those of the run's own files"
+
+
+def check_still_same(plan: Plan, before: Mapping[str, Any], *, judging_only: bool = False) -> None:
+    """Refuse a plan that is not the run in its folder, if there is one there.
+
+    Raises:
+        SettingsChangedError: Lists each difference.
+    """
+    if before:
+        free = JUDGE_IDENTITY if judging_only else ()
+        both = ({**identity_defaults(), **before["identity"]}, plan.identity)
+        check_same_run(plan.run, *({name: one[name] for name in one if name not in free} for one in both))
 
 
 def choose_data(settings: EvalSettings, environ: Mapping[str, str]) -> tuple[Dataset, tuple[str, ...]]:

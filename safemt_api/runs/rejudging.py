@@ -25,6 +25,7 @@ from safemt_api.judges.base import Judge
 from safemt_api.limits.budget import Ledger
 from safemt_api.messages import PURPOSES, Dialogue, Guidance, Outcome, Protocol, Reply, Transcript, Turn
 from safemt_api.private_files import private_file
+from safemt_api.runs.claim import Claim, claim_run
 from safemt_api.runs.collecting import TRANSCRIPTS_FILE, VERDICTS_FILE, scratch, write_frame
 from safemt_api.runs.execution import (
     EXIT_DONE,
@@ -38,7 +39,6 @@ from safemt_api.runs.execution import (
     picture_of,
     resolved_record,
 )
-from safemt_api.runs.lock import playing
 from safemt_api.runs.manifest import MANIFEST_FILE, read_manifest, write_json
 from safemt_api.runs.opening import judge_of, open_gateway
 from safemt_api.runs.planning import RULES, Plan, slug
@@ -46,7 +46,6 @@ from safemt_api.runs.rows import Finished, verdict_rows
 from safemt_api.runs.stopping import judged_again
 from safemt_api.runs.summarising import scores
 from safemt_api.runs.watching import work_watched
-from safemt_api.store.turns import STORE_FILE, open_store
 
 Rows = list[dict[str, Any]]
 
@@ -56,6 +55,7 @@ class Rejudging:
     """A judging under way; reads like an ``Execution`` to whoever displays it."""
 
     plan: Plan
+    claim: Claim
     gateway: Gateway
     ledger: Ledger
     judge: Judge
@@ -164,13 +164,12 @@ async def rejudge(plan: Plan, *, watch: Any = None, signals: tuple[signal.Signal
 @asynccontextmanager
 async def _open(plan: Plan) -> AsyncIterator[Rejudging]:
     settings = plan.settings
-    with playing(plan.folder, plan.run):
+    async with (
+        claim_run(plan, judging_only=True) as claim,
+        open_gateway(settings, run_id=claim.run_id, router=plan.router, store=claim.store) as (gateway, ledger),
+    ):
         turns = dict(_turns(plan.folder / TRANSCRIPTS_FILE))
-        async with (
-            open_store(settings.results / STORE_FILE) as store,
-            open_gateway(settings, run=plan.run, router=plan.router, store=store) as (gateway, ledger),
-        ):
-            yield Rejudging(plan, gateway, ledger, judge_of(plan, gateway), turns)
+        yield Rejudging(plan, claim, gateway, ledger, judge_of(plan, gateway), turns)
 
 
 def _turns(file: Path) -> Iterator[tuple[tuple[str, int], Rows]]:
@@ -204,7 +203,7 @@ def _replace(plan: Plan, judging: Rejudging) -> dict[str, Any]:
     record = {**manifest.get("settings", {}), **_judge_settings(plan)}
     write_json(folder / SUMMARY_FILE, summary)
     changed = {"identity": dict(plan.identity), "judge_digest": judging.judge.digest, "settings": record, "judged_again_utc": again}
-    write_json(folder / MANIFEST_FILE, {**manifest, **changed})
+    write_json(folder / MANIFEST_FILE, {**manifest, **judging.claim.record, **changed})
     return summary
 
 

@@ -55,6 +55,7 @@ def summarise(plan: Plan, collector: Collector, played: Played) -> dict[str, Any
         "calls": {
             "sent": played.gateway.sent,
             "from_store": played.gateway.from_store,
+            "damaged": played.gateway.damaged,
             "retried": played.gateway.retried,
             "rate_limited": played.gateway.rate_limited,
         },

@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from uuid import uuid4
 
 from safemt_api.errors import StoreError
 
@@ -52,7 +53,22 @@ def m002_spending(connection: sqlite3.Connection) -> None:
     connection.execute("CREATE TABLE spending (run TEXT PRIMARY KEY, committed_usd REAL NOT NULL) STRICT")
 
 
-MIGRATIONS: tuple[Migration, ...] = (m001_replies, m002_spending)
+def m003_books(connection: sqlite3.Connection) -> None:
+    """The store's own id, and the runs that it keeps books of: ``charges.run`` and ``spending.run`` are ids of runs from here on.
+
+    Rows of older versions hold a run's name there until that run is played again (``safemt_api.store.books``).
+    """
+    connection.execute("CREATE TABLE store (id TEXT PRIMARY KEY) STRICT")
+    connection.execute("INSERT INTO store VALUES (?)", (uuid4().hex,))
+    connection.execute("CREATE TABLE runs (id TEXT PRIMARY KEY, name TEXT NOT NULL, entered_utc TEXT NOT NULL) STRICT")
+
+
+def m004_checksums(connection: sqlite3.Connection) -> None:
+    """A checksum a reply; NULL in rows of older versions, which are taken as they are."""
+    connection.execute("ALTER TABLE replies ADD COLUMN checksum TEXT")
+
+
+MIGRATIONS: tuple[Migration, ...] = (m001_replies, m002_spending, m003_books, m004_checksums)
 
 
 def migrate(connection: sqlite3.Connection, path: Path, migrations: tuple[Migration, ...] = MIGRATIONS) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from hashlib import sha256
 from typing import Any
 
 import orjson
@@ -35,3 +36,9 @@ def reply_from_json(text: str, raw: str | None) -> Reply:
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not a stored reply: {error}") from error
     return replace(reply, raw=raw)
+
+
+def checksum(key: str, reply: bytes, raw: bytes | None, cost_usd: float | None) -> str:
+    """What a row's reply, raw body and cost must add up to; SQLite itself does not notice a flipped bit in a text."""
+    parts = (key.encode(), reply, b"" if raw is None else b"\x01" + raw, repr(cost_usd).encode())
+    return sha256(b"".join(len(part).to_bytes(8) + part for part in parts)).hexdigest()

@@ -26,7 +26,7 @@ from safemt_api.errors import StoreError
 from safemt_api.messages import Reply
 from safemt_api.private_files import private_file, private_folder
 from safemt_api.store.migrations import migrate
-from safemt_api.store.records import reply_from_json, reply_to_json
+from safemt_api.store.records import checksum, reply_from_json, reply_to_json
 
 STORE_FILE = "turns.sqlite"
 BUSY_TIMEOUT_SECONDS = 20.0
@@ -46,10 +46,11 @@ class StoredReply(NamedTuple):
 
 
 class StoreStatistics(NamedTuple):
-    """How much was written, and in how many synced commits."""
+    """How much was written, in how many synced commits, and how many stored replies were found damaged."""
 
     writes: int
     commits: int
+    damaged: int
 
 
 @dataclass(slots=True)
@@ -67,24 +68,30 @@ class TurnStore:
         self.path = path
         self._reader, self._writer, self._jobs = reader, writer, jobs
         self._writes = self._commits = 0
+        self._damaged: set[str] = set()
+        self.id: str = self.read(lambda connection: connection.execute("SELECT id FROM store").fetchone()[0])
 
     def get(self, key: str) -> StoredReply | None:
-        """The reply bought for that key, if there is one.
+        """The reply bought for that key, if there is one; a damaged one is none, so that it is asked for again.
 
         Raises:
-            StoreError: The store cannot be read, or the row is damaged.
+            StoreError: The store cannot be read.
         """
         with explained(self.path):
             return self._found(self._reader, key)
 
     def _found(self, connection: sqlite3.Connection, key: str) -> StoredReply | None:
-        row = connection.execute("SELECT reply, raw, cost_usd FROM replies WHERE key = ?", (key,)).fetchone()
+        row = connection.execute(_FIND, (key,)).fetchone()
         if row is None:
             return None
+        reply, raw, cost_usd, expected = row
         try:
-            return StoredReply(reply_from_json(row[0], row[1]), row[2])
-        except ValueError as error:
-            raise StoreError(self.path, f"row {key} is damaged ({error})", "delete that row or move the file away") from error
+            if expected not in (None, checksum(key, reply, raw, cost_usd)):
+                raise ValueError("the checksum is another")
+            return StoredReply(reply_from_json(reply.decode(), None if raw is None else raw.decode()), cost_usd)
+        except ValueError:
+            self._damaged.add(key)
+            return None
 
     def read(self, work: Work[T]) -> T:
         """Run a query on the reading connection.
@@ -119,21 +126,24 @@ class TurnStore:
         Raises:
             StoreError: The store cannot be written.
         """
-        row = (key, now_utc(), request.decode(), reply_to_json(reply), reply.raw, cost_usd)
+        text, raw = reply_to_json(reply), reply.raw
+        expected = checksum(key, text.encode(), None if raw is None else raw.encode(), cost_usd)
+        row = (key, now_utc(), request.decode(), text, raw, cost_usd, expected)
 
         def work(connection: sqlite3.Connection) -> StoredReply:
             if also is not None:
                 also(connection)
             # The first reply to a key stays: another process may have used it already.
-            if connection.execute("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?, ?)", row).rowcount:
-                return StoredReply(reply, cost_usd)
-            return self._found(connection, key) or StoredReply(reply, cost_usd)
+            found = self._found(connection, key)
+            if found is None:
+                connection.execute("INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+            return found or StoredReply(reply, cost_usd)
 
         return await self.write(work)
 
     def statistics(self) -> StoreStatistics:
-        """Writes and commits so far."""
-        return StoreStatistics(self._writes, self._commits)
+        """What happened so far."""
+        return StoreStatistics(self._writes, self._commits, len(self._damaged))
 
     async def _run_writer(self, jobs: MemoryObjectReceiveStream[_Job[Any]]) -> None:
         async with jobs:
@@ -158,6 +168,10 @@ class TurnStore:
         else:
             self._writes += len(group)
             self._commits += 1
+
+
+# As bytes: a text that is no UTF-8 any more is damage to be noticed, not an error of the query.
+_FIND = "SELECT CAST(reply AS BLOB), CAST(raw AS BLOB), cost_usd, checksum FROM replies WHERE key = ?"
 
 
 def _waiting(jobs: MemoryObjectReceiveStream[_Job[Any]]) -> Iterator[_Job[Any]]:

@@ -174,3 +174,16 @@ def test_outcomes_keep_the_order_of_the_vocabulary(make_run: MakeRun) -> None:
 
 def test_the_rule_judge_is_always_called_a_baseline() -> None:
     assert [judge_title(name) for name in ("rules", "openai:gpt", None)] == ["baseline judge (rules)", "openai:gpt", "no judge"]
+
+
+def test_a_model_that_changed_and_damaged_replies_are_said_beside_the_scores(make_run: MakeRun) -> None:
+    folder = make_run()
+    summary = json.loads((folder / "summary.json").read_text())
+    assert not any("changed during the run" in sentence or "damaged" in sentence for sentence in remarks(read_run(folder)))
+    summary |= {"served_models": {"gpt-x-1": 20, "gpt-x-2": 40}, "calls": summary["calls"] | {"damaged": 2}}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    said = remarks(read_run(folder))
+    assert (
+        "The model changed during the run: gpt-x-2 (40 replies), gpt-x-1 (20 replies) answered under one name. The scores mix them." in said
+    )
+    assert "2 replies in the store were damaged and were asked for again." in said

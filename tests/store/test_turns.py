@@ -133,7 +133,7 @@ async def test_what_a_work_returns_comes_back_and_what_it_raises_too(path: Path)
 
 async def test_one_work_that_fails_does_not_take_the_others_with_it(path: Path, reply: Make) -> None:
     def defect(connection: sqlite3.Connection) -> None:
-        connection.execute("INSERT INTO replies VALUES ('half', '', '', '', '', 0)")
+        connection.execute("INSERT INTO replies VALUES ('half', '', '', '', '', 0, NULL)")
         raise LookupError("a defect")
 
     failures = []
@@ -329,11 +329,58 @@ def content_of(path: Path) -> bytes:
     return path.read_bytes()
 
 
-async def test_a_damaged_row_names_itself(path: Path) -> None:
+DAMAGES = (
+    "UPDATE replies SET reply = replace(reply, 'Words', 'Wards')",
+    "UPDATE replies SET reply = '{'",
+    "UPDATE replies SET reply = CAST(x'7bff' AS TEXT)",
+    "UPDATE replies SET raw = NULL",
+    "UPDATE replies SET raw = raw || ' '",
+    "UPDATE replies SET cost_usd = cost_usd / 10",
+    "UPDATE replies SET cost_usd = NULL",
+    "UPDATE replies SET key = 'k', checksum = 'x'",
+)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+async def test_a_damaged_reply_is_none_and_the_next_one_takes_its_place(path: Path, reply: Make, damage: str) -> None:
     async with open_store(path) as store:
-        await store.write(lambda connection: connection.execute("INSERT INTO replies VALUES ('k', '', '{}', '{', NULL, 0)"))
-        with pytest.raises(StoreError, match=r"row k is damaged.*delete that row"):
-            store.get("k")
+        await put(store, "k", reply())
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        assert connection.execute(damage).rowcount == 1
+    async with open_store(path) as store:
+        assert store.get("k") is None
+        await put(store, "k", reply("anew"))
+        found = store.get("k")
+        assert store.statistics().damaged == 1
+    assert found is not None
+    assert found.reply.text == "anew"
+
+
+async def test_a_reply_moved_under_another_key_is_damaged(path: Path, reply: Make) -> None:
+    async with open_store(path) as store:
+        await put(store, "a", reply())
+        await store.write(lambda connection: connection.execute("UPDATE replies SET key = 'b'"))
+        assert store.get("b") is None
+
+
+async def test_a_row_of_an_older_version_has_no_checksum_and_must_only_be_readable(path: Path) -> None:
+    row = "INSERT INTO replies (key, created_utc, request, reply, cost_usd) VALUES (?, '', '{}', ?, 0)"
+    async with open_store(path) as store:
+        await store.write(lambda connection: connection.execute(row, ("good", '{"outcome":"answered","text":"kept","usage":null}')))
+        await store.write(lambda connection: connection.execute(row, ("bad", "{")))
+        found = store.get("good")
+        assert store.get("bad") is None
+    assert found is not None
+    assert found.reply.text == "kept"
+
+
+async def test_a_store_has_an_id_of_its_own_that_stays(path: Path, tmp_path: Path) -> None:
+    async with open_store(path) as store, open_store(tmp_path / "other" / STORE_FILE) as other:
+        first = store.id
+        assert len(first) == 32
+        assert other.id != first
+    async with open_store(path) as store:
+        assert store.id == first
 
 
 def test_a_database_of_another_program_is_refused_and_not_touched(path: Path) -> None:
@@ -364,7 +411,7 @@ async def test_every_older_schema_is_brought_up_to_date_with_its_replies(path: P
         migrate(connection, path, MIGRATIONS[:old])
         if old:
             row = ("old", "then", "{}", '{"outcome":"answered","text":"kept","usage":null}', None, 0.5)
-            connection.execute("INSERT INTO replies VALUES (?, ?, ?, ?, ?, ?)", row)
+            connection.execute("INSERT INTO replies (key, created_utc, request, reply, raw, cost_usd) VALUES (?, ?, ?, ?, ?, ?)", row)
     async with open_store(path) as store:
         await put(store, "new", reply())
         names = store.read(lambda connection: [name for (name,) in connection.execute("SELECT name FROM migrations ORDER BY name")])

@@ -1,0 +1,108 @@
+"""What a process needs before it plays a run: the run's lock, the store that the run was bought into, and the run's books in it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from safemt_api.errors import StoreError
+from safemt_api.runs.location import store_record
+from safemt_api.runs.lock import playing
+from safemt_api.runs.manifest import read_manifest
+from safemt_api.runs.planning import Plan, check_still_same
+from safemt_api.store.books import entered, is_entered, replies_bought
+from safemt_api.store.turns import STORE_FILE, TurnStore, open_store
+
+LOST = "restore it from a copy, or choose another --run to buy every reply anew"
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A run that this process may play. ``record`` is what the run file says of it: the run's id and its store."""
+
+    run_id: str
+    store: TurnStore
+    record: Mapping[str, Any]
+
+
+@asynccontextmanager
+async def claim_run(plan: Plan, *, judging_only: bool = False) -> AsyncIterator[Claim]:
+    """Hold the run and open its store.
+
+    Args:
+        plan: The run; it may have been begun by another process since the plan was made.
+        judging_only: The target will not be called, so the store may be another than the one that its replies were bought into.
+
+    Raises:
+        RunBusyError: Another process plays the run.
+        SettingsChangedError: It was begun with other settings since the plan was made.
+        StoreError: The store cannot be used, or is not (or no longer) the one that the run was bought into.
+    """
+    path = plan.settings.results / STORE_FILE
+    with playing(plan.folder, plan.run) as note:
+        before = read_manifest(plan.folder) or {}
+        check_still_same(plan, before, judging_only=judging_only)
+        expected = _store_id(before)
+        if expected is not None and not judging_only:
+            _check_there(path, plan.run)
+        async with open_store(path) as store:
+            note(store.id)
+            if expected is not None and not judging_only:
+                _refuse(path, _what_is_lost(store, before, plan, expected))
+            name = str(before.get("run") or plan.run)
+            run_id = _run_id(before, store.id, name)
+            await store.write(entered(run_id, name))
+            yield Claim(run_id, store, {"id": run_id, "store": before.get("store") or store_record(plan.folder, path, store.id)})
+
+
+def _run_id(before: Mapping[str, Any], store_id: str, name: str) -> str:
+    if before.get("id") is not None:
+        return str(before["id"])
+    # A run of an older version gets the same id however often its start is cut short, so that it finds the books that are its own by then.
+    return sha256(f"{store_id} {name}".encode()).hexdigest()[:32] if before else uuid4().hex
+
+
+def run_id_of(folder: Path) -> str | None:
+    """The id of the run in a folder; ``None`` where it is new, or was begun by an older version and not played since.
+
+    Raises:
+        StoreError: The run file is damaged.
+    """
+    found = (read_manifest(folder) or {}).get("id")
+    return found if isinstance(found, str) else None
+
+
+def _store_id(manifest: Mapping[str, Any]) -> str | None:
+    store = manifest.get("store")
+    found = store.get("id") if isinstance(store, Mapping) else None
+    return found if isinstance(found, str) else None
+
+
+def _check_there(path: Path, run: str) -> None:
+    """Before the store is opened, since that would make a new one."""
+    if not path.is_file():
+        raise StoreError(path, f"is gone, and run {run!r} was bought into it", LOST)
+    if path.stat().st_size == 0:
+        raise StoreError(path, f"is empty, and run {run!r} was bought into it", LOST)
+
+
+def _refuse(path: Path, problem: str | None) -> None:
+    if problem is not None:
+        raise StoreError(path, problem, LOST)
+
+
+def _what_is_lost(store: TurnStore, before: Mapping[str, Any], plan: Plan, expected: str) -> str | None:
+    run_id = str(before.get("id"))
+    if store.id != expected:
+        return f"is not the store that run {plan.run!r} was bought into"
+    if before.get("ended_utc") is not None and not store.read(is_entered(run_id)):
+        return f"knows nothing of run {plan.run!r}, which was bought into it"
+    bought, kept = store.read(replies_bought(run_id))
+    if kept < bought:
+        return f"has lost {bought - kept:,} of the {bought:,} replies that run {plan.run!r} paid for"
+    return None
