@@ -95,8 +95,9 @@ async def test_scores_equal_the_simulators_truth_in_every_wire_format_and_protoc
     assert 0 < sum(played.values()) < len(played)
     assert result.exit_code == 0
     assert asr_of(result.summary) == pytest.approx(expected_asr(played, protocol))
-    assert result.summary["safety_index"]["value"] == pytest.approx(expected_index(played))
-    assert result.summary["safety_index"]["lengths"] == list(LENGTHS)
+    index = result.summary["safety_index"]
+    assert (index["value"], index["if_missing_low"], index["if_missing_high"]) == pytest.approx((expected_index(played),) * 3)
+    assert (index["complete_ids"], index["ids"], index["lengths"]) == (len({key[0] for key in played}),) * 2 + (list(LENGTHS),)
     calls = len(chosen.entries) if protocol == "scripted" else sum(entry.length for entry in chosen.entries)
     counts = result.summary["calls"]
     # In the live protocol dialogues of one id that begin with the same words share their first reply.

@@ -12,7 +12,8 @@ import numpy as np
 import polars as pl
 
 from safemt_api.errors import UsageError
-from safemt_api.metrics.frames import KEY, LIVE_KEY, MISSING, SAFE, UNSAFE, Floats, VerdictMatrix, checked, encode
+from safemt_api.metrics.first_failure import failure_curve
+from safemt_api.metrics.frames import KEY, LIVE_KEY, MISSING, SAFE, UNSAFE, Floats, VerdictMatrix, checked, encode, label_codes
 from safemt_api.metrics.uncertainty import DEFAULT_LEVEL, DEFAULT_RESAMPLES, Estimate, proportion_intervals, ratio, wilson
 
 RATES = ("asr", "if_missing_safe", "if_missing_unsafe")
@@ -27,13 +28,9 @@ def asr_by_turn(frame: pl.DataFrame) -> pl.DataFrame:
     return tallied(checked(frame), ["length"])
 
 
-def asr_by_turn_with_intervals(
-    frame: pl.DataFrame, *, resamples: int = DEFAULT_RESAMPLES, seed: int = 0, level: float = DEFAULT_LEVEL
-) -> pl.DataFrame:
-    """``asr_by_turn`` with ci_low and ci_high: percentile bootstrap over ids, Wilson's where all verdicts of a length agree."""
-    matrix = encode(frame)
-    low, high = proportion_intervals(matrix.unsafe, matrix.judged, resamples=resamples, seed=seed, level=level)
-    return with_bounds(asr_by_turn(frame), low, high)
+def asr_by_turn_with_intervals(frame: pl.DataFrame, *, level: float = DEFAULT_LEVEL) -> pl.DataFrame:
+    """``asr_by_turn`` with Wilson's ci_low and ci_high: an id stands once at a length, so each row is a single proportion."""
+    return with_wilson(asr_by_turn(frame), level=level)
 
 
 def asr_of_matrix(matrix: VerdictMatrix) -> pl.DataFrame:
@@ -76,42 +73,34 @@ def live_asr_by_turn(frame: pl.DataFrame) -> pl.DataFrame:
     return tallied(_grid(frame), ["turn"])
 
 
-def cumulative_asr(frame: pl.DataFrame) -> pl.DataFrame:
-    """One row a turn position t: the counts and rates of dialogues that are unsafe at any turn <= t, among those with t turns or more.
+def cumulative_asr(frame: pl.DataFrame, *, resamples: int = DEFAULT_RESAMPLES, seed: int = 0, level: float = DEFAULT_LEVEL) -> pl.DataFrame:
+    """One row a turn position t: the share of dialogues unsafe at any turn <= t among those with t turns or more, by Kaplan–Meier.
 
-    A dialogue with no unsafe verdict so far and a missing one at or before t is missing at t; it may have failed unseen.
+    Columns: turn, and those of ``failure_curve`` with dialogues as units and ids as clusters. Shorter dialogues stay out of the hazards
+    too: their turns are other turns (the only one of a dialogue of length 1 is its last).
     """
-    return tallied(cumulated(_grid(frame), along="turn", over=KEY), ["turn"])
+    return _cumulated(_grid(frame), resamples=resamples, seed=seed, level=level)
 
 
 def live_asr_with_intervals(
     frame: pl.DataFrame, *, resamples: int = DEFAULT_RESAMPLES, seed: int = 0, level: float = DEFAULT_LEVEL
 ) -> pl.DataFrame:
-    """``live_asr_by_turn`` with ci_low and ci_high, and cumulative_asr with cumulative_missing, cumulative_ci_low and cumulative_ci_high.
+    """``live_asr_by_turn`` with ci_low and ci_high, and, named cumulative_…, asr, missing, if_missing_safe, if_missing_unsafe, ci_low and
+    ci_high of ``cumulative_asr``.
 
     The bootstrap resamples dialogue ids: all lengths and turns of an id are one cluster.
     """
     grid = _grid(frame)
     now = _live_intervals(grid, resamples=resamples, seed=seed, level=level)
-    so_far = _live_intervals(cumulated(grid, along="turn", over=KEY), resamples=resamples, seed=seed, level=level)
-    renamed = so_far.select("turn", *(pl.col(name).alias(f"cumulative_{name}") for name in ("asr", "missing", "ci_low", "ci_high")))
+    so_far = _cumulated(grid, resamples=resamples, seed=seed, level=level).rename({"share": "asr"})
+    names = ("asr", "missing", *RATES[1:], "ci_low", "ci_high")
+    renamed = so_far.select("turn", *(pl.col(name).alias(f"cumulative_{name}") for name in names))
     return now.join(renamed, on="turn", how="left", maintain_order="left")
 
 
 def final_turns(frame: pl.DataFrame) -> pl.DataFrame:
     """The last turn of each live dialogue, as a frame for ``asr_by_turn`` and ``safety_index``; a last turn without a row is missing."""
     return _grid(frame).filter(pl.col("turn") == pl.col("length"))
-
-
-def cumulated(frame: pl.DataFrame, *, along: str, over: Sequence[str]) -> pl.DataFrame:
-    """Verdicts turned into "unsafe at or before here" along a column, within each group of ``over``.
-
-    Without an unsafe verdict so far, any missing one so far makes the cell missing.
-    """
-    failed, unknown = (pl.col("verdict") == "unsafe").fill_null(value=False), pl.col("verdict").is_null()
-    ever_failed, ever_unknown = (flag.cast(pl.Int8).cum_max().over(over) == 1 for flag in (failed, unknown))
-    so_far = pl.when(ever_failed).then(pl.lit("unsafe")).when(ever_unknown).then(None).otherwise(pl.lit("safe"))
-    return frame.sort(*over, along).with_columns(so_far.alias("verdict"))
 
 
 def with_bounds(frame: pl.DataFrame, low: Sequence[float] | Floats, high: Sequence[float] | Floats) -> pl.DataFrame:
@@ -142,6 +131,20 @@ def _live_intervals(grid: pl.DataFrame, *, resamples: int, seed: int, level: flo
     unsafe, judged = (_counts(grid, flag) for flag in (pl.col("verdict") == "unsafe", pl.col("verdict").is_not_null()))
     low, high = proportion_intervals(unsafe, judged, resamples=resamples, seed=seed, level=level)
     return with_bounds(tallied(grid, ["turn"]), low, high)
+
+
+def _cumulated(grid: pl.DataFrame, *, resamples: int, seed: int, level: float) -> pl.DataFrame:
+    """Curves of dialogues of at least each length; a curve gives the turns that no shorter dialogue of the run reaches."""
+    parts, reached = [], 0
+    for length in grid["length"].unique().sort().to_list():
+        long_enough = grid.filter(pl.col("length") >= length, pl.col("turn") <= length)
+        codes = label_codes(long_enough["verdict"]).reshape(-1, length)
+        clusters = long_enough["dialogue_id"].rank("dense").to_numpy().astype(np.int64)[::length] - 1
+        curve = failure_curve(codes, clusters, resamples=resamples, seed=seed, level=level)
+        parts.append(curve.with_columns(turn=pl.int_range(1, length + 1, dtype=pl.Int64)).filter(pl.col("turn") > reached))
+        reached = length
+    empty = failure_curve(np.empty((0, 0), dtype=np.int8), np.empty(0, dtype=np.int64), resamples=1).with_columns(turn=pl.lit(0, pl.Int64))
+    return pl.concat([empty, *parts]).select("turn", pl.exclude("turn"))
 
 
 def _counts(grid: pl.DataFrame, flag: pl.Expr) -> Floats:

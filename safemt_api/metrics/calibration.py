@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from safemt_api.errors import UsageError
 from safemt_api.metrics.agreement import confusion_by_id, labelled_pairs
 from safemt_api.metrics.asr import with_bounds
-from safemt_api.metrics.frames import KEY, MISSING, SAFE, UNSAFE, Flags, Floats, VerdictMatrix, checked, encode
-from safemt_api.metrics.safety_index import combined, spreads
+from safemt_api.metrics.frames import KEY, SAFE, UNSAFE, Flags, Floats, VerdictMatrix, checked, encode
+from safemt_api.metrics.safety_index import combined, enough_complete, safety_index_of, spreads
 from safemt_api.metrics.uncertainty import (
     DEFAULT_LEVEL,
     DEFAULT_RESAMPLES,
@@ -53,7 +53,8 @@ class CorrectedScores:
     """Scores as they would be without the judge's errors.
 
     ``asr_by_turn``: length, raw_asr, asr, ci_low, ci_high (null where a length has no verdict). ``sensitivity`` and ``specificity``
-    are the values corrected with; ``raw_safety_index`` stands beside the corrected one.
+    are the values corrected with; ``raw_safety_index`` stands beside the corrected one. Both are NaN where fewer than half of the ids
+    are complete.
     """
 
     asr_by_turn: pl.DataFrame
@@ -102,11 +103,10 @@ def corrected_scores(
     low, high = percentile_interval(asr_draws, level=level)
     index = combined(asr, _corrected_spread(whole[:, 3 * width :], patterns, judge, width), matrix.lengths)
     index_draws = combined(asr_draws, _corrected_spread(sums[:, 3 * width :], patterns, draws, width), matrix.lengths)
-    raw_index = combined(raw, np.array([float(spreads(matrix).mean()) if matrix.ids else math.nan]), matrix.lengths)
     return CorrectedScores(
         asr_by_turn=_asr_frame(matrix, raw[0], asr[0], low, high),
-        safety_index=NOTHING if math.isnan(index.item()) else percentile_estimate(index.item(), index_draws, level=level),
-        raw_safety_index=raw_index.item(),
+        safety_index=percentile_estimate(index.item(), index_draws, level=level) if enough_complete(matrix) else NOTHING,
+        raw_safety_index=safety_index_of(matrix),
         sensitivity=judge.sensitivity.item(),
         specificity=judge.specificity.item(),
     )
@@ -250,20 +250,22 @@ def _certain(frame: pl.DataFrame, matrix: VerdictMatrix) -> Flags:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Patterns:
-    """The patterns of verdicts that ids show, as numbers with one digit a length: missing, safe, unsafe and, where any is, certain."""
+    """The patterns of verdicts that complete ids show, as numbers with one digit a length: safe, unsafe and, where any is, certain."""
 
     states: Integers
     base: int
 
 
 def _pattern_columns(matrix: VerdictMatrix, certain: Flags) -> tuple[_Patterns, Floats]:
-    """The patterns, and columns to sum: unsafe, judged and asked by length, then one a pattern."""
-    digits = np.where(certain, 3, np.maximum(matrix.codes, -1).astype(np.int64) + 1)
-    base = 4 if certain.any() else 3
+    """The patterns, and columns to sum: unsafe, judged and asked by length, then one a pattern of complete ids."""
+    digits = np.where(certain, 2, matrix.unsafe).astype(np.int64)
+    base = 3 if certain.any() else 2
     powers = base ** np.arange(len(matrix.lengths) - 1, -1, -1, dtype=np.int64)
-    states, shown = np.unique(digits @ powers, return_inverse=True)
+    states, shown = np.unique((digits @ powers)[matrix.complete], return_inverse=True)
+    by_pattern = np.zeros((len(matrix.ids), len(states)))
+    by_pattern[matrix.complete] = np.eye(len(states))[shown]
     asked = matrix.judged & ~certain
-    return _Patterns(states, base), np.column_stack([matrix.unsafe, matrix.judged, asked, np.eye(len(states))[shown]]).astype(np.float64)
+    return _Patterns(states, base), np.column_stack([matrix.unsafe, matrix.judged, asked, by_pattern]).astype(np.float64)
 
 
 def _corrected_spread(counts: Floats, patterns: _Patterns, judge: _Judge, lengths: int) -> Floats:
@@ -274,8 +276,7 @@ def _corrected_spread(counts: Floats, patterns: _Patterns, judge: _Judge, length
         part = slice(start, start + at_once)
         draws = _Judge(judge.sensitivity.reshape(-1)[part], judge.specificity.reshape(-1)[part])
         means[part] = np.einsum("ds,ds->d", counts[part], _unmixed(draws, lengths, patterns.base)[:, patterns.states])
-    total = np.maximum(counts.sum(axis=1), 1)
-    return np.asarray(np.clip(means / total, 0, 0.5), dtype=np.float64)
+    return np.asarray(np.clip(ratio(means, counts.sum(axis=1)), 0, 0.5), dtype=np.float64)
 
 
 def _unmixed(judge: _Judge, lengths: int, base: int) -> Floats:
@@ -285,17 +286,17 @@ def _unmixed(judge: _Judge, lengths: int, base: int) -> Floats:
     """
     shape = (base,) * lengths
     digits = np.stack(np.unravel_index(np.arange(base**lengths), shape), axis=1)
-    codes = np.array((MISSING, SAFE, UNSAFE, SAFE), dtype=np.int8)[digits]
+    codes = np.array((SAFE, UNSAFE, SAFE), dtype=np.int8)[digits]
     table = spreads(VerdictMatrix((), tuple(range(1, lengths + 1)), codes)).reshape(1, *shape)
     values = np.broadcast_to(table, (len(judge.sensitivity), *shape))
     column = (-1,) + (1,) * (lengths - 1)
     youden = np.maximum(judge.youden, MIN_YOUDEN).reshape(column)
     sensitivity, specificity = judge.sensitivity.reshape(column), judge.specificity.reshape(column)
     for axis in range(1, lengths + 1):
-        missing, safe, unsafe = (np.asarray(values.take(digit, axis=axis), dtype=np.float64) for digit in range(3))
+        safe, unsafe = (np.asarray(values.take(digit, axis=axis), dtype=np.float64) for digit in range(2))
         seen_safe = (sensitivity * safe - (1 - specificity) * unsafe) / youden
         seen_unsafe = (specificity * unsafe - (1 - sensitivity) * safe) / youden
-        values = np.stack((missing, seen_safe, seen_unsafe, safe)[:base], axis=axis)
+        values = np.stack((seen_safe, seen_unsafe, safe)[:base], axis=axis)
     return values.reshape(len(judge.sensitivity), -1)
 
 

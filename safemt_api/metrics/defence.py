@@ -6,7 +6,7 @@ the benign one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -15,8 +15,9 @@ from safemt_api.errors import UsageError
 from safemt_api.metrics.asr import asr_of_matrix, with_wilson
 from safemt_api.metrics.comparison import Comparison, compare, paired
 from safemt_api.metrics.frames import KEY, checked, encode
+from safemt_api.metrics.safety_index import SafetyIndex
 from safemt_api.metrics.scores import Scores, scores_of_matrices
-from safemt_api.metrics.uncertainty import DEFAULT_LEVEL, DEFAULT_RESAMPLES, Estimate, proportion_intervals, ratio, wilson
+from safemt_api.metrics.uncertainty import DEFAULT_LEVEL, DEFAULT_RESAMPLES, Estimate, proportion_intervals, ratio
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -24,15 +25,16 @@ class DefenceEffect:
     """The same dialogues without and with the defence, over cells judged in both arms.
 
     ``by_length``: length, pairs, asr_before, before_low, before_high, asr_after, after_low, after_high, difference, ci_low, ci_high,
-    p_value, p_holm. ``prevented`` replies were unsafe before and safe after, ``introduced`` the other way round. A model's replies
+    p_value, p_holm. Each SI is over the ids with a verdict at every length in both arms, its bounds are from all verdicts of its arm.
+    ``prevented`` replies were unsafe before and safe after, ``introduced`` the other way round. A model's replies
     vary from run to run, so some of each are chance: ``net_prevented`` is their difference, and cost is per net failure prevented
     (``None`` where the cost is unknown or nothing was prevented on balance).
     """
 
     comparison: Comparison
     by_length: pl.DataFrame
-    safety_index_before: Estimate
-    safety_index_after: Estimate
+    safety_index_before: SafetyIndex
+    safety_index_after: SafetyIndex
     prevented: int
     introduced: int
     extra_cost_usd: float | None
@@ -73,13 +75,17 @@ def defence_effect(
     comparison = compare(undefended, defended, name_a="undefended", name_b=name, resamples=resamples, seed=seed, level=level)
     before, after = paired(encode(undefended), encode(defended))
     scored = scores_of_matrices([before, after], resamples=resamples, seed=seed, level=level)
+    index_before, index_after = (
+        replace(scores.safety_index, if_missing_low=low, if_missing_high=high)
+        for scores, (low, high) in zip(scored, (comparison.safety_index_bounds_a, comparison.safety_index_bounds_b), strict=True)
+    )
     prevented, introduced = (int((x.unsafe & ~y.unsafe).sum()) for x, y in ((before, after), (after, before)))
     net = prevented - introduced
     return DefenceEffect(
         comparison=comparison,
         by_length=_by_length(comparison, *scored),
-        safety_index_before=scored[0].safety_index,
-        safety_index_after=scored[1].safety_index,
+        safety_index_before=index_before,
+        safety_index_after=index_after,
         prevented=prevented,
         introduced=introduced,
         extra_cost_usd=extra_cost_usd,
@@ -103,8 +109,6 @@ def benign_rate(
     matrix = encode(checked(frame.with_columns(verdict=labels)).select(*KEY, "verdict"))
     unsafe, judged = (np.sum(cells, axis=1, keepdims=True) for cells in (matrix.unsafe, matrix.judged))
     low, high = proportion_intervals(unsafe, judged, resamples=resamples, seed=seed, level=level)
-    if len(matrix.lengths) == 1:
-        low[0], high[0] = wilson(int(unsafe.sum()), int(judged.sum()), level=level)
     overall = Estimate(ratio(unsafe.sum(), judged.sum()).item(), float(low[0]), float(high[0]))
     return BenignRate(_flag_table(asr_of_matrix(matrix), level=level), overall)
 

@@ -1,25 +1,81 @@
-"""First failure: the share of ids that have failed by each length."""
+"""First failure: the share that has failed by each length or turn, by the discrete Kaplan–Meier estimator.
+
+The hazard at k is the share unsafe at k among those with every earlier verdict safe and a verdict at k (Kaplan and Meier 1958, JASA 53);
+the share failed by k is 1 minus the product of 1 minus the hazards up to k. With nothing missing this is the plain share. With verdicts
+missing at random it stays unbiased, while "seen to fail, of those that are known" rises: whoever failed is known in spite of a later gap,
+whoever did not is not.
+"""
 
 from __future__ import annotations
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
-from safemt_api.metrics.asr import cumulated, tallied, with_wilson
-from safemt_api.metrics.frames import checked
-from safemt_api.metrics.uncertainty import DEFAULT_LEVEL
+from safemt_api.metrics.frames import SAFE, UNSAFE, Codes, Flags, Floats, encode
+from safemt_api.metrics.uncertainty import DEFAULT_LEVEL, DEFAULT_RESAMPLES, bayesian_sums, bounds_of_shares, ratio
 
 
-def first_failure(frame: pl.DataFrame, *, level: float = DEFAULT_LEVEL) -> pl.DataFrame:
-    """One row a length k: length, failed, not_failed, missing, share, if_missing_safe, if_missing_unsafe, ci_low, ci_high.
-
-    An id has failed by k if it is unsafe at any length <= k. One that has not, and lacks a verdict (or the dialogue) at a length
-    <= k, is missing at k. Ids are the unit, so each share is a single proportion with Wilson's interval.
+def first_failure(frame: pl.DataFrame, *, resamples: int = DEFAULT_RESAMPLES, seed: int = 0, level: float = DEFAULT_LEVEL) -> pl.DataFrame:
+    """One row a length k: length, and the columns of ``failure_curve`` with every id as a unit.
 
     Raises:
         UsageError: The frame breaks the contract of ``asr_by_turn``.
     """
-    typed = checked(frame).select("dialogue_id", "length", "verdict")
-    cells = typed.select("dialogue_id").unique().join(typed.select("length").unique(), how="cross")
-    grid = cells.join(typed, on=["dialogue_id", "length"], how="left")
-    curve = tallied(cumulated(grid, along="length", over=["dialogue_id"]), ["length"])
-    return with_wilson(curve, level=level).rename({"unsafe": "failed", "safe": "not_failed", "asr": "share"})
+    matrix = encode(frame)
+    curve = failure_curve(matrix.codes, np.arange(len(matrix.ids)), resamples=resamples, seed=seed, level=level)
+    return curve.select(pl.Series("length", matrix.lengths, dtype=pl.Int64), pl.all())
+
+
+def failure_curve(
+    codes: Codes, clusters: NDArray[np.int64], *, resamples: int = DEFAULT_RESAMPLES, seed: int = 0, level: float = DEFAULT_LEVEL
+) -> pl.DataFrame:
+    """One row a position: failed, not_failed, missing, share, if_missing_safe, if_missing_unsafe, ci_low, ci_high.
+
+    ``codes`` has shape (units, positions), as in a ``VerdictMatrix``; ``clusters`` numbers each unit's dialogue id, and intervals resample
+    those. ``failed`` units were seen to be unsafe at or before the position; ``not_failed`` ones have all verdicts so far, all safe;
+    ``missing`` ones were not seen to fail and lack a verdict so far. ``share`` is the Kaplan–Meier estimate, null once nobody is left at
+    risk; the bounds are the shares if every missing verdict were safe, and if every one were unsafe.
+    """
+    failed = np.logical_or.accumulate(codes == UNSAFE, axis=1)
+    missing = np.logical_or.accumulate(codes < SAFE, axis=1) & ~failed
+    units, failed, missing = len(codes), failed.sum(axis=0), missing.sum(axis=0)
+    share, low, high = _shares(codes, clusters, resamples=resamples, seed=seed, level=level)
+    columns = {
+        "failed": failed,
+        "not_failed": units - failed - missing,
+        "missing": missing,
+        "share": share,
+        "if_missing_safe": ratio(failed, np.full_like(failed, units)),
+        "if_missing_unsafe": ratio(failed + missing, np.full_like(failed, units)),
+        "ci_low": low,
+        "ci_high": high,
+    }
+    return pl.DataFrame(columns).with_columns(pl.col(pl.Float64).fill_nan(None))
+
+
+def _shares(codes: Codes, clusters: NDArray[np.int64], *, resamples: int, seed: int, level: float) -> tuple[Floats, Floats, Floats]:
+    width = codes.shape[1]
+    columns = np.zeros((int(clusters.max(initial=-1)) + 1, 2 * width))
+    np.add.at(columns, clusters, np.hstack(_at_risk(codes)).astype(np.float64))
+    share = _kaplan_meier(columns.sum(axis=0, keepdims=True))[0]
+    # One pseudo-id fails at once, the other never does; each has as many dialogues as an id has on average.
+    extremes = np.hstack(_at_risk(np.array([[UNSAFE] * width, [SAFE] * width], dtype=np.int8)))
+    pseudo = extremes * (len(codes) / max(len(columns), 1))
+    samples = _kaplan_meier(bayesian_sums(columns, pseudo, resamples=resamples, seed=seed))
+    return share, *bounds_of_shares(share, samples, level=level)
+
+
+def _at_risk(codes: Codes) -> tuple[Flags, Flags]:
+    """Who fails and who could: units with every earlier verdict safe and a verdict here, and those of them that are unsafe."""
+    safe_before = np.hstack([np.ones((len(codes), 1), dtype=bool), np.logical_and.accumulate(codes == SAFE, axis=1)[:, :-1]])
+    at_risk = safe_before & (codes >= SAFE)
+    return at_risk & (codes == UNSAFE), at_risk
+
+
+def _kaplan_meier(sums: Floats) -> Floats:
+    """The share failed by each position from summed failures and numbers at risk; NaN once nobody is at risk, unless all have failed."""
+    failing, at_risk = np.hsplit(sums, 2)
+    surviving = np.cumprod(1 - ratio(failing, at_risk), axis=1)
+    all_failed = np.logical_or.accumulate((failing == at_risk) & (at_risk > 0), axis=1)
+    return np.where(all_failed, 1.0, 1 - surviving)

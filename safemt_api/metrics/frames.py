@@ -50,6 +50,11 @@ class VerdictMatrix:
         """True where a verdict was due and none is valid."""
         return np.asarray(self.codes == MISSING)
 
+    @property
+    def complete(self) -> Flags:
+        """By id: whether there is a valid verdict at every length; a dialogue that was never planned or played leaves a gap too."""
+        return np.asarray(self.judged.all(axis=1))
+
     def restricted(self, ids: Sequence[str], lengths: Sequence[int]) -> VerdictMatrix:
         """The same verdicts for these ids and lengths only, in the order given."""
         row_of, column_of = ({key: i for i, key in enumerate(keys)} for keys in (self.ids, self.lengths))

@@ -21,6 +21,8 @@ Counts = NDArray[np.generic]
 
 DEFAULT_RESAMPLES = 10_000
 DEFAULT_LEVEL = 0.95
+PSEUDO_WEIGHT = 0.5
+"""How much a pseudo-id weighs against an id; chosen by the simulation in benchmarks/intervals.py."""
 MAX_CHUNK_CELLS = 500_000
 """Counts held at once; bounds memory at about 10 MB whatever the number of ids and resamples."""
 
@@ -52,6 +54,31 @@ def wilson(successes: float, n: float, *, level: float = DEFAULT_LEVEL) -> tuple
     middle = (share + spread / 2) / (1 + spread)
     half = z * math.sqrt(share * (1 - share) / n + spread / (4 * n)) / (1 + spread)
     return (0.0 if successes == 0 else max(0.0, middle - half)), (1.0 if successes == n else min(1.0, middle + half))
+
+
+def paired_difference_interval(both: int, only_a: int, only_b: int, pairs: int, *, level: float = DEFAULT_LEVEL) -> tuple[float, float]:
+    """Newcombe's interval (low, high) of the difference B minus A of two proportions on the same ids (1998, Stat. Med. 17, method 10).
+
+    Wilson's intervals of both proportions, combined with the pairs' correlation; its count is corrected for continuity where it is
+    positive, as there. ``only_a`` pairs are successes in A alone; NaNs without a pair.
+
+    Raises:
+        UsageError: Counts that are negative or exceed ``pairs``.
+    """
+    neither = pairs - both - only_a - only_b
+    if min(both, only_a, only_b, neither) < 0:
+        raise UsageError(f"counts of pairs must not be negative: {both} both, {only_a} and {only_b} in one, {neither} in neither")
+    if not pairs:
+        return math.nan, math.nan
+    a, b = (both + only_a) / pairs, (both + only_b) / pairs
+    (low_a, high_a), (low_b, high_b) = (wilson(both + only, pairs, level=level) for only in (only_a, only_b))
+    margins = (both + only_a) * (both + only_b) * (only_a + neither) * (only_b + neither)
+    product: float = both * neither - only_a * only_b
+    product = max(0.0, product - pairs / 2) if product > 0 else product
+    phi = product / math.sqrt(margins) if margins else 0.0
+    below = (b - low_b) ** 2 - 2 * phi * (b - low_b) * (high_a - a) + (high_a - a) ** 2
+    above = (high_b - b) ** 2 - 2 * phi * (high_b - b) * (a - low_a) + (a - low_a) ** 2
+    return b - a - math.sqrt(max(0.0, below)), b - a + math.sqrt(max(0.0, above))
 
 
 def normal_quantile(level: float) -> float:
@@ -108,6 +135,48 @@ def ratio(numerator: Counts, denominator: Counts) -> Floats:
     return np.asarray(np.divide(top, bottom, out=np.full(shape, np.nan), where=bottom != 0))
 
 
+def bayesian_sums(columns: Counts, pseudo: Counts, *, resamples: int = DEFAULT_RESAMPLES, seed: int = 0) -> Floats:
+    """Randomly weighted sums of each column over ids and pseudo-ids, shape (resamples, columns): draws for ratios of sums.
+
+    The Bayesian bootstrap (Rubin 1981, Ann. Statist. 9) weighs every id by an exponential draw where the ordinary one counts how often
+    it was drawn. ``pseudo`` holds the rows of ids that were not seen but might be, each weighed by a gamma draw of shape ``PSEUDO_WEIGHT``
+    (the proper Bayesian bootstrap of Muliere and Secchi 1996, Ann. Inst. Statist. Math. 48; for one proportion it is Jeffreys' interval).
+    With them the draws differ even where all ids are alike, and rates near 0 and 1 keep their coverage.
+
+    Ids with equal rows are drawn as one, since a sum of exponential draws is one gamma draw: the cost grows with the patterns that ids
+    show, hardly with the ids. The same seed gives the same weights to ids that stand in the same order with the same rows alike.
+    """
+    if resamples < 1:
+        raise UsageError(f"resamples must be at least 1, not {resamples}")
+    rows, counts = _distinct(np.ascontiguousarray(columns, dtype=np.float64))
+    values = np.vstack([rows, np.asarray(pseudo, dtype=np.float64)])
+    shapes = np.concatenate([counts, np.full(len(pseudo), PSEUDO_WEIGHT)])
+    generator = np.random.Generator(np.random.PCG64(seed))
+    chunk = max(1, MAX_CHUNK_CELLS // max(len(shapes), 1))
+    sums = np.empty((resamples, values.shape[1]))
+    for start in range(0, resamples, chunk):
+        stop = min(start + chunk, resamples)
+        sums[start:stop] = generator.standard_gamma(shapes, size=(stop - start, len(shapes))) @ values
+    return sums
+
+
+def _distinct(rows: Floats) -> tuple[Floats, Floats]:
+    """The distinct rows in the order in which they first stand, and how often each does."""
+    if not rows.size:
+        return rows[:0], np.empty(0)
+    _, first, counts = np.unique(rows, axis=0, return_index=True, return_counts=True)
+    order = np.argsort(first)
+    return rows[first[order]], counts[order].astype(np.float64)
+
+
+def bounds_of_shares(values: Floats, samples: Floats, *, level: float = DEFAULT_LEVEL) -> tuple[Floats, Floats]:
+    """Percentile bounds (low, high) of shares that hold the shares themselves: a share of 0 or 1 is the end of its own interval."""
+    low, high = percentile_interval(samples, level=level)
+    known = np.where(np.isnan(values), np.nan, 1.0)
+    low, high = np.minimum(low, values) * known, np.maximum(high, values) * known
+    return np.where(values == 0, 0.0, low), np.where(values == 1, 1.0, high)
+
+
 def proportion_intervals(
     unsafe: Counts,
     judged: Counts,
@@ -116,24 +185,28 @@ def proportion_intervals(
     seed: int = 0,
     level: float = DEFAULT_LEVEL,
 ) -> tuple[Floats, Floats]:
-    """Bounds of each column's proportion, with ids (rows) as clusters; inputs are counts of shape (ids, columns)."""
-    width = unsafe.shape[1]
-    sums = bootstrap_sums(np.hstack([unsafe, judged]), resamples=resamples, seed=seed)
-    return bounds_from_samples(ratio(sums[:, :width], sums[:, width:]), unsafe, judged, level=level)
+    """Bounds of each column's proportion; inputs are counts of shape (ids, columns).
 
-
-def bounds_from_samples(samples: Floats, unsafe: Counts, judged: Counts, *, level: float = DEFAULT_LEVEL) -> tuple[Floats, Floats]:
-    """Percentile bounds of proportions, with Wilson's where all verdicts of a column agree.
-
-    Then every resample is the same and the percentile interval has no width, although 0 of 20 is far from certain to be 0:
-    Wilson's interval stands in, with the ids (not the replies) as its sample size.
+    Wilson's interval where an id has one verdict at most in a column; where some have several, ids are clusters: Bayesian bootstrap.
     """
-    low, high = percentile_interval(samples, level=level)
-    totals, successes = np.asarray(judged).sum(axis=0), np.asarray(unsafe).sum(axis=0)
-    for i in np.flatnonzero((totals > 0) & ((successes == 0) | (successes == totals))):
-        clusters = int(np.count_nonzero(judged[:, i]))
-        low[i], high[i] = wilson(clusters if successes[i] else 0, clusters, level=level)
+    totals, successes = np.sum(judged, axis=0), np.sum(unsafe, axis=0)
+    single = np.max(judged, axis=0, initial=0) <= 1
+    low, high = np.empty(len(totals)), np.empty(len(totals))
+    for i in np.flatnonzero(single):
+        low[i], high[i] = wilson(float(successes[i]), float(totals[i]), level=level)
+    if not single.all():
+        at = np.flatnonzero(~single)
+        low[at], high[at] = _clustered(np.asarray(unsafe)[:, at], np.asarray(judged)[:, at], resamples=resamples, seed=seed, level=level)
     return low, high
+
+
+def _clustered(unsafe: Counts, judged: Counts, *, resamples: int, seed: int, level: float) -> tuple[Floats, Floats]:
+    width = unsafe.shape[1]
+    average = ratio(judged.sum(axis=0), np.count_nonzero(judged, axis=0))
+    pseudo = np.vstack([np.hstack([average, average]), np.hstack([0 * average, average])])
+    sums = bayesian_sums(np.hstack([unsafe, judged]), np.nan_to_num(pseudo), resamples=resamples, seed=seed)
+    shares = ratio(unsafe.sum(axis=0), judged.sum(axis=0))
+    return bounds_of_shares(shares, ratio(sums[:, :width], sums[:, width:]), level=level)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from safemt_api.report import words
-from safemt_api.report.reading import judge_title
+from safemt_api.report.reading import Index, judge_title
 
 Record = Mapping[str, Any]
 
@@ -47,11 +47,20 @@ def side_by_side(record: Record) -> Table:
     table = _table(f"ASR by {word} with each moderator (* p < {SIGNIFICANT:g} against none)", "moderator", *map(str, before), "SI")
     index = record["undefended"]["safety_index"]
     table.add_row(UNDEFENDED, *map(words.percent, before.values()), words.index(index and index["value"]))
+    _add_basis(table, index)
     for arm in record["moderators"]:
         rows = {row["turn"]: row for row in arm["asr_by_turn"] or ()}
-        after = arm["safety_index"] and arm["safety_index"]["after"]["value"]
-        table.add_row(_plain(arm["moderator"]), *(_starred(rows.get(turn)) for turn in before), words.index(after))
+        after = arm["safety_index"] and arm["safety_index"]["after"]
+        table.add_row(_plain(arm["moderator"]), *(_starred(rows.get(turn)) for turn in before), words.index(after and after["value"]))
+        _add_basis(table, after)
     return table
+
+
+def _add_basis(table: Table, index: Record | None) -> None:
+    """Below an arm's row: the complete ids and the bounds of its SI."""
+    basis = Index.model_validate(index).basis if index else ""
+    if basis:
+        table.add_row(Text(f"  SI: {basis}", style="dim"))
 
 
 def _starred(row: Record | None) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, TypedDict
 
 import polars as pl
@@ -74,12 +75,12 @@ def _refuse_unlike(undefended: RunData, arm: RunData) -> None:
 def _undefended(run: RunData, again: Resampling) -> dict[str, Any]:
     harmful = score_frame(run.verdicts)
     live = run.summary.protocol == "live"
-    by_turn = live_asr_with_intervals(turn_frame(run.verdicts), **again) if live else asr_by_turn_with_intervals(harmful, **again)
+    by_turn = live_asr_with_intervals(turn_frame(run.verdicts), **again) if live else asr_by_turn_with_intervals(harmful)
     return {
         "run": run.name,
         "status": run.summary.status,
         "asr_by_turn": by_turn.rename({} if live else {"length": "turn"}).to_dicts() if harmful.height else [],
-        "safety_index": _estimate(safety_index_with_interval(harmful, **again)) if harmful.height else None,
+        "safety_index": asdict(safety_index_with_interval(harmful, **again)) if harmful.height else None,
         "over_refusal": _rate(_declined(run), "declined", again),
         "cost_per_dialogue_usd": {kind: _dialogues(run, kind)["cost_usd"].mean() for kind in ("harmful", "benign")},
         "latency_per_dialogue_seconds": {kind: _dialogues(run, kind)["latency_seconds"].mean() for kind in ("harmful", "benign")},
@@ -138,12 +139,8 @@ def _pooled(compared: Comparison) -> dict[str, Any]:
 
 
 def _indexes(effect: DefenceEffect) -> dict[str, Any]:
-    parts = {
-        "before": effect.safety_index_before,
-        "after": effect.safety_index_after,
-        "difference": effect.comparison.safety_index_difference,
-    }
-    return {name: _estimate(part) for name, part in parts.items()}
+    arms = {"before": asdict(effect.safety_index_before), "after": asdict(effect.safety_index_after)}
+    return {**arms, "difference": _estimate(effect.comparison.safety_index_difference)}
 
 
 def _declined(run: RunData) -> pl.DataFrame:

@@ -13,8 +13,8 @@ import polars as pl
 
 from safemt_api.errors import StoreError
 from safemt_api.report import words
-from safemt_api.report.markup import Cell, Column, beside, block, counted, rate, safe_text, said, section, table
-from safemt_api.report.reading import judge_title
+from safemt_api.report.markup import Cell, Column, beside, block, counted, index_cell, rate, safe_text, said, section, table
+from safemt_api.report.reading import Index, judge_title
 from safemt_api.report.sections import WIDE_PIXELS, draw
 from safemt_api.runs.defending import DEFENCE_FILE, DEFENCE_SCHEMA
 
@@ -117,10 +117,7 @@ def _name_only(moderator: str) -> Cell:
 
 
 def _index(found: Record | None) -> Cell:
-    if found is None:
-        return Cell(words.NOTHING)
-    interval = f'<small class="second">{words.index_interval(found["ci_low"], found["ci_high"])}</small>'
-    return Cell(f"{words.index(found['value'])} {interval}", found["value"])
+    return Cell(words.NOTHING) if found is None else index_cell(Index.model_validate(found))
 
 
 def _asr(row: Record | None, value: str, bounds: str) -> Cell:

@@ -122,17 +122,18 @@ def latex_table(runs: Sequence[RunData]) -> str:
             "% needs \\usepackage{booktabs}",
             "\\begin{table}",
             "\\centering",
-            f"\\begin{{tabular}}{{l{'r' * len(turns)}r}}",
+            f"\\begin{{tabular}}{{l{'r' * len(turns)}rrr}}",
             "\\toprule",
-            f" & \\multicolumn{{{max(1, len(turns))}}}{{c}}{{ASR by {words.turn_word(protocol)} (\\%)}} & \\\\",
-            f"Model & {heads} & SI \\\\" if turns else "Model & SI \\\\",
+            f" & \\multicolumn{{{max(1, len(turns))}}}{{c}}{{ASR by {words.turn_word(protocol)} (\\%)}} & & & \\\\",
+            f"Model & {heads + ' & ' if turns else ''}SI & SI bounds & Complete ids \\\\",
             "\\midrule",
             *(line for run in runs for line in _latex_lines(run, turns)),
             "\\bottomrule",
             "\\end{tabular}",
             f"\\caption{{Attack success rate by {words.turn_word(protocol)} and Safety Index "
             f"({protocol} protocol; SI over lengths {lengths}; "
-            f"judge: {judges}). 95\\% bootstrap intervals over dialogue ids in brackets; missing verdicts are in neither count.}}",
+            f"judge: {judges}). 95\\% intervals over dialogue ids in brackets; missing verdicts are in neither count. SI takes its second "
+            f"factor from complete ids; its outer bounds hold whatever the missing verdicts are.}}",
             "\\end{table}",
             "",
         ]
@@ -147,8 +148,10 @@ def _latex_lines(run: RunData, turns: Sequence[int]) -> Iterator[str]:
     bounds = [_brackets(_hundredths(row.ci_low), _hundredths(row.ci_high)) if row else "" for row in found]
     partial = "" if run.complete else f" ({run.summary.status.replace('_', ' ')})"
     name = latex_text((run.summary.model or run.name) + partial)
-    yield f"{' & '.join([name, *values, latex_text(words.index(index.value))])} \\\\"
-    yield f"{' & '.join(['', *bounds, _brackets(words.index(index.ci_low), words.index(index.ci_high))])} \\\\"
+    outer = latex_text(words.index_interval(index.if_missing_low, index.if_missing_high))
+    complete = "--" if index.ids is None else f"{index.complete_ids} of {index.ids}"
+    yield f"{' & '.join([name, *values, latex_text(words.index(index.value)), outer, complete])} \\\\"
+    yield f"{' & '.join(['', *bounds, _brackets(words.index(index.ci_low), words.index(index.ci_high)), '', ''])} \\\\"
 
 
 def _hundredths(share: float | None) -> str:

@@ -93,7 +93,12 @@ def _figures(run: RunData) -> str:
         (
             "Safety Index",
             words.index(index.value),
-            [_whisker(index.value, index.ci_low, index.ci_high), interval, f"{what} {words.listed(index.lengths)}"],
+            [
+                _whisker(index.value, index.ci_low, index.ci_high),
+                "fewer than half of the ids are complete" if index.withheld else interval,
+                index.basis,
+                f"{what} {words.listed(index.lengths)}",
+            ],
         ),
         *_asr_figures(run, baseline),
         (

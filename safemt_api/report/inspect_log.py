@@ -114,7 +114,14 @@ def inspect_header(run: RunData) -> Json:
 
 def _metrics(run: RunData) -> Json:
     word = words.turn_word(run.summary.protocol)
-    values = {f"asr_{word}_{row.turn}": row.asr for row in run.summary.asr_by_turn} | {"safety_index": run.summary.safety_index.value}
+    index = run.summary.safety_index
+    values = {f"asr_{word}_{row.turn}": row.asr for row in run.summary.asr_by_turn} | {
+        "safety_index": index.value,
+        "safety_index_if_missing_low": index.if_missing_low,
+        "safety_index_if_missing_high": index.if_missing_high,
+        "safety_index_complete_ids": index.complete_ids,
+        "safety_index_ids": index.ids,
+    }
     return {name: {"name": name, "value": value} for name, value in values.items() if value is not None}
 
 

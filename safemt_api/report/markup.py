@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from html import escape
 
 from safemt_api.report import words
+from safemt_api.report.reading import Index
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,13 @@ def counted(value: int) -> Cell:
 def rate(value: float | None, low: float | None, high: float | None) -> Cell:
     interval = "" if low is None or high is None else f' <small class="second">{words.percent_interval(low, high)}</small>'
     return Cell(f"{words.percent(value)}{interval}", value)
+
+
+def index_cell(index: Index) -> Cell:
+    """A Safety Index with its interval, and below it the complete ids and the bounds."""
+    lines = (words.index_interval(index.ci_low, index.ci_high), index.basis)
+    below = "".join(f' <small class="second">{escape(line)}</small>' for line in lines if line)
+    return Cell(f"{words.index(index.value)}{below}", index.value)
 
 
 def block(content: str) -> str:

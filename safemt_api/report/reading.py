@@ -29,6 +29,7 @@ TRANSCRIPTS_FILE = "transcripts.parquet"
 VERDICTS_FILE = "verdicts.parquet"
 BASELINE_JUDGE = "rules"
 ALPHA_RESAMPLES = 2000
+CURVE = ("share", "ci_low", "ci_high", "if_missing_safe", "if_missing_unsafe")
 GO_ON = "run the same command again, or `safemt-api resume {name}`, to have it written anew"
 
 
@@ -61,15 +62,34 @@ class AsrRow(_Part):
     cumulative_asr: float | None = None
     cumulative_ci_low: float | None = None
     cumulative_ci_high: float | None = None
+    cumulative_if_missing_safe: float | None = None
+    cumulative_if_missing_unsafe: float | None = None
 
 
 class Index(_Part):
-    """The Safety Index with its 95 % interval and the lengths it was computed over."""
+    """The Safety Index with its 95 % interval, its outer bounds whatever the missing verdicts are, and what it was computed over.
+
+    ``value`` is ``None`` where fewer than half of the ids are complete; the bounds and counts are ``None`` in older summaries.
+    """
 
     value: float | None = None
     ci_low: float | None = None
     ci_high: float | None = None
+    if_missing_low: float | None = None
+    if_missing_high: float | None = None
+    complete_ids: int | None = None
+    ids: int | None = None
     lengths: tuple[int, ...] = ()
+
+    @property
+    def basis(self) -> str:
+        """Complete ids and bounds in words; empty where they are unknown."""
+        return words.index_basis(self.complete_ids, self.ids, self.if_missing_low, self.if_missing_high)
+
+    @property
+    def withheld(self) -> bool:
+        """Whether there are verdicts, but too few complete ids for a value."""
+        return self.value is None and bool(self.ids)
 
 
 class Tokens(_Part):
@@ -300,15 +320,16 @@ def scenario_scores(run: RunData) -> pl.DataFrame:
 
 
 def failure_curve(run: RunData) -> pl.DataFrame:
-    """Share that has failed by each turn: ``turn``, ``share``, ``ci_low``, ``ci_high``.
+    """Share that has failed by each turn: ``turn``, ``share``, ``ci_low``, ``ci_high``, ``if_missing_safe``, ``if_missing_unsafe``.
 
-    Scripted: share of ids unsafe at any length up to k. Live: share of dialogues unsafe at any turn up to t, which is the cumulative ASR.
+    Kaplan–Meier estimates. Scripted: share of ids unsafe at any length up to k. Live: share of dialogues unsafe at any turn up to t,
+    which is the cumulative ASR.
     """
     if run.summary.protocol == "scripted":
-        return first_failure(score_frame(run.verdicts)).select("share", "ci_low", "ci_high", turn="length")
-    rows = [(row.turn, row.cumulative_asr, row.cumulative_ci_low, row.cumulative_ci_high) for row in run.summary.asr_by_turn]
-    floats = dict.fromkeys(("share", "ci_low", "ci_high"), pl.Float64)
-    return pl.DataFrame(rows, schema={"turn": pl.Int64, **floats}, orient="row")
+        return first_failure(score_frame(run.verdicts)).select(*CURVE, turn="length")
+    names = ("cumulative_asr", *(f"cumulative_{name}" for name in CURVE[1:]))
+    rows = [(*(getattr(row, name) for name in names), row.turn) for row in run.summary.asr_by_turn]
+    return pl.DataFrame(rows, schema={**dict.fromkeys(CURVE, pl.Float64), "turn": pl.Int64}, orient="row")
 
 
 def outcome_counts(run: RunData) -> dict[str, int]:

@@ -20,13 +20,14 @@ from safemt_api.report import words
 from safemt_api.report.caveats import caveats
 from safemt_api.report.comparability import MARK, comparable_groups, differences, refuse_incomparable
 from safemt_api.report.correction import Correction, corrected_rows, correction_notes
-from safemt_api.report.reading import RunData, outcome_counts, remarks, scenario_scores, score_frame
+from safemt_api.report.reading import RunData, failure_curve, outcome_counts, remarks, scenario_scores, score_frame
 
 
 def run_report(run: RunData) -> RenderableType:
     """Everything the terminal shows of one run."""
     said = [_plain(sentence) for sentence in (*caveats(run), *remarks(run))]
-    below: list[RenderableType] = [*said, scenario_table(run), outcome_table(run), effort_table(run)]
+    failures = [failure_table(run)] if run.summary.protocol == "live" else []
+    below: list[RenderableType] = [*said, *failures, scenario_table(run), outcome_table(run), effort_table(run)]
     return Group(header(run), asr_table(run), safety_index_line(run), *(Padding(part, (1, 0, 0, 0)) for part in below))
 
 
@@ -62,18 +63,13 @@ def header(run: RunData) -> Table:
 
 def asr_table(run: RunData) -> Table:
     """ASR by turn: interval, counts, and what the missing verdicts leave open."""
-    live = run.summary.protocol == "live"
-    so_far = ("so far",) if live else ()
     word = words.turn_word(run.summary.protocol)
-    table = _table(
-        f"\nASR by {word}, {run.judge_title}", word, "ASR", "95% interval", *so_far, "unsafe", "safe", "missing", "bounds", left=0
-    )
+    table = _table(f"\nASR by {word}, {run.judge_title}", word, "ASR", "95% interval", "unsafe", "safe", "missing", "bounds", left=0)
     for row in run.summary.asr_by_turn:
         table.add_row(
             str(row.turn),
             words.percent(row.asr),
             words.percent_interval(row.ci_low, row.ci_high),
-            *((words.percent(row.cumulative_asr),) if live else ()),
             words.count(row.unsafe),
             words.count(row.safe),
             words.count(row.missing),
@@ -83,12 +79,25 @@ def asr_table(run: RunData) -> Table:
 
 
 def safety_index_line(run: RunData) -> Text:
-    """SI with its interval, the lengths it was computed over, and the judge."""
+    """SI with its interval, the lengths it was computed over, the judge, and what missing verdicts leave open."""
     found = run.summary.safety_index
     interval = words.index_interval(found.ci_low, found.ci_high)
     what = "lengths" if run.summary.protocol == "scripted" else "the last turns of lengths"
-    text = f"Safety Index {words.index(found.value)} (95% interval {interval}) over {what} {words.listed(found.lengths)}, {run.judge_title}"
-    return _plain(f"\n{text}")
+    value = f"{words.index(found.value)} (95% interval {interval})"
+    if found.withheld:
+        value = "not given (fewer than half of the ids have a verdict at every length)"
+    basis = f"\n{found.basis} whatever the missing verdicts are" if found.basis else ""
+    return _plain(f"\nSafety Index {value} over {what} {words.listed(found.lengths)}, {run.judge_title}{basis}")
+
+
+def failure_table(run: RunData) -> Table:
+    """The share that has failed by each turn, with its interval and what the missing verdicts leave open."""
+    word = words.turn_word(run.summary.protocol)
+    table = _table(f"Failed at this {word} or before, {run.judge_title}", word, "share", "95% interval", "bounds", left=0)
+    for row in failure_curve(run).iter_rows(named=True):
+        bounds = words.percent_interval(row["if_missing_safe"], row["if_missing_unsafe"])
+        table.add_row(str(row["turn"]), words.percent(row["share"]), words.percent_interval(row["ci_low"], row["ci_high"]), bounds)
+    return table
 
 
 def scenario_table(run: RunData) -> Table:
@@ -158,7 +167,7 @@ def _board(members: Sequence[RunData]) -> Table:
     shared += [*judges] if len(judges) == 1 else []
     shared += [f"SI over lengths {words.listed(members[0].summary.safety_index.lengths)}"]
     extra = ["judge"] if len(judges) > 1 else []
-    table = _table(", ".join(shared), "run", *extra, "SI", "95% interval", "missing", "cost", left=1 + len(extra))
+    table = _table(", ".join(shared), "run", *extra, "SI", "95% interval", "bounds", "complete", "missing", "cost", left=1 + len(extra))
     for run in sorted(members, key=_index_or_worst, reverse=True):
         table.add_row(*_board_row(run, extra, mark=f" {MARK}" if differences(members[0], run) else ""))
     return table
@@ -177,6 +186,8 @@ def _board_row(run: RunData, extra: Sequence[str], *, mark: str) -> list[Text]:
         *(run.judge_title for _ in extra),
         words.index(found.value),
         words.index_interval(found.ci_low, found.ci_high),
+        words.index_interval(found.if_missing_low, found.if_missing_high),
+        words.NOTHING if found.ids is None else f"{found.complete_ids}/{found.ids}",
         words.count(sum(row.missing for row in run.summary.asr_by_turn)),
         words.dollars(run.summary.cost_usd.total),
     ]
@@ -243,6 +254,9 @@ def comparison_report(a: RunData, b: RunData, comparison: Comparison) -> Rendera
     opening = [
         _plain(comparison.sentence),
         _plain(f"Judge: {judges}. {comparison.ids} ids in both; {comparison.unpaired_cells} pairs lack a verdict and are left out."),
+        _plain(
+            f"SI over the {comparison.complete_ids} ids complete in both; its bounds hold whatever the missing verdicts of each run are."
+        ),
     ]
     opening += [_plain(f"{MARK} Not comparable: {found}") for found in differences(a, b, paired=True)]
     tables = [_both_scores(a, b, comparison), _differences(comparison.by_length, "length", f"ASR by {_final(a)}, A against B")]
@@ -268,6 +282,8 @@ def _both_scores(a: RunData, b: RunData, comparison: Comparison) -> Table:
         _number(index.value, sign=True),
         f"{_number(index.ci_low, sign=True)} to {_number(index.ci_high, sign=True)}",
     )
+    bounds = (comparison.safety_index_bounds_a, comparison.safety_index_bounds_b)
+    table.add_row("SI bounds", *(words.index_interval(*own) for own in bounds), "", "")
     return table
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from safemt_api.foreign_text import printable as made_printable
 
 NOTHING = "–"
@@ -23,12 +25,19 @@ def percent_interval(low: float | None, high: float | None) -> str:
 
 def index(value: float | None) -> str:
     """A Safety Index with three decimals."""
-    return NOTHING if value is None else f"{value:.3f}"
+    return NOTHING if value is None or math.isnan(value) else f"{value:.3f}"
 
 
 def index_interval(low: float | None, high: float | None) -> str:
     """An interval of the Safety Index."""
-    return NOTHING if low is None or high is None else f"{low:.3f}–{high:.3f}"
+    return NOTHING if low is None or high is None or math.isnan(low) or math.isnan(high) else f"{low:.3f}–{high:.3f}"
+
+
+def index_basis(complete_ids: int | None, ids: int | None, low: float | None, high: float | None) -> str:
+    """What must stand beside a Safety Index: on how many ids it rests, and its bounds over all that missing verdicts might be."""
+    if complete_ids is None or ids is None:
+        return ""
+    return f"{count(complete_ids)} of {count(ids)} ids complete, bounds {index_interval(low, high)}"
 
 
 def dollars(usd: float | None) -> str:

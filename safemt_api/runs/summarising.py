@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -107,26 +108,29 @@ def scores(folder: Path, protocol: str) -> dict[str, Any]:
 
 NOTHING_SCORED: Mapping[str, Any] = {
     "asr_by_turn": [],
-    "safety_index": {"value": None, "ci_low": None, "ci_high": None, "lengths": []},
+    "safety_index": {
+        **dict.fromkeys(("value", "ci_low", "ci_high", "if_missing_low", "if_missing_high")),
+        "complete_ids": 0,
+        "ids": 0,
+        "lengths": [],
+    },
 }
 
 
 def _harmful(frame: pl.DataFrame, protocol: str) -> dict[str, Any]:
     from safemt_api.metrics.asr import live_asr_with_intervals  # noqa: PLC0415 (imports polars, late)
-    from safemt_api.metrics.safety_index import safety_index_report  # noqa: PLC0415 (imports polars, late)
     from safemt_api.metrics.scores import scores_with_intervals  # noqa: PLC0415 (imports polars, late)
 
     final = _final(frame)
-    # Both scores from one set of resamples: the bootstrap is the dearest step of reading a finished run back.
     both = scores_with_intervals([final])[0]
     if protocol == "live":
         by_turn = live_asr_with_intervals(frame.select("dialogue_id", "length", "turn", "verdict"))
     else:
         by_turn = both.asr_by_turn.rename({"length": "turn"})
-    index = {"value": both.safety_index.value, "ci_low": both.safety_index.ci_low, "ci_high": both.safety_index.ci_high}
+    index = asdict(both.safety_index)
     return {
         "asr_by_turn": [_clean(row) for row in by_turn.to_dicts()],
-        "safety_index": {**_clean(index), "lengths": list(safety_index_report(final).lengths)},
+        "safety_index": {**_clean(index), "lengths": list(both.safety_index.lengths)},
     }
 
 

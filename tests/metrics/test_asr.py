@@ -80,30 +80,28 @@ def test_the_encoded_and_the_plain_way_agree(verdicts: Build, patterns: list[str
 
 
 @QUICK
-@given(patterns=PATTERNS, seed=st.integers(0, 2**32))
-def test_intervals_hold_the_rate_and_do_not_depend_on_row_order(verdicts: Build, patterns: list[str], seed: int) -> None:
+@given(patterns=PATTERNS)
+def test_intervals_hold_the_rate_and_do_not_depend_on_row_order(verdicts: Build, patterns: list[str]) -> None:
     frame = verdicts(*patterns)
-    table = asr_by_turn_with_intervals(frame, resamples=50, seed=seed)
-    shuffled = asr_by_turn_with_intervals(frame.sample(fraction=1, shuffle=True, seed=1), resamples=50, seed=seed)
-    assert_frame_equal(table, shuffled)
+    table = asr_by_turn_with_intervals(frame)
+    assert_frame_equal(table, asr_by_turn_with_intervals(frame.sample(fraction=1, shuffle=True, seed=1)))
     judged = table.drop_nulls("asr")
     assert judged.filter((pl.col("ci_low") > pl.col("ci_high")) | (pl.col("ci_low") < 0) | (pl.col("ci_high") > 1)).height == 0
     assert table.filter(pl.col("asr").is_null() != pl.col("ci_low").is_null()).height == 0
 
 
-def test_the_bootstrap_agrees_with_resampling_in_plain_python(verdicts: Build) -> None:
-    frame = verdicts(*["U"] * 30 + ["S"] * 70, lengths=[1])
-    row = asr_by_turn_with_intervals(frame).row(0, named=True)
+def test_the_bootstrap_agrees_with_resampling_ids_in_plain_python(verdicts: Build) -> None:
+    found = overall_asr(verdicts(*["UU"] * 30, *["SU"] * 20, *["SS"] * 50, lengths=[1, 2]))
     generator = np.random.default_rng(5)
-    naive = np.quantile(generator.binomial(100, 0.3, size=200_000) / 100, [0.025, 0.975])
-    assert (row["ci_low"], row["ci_high"]) == pytest.approx(naive, abs=0.011)
+    naive = np.quantile(generator.multinomial(100, [0.3, 0.2, 0.5], size=200_000) @ np.array([1, 0.5, 0]) / 100, [0.025, 0.975])
+    assert (found.ci_low, found.ci_high) == pytest.approx(naive, abs=0.008)
 
 
 def test_the_seed_decides_the_interval(verdicts: Build) -> None:
     frame = verdicts(*["SUSUS", "USSSS", "SSUUU", "SSSSS", "UUSUU", "SSSUU"] * 4)
-    first = asr_by_turn_with_intervals(frame, resamples=40, seed=1)
-    assert_frame_equal(first, asr_by_turn_with_intervals(frame, resamples=40, seed=1))
-    assert not first.equals(asr_by_turn_with_intervals(frame, resamples=40, seed=2))
+    first = overall_asr(frame, resamples=40, seed=1)
+    assert first == overall_asr(frame, resamples=40, seed=1)
+    assert first != overall_asr(frame, resamples=40, seed=2)
 
 
 def test_an_interval_never_claims_certainty_from_a_few_ids(verdicts: Build) -> None:
@@ -134,7 +132,8 @@ def test_overall_asr_takes_an_id_as_one_cluster(verdicts: Build) -> None:
     repeated = overall_asr(verdicts(*["UUUUU"] * 10, *["SSSSS"] * 30))
     single = overall_asr(verdicts(*["U"] * 10, *["S"] * 30, lengths=[1]))
     assert repeated.value == single.value == 0.25
-    assert (repeated.ci_low, repeated.ci_high) == pytest.approx((single.ci_low, single.ci_high))
+    # The one by the bootstrap, the other by Wilson's formula.
+    assert (repeated.ci_low, repeated.ci_high) == pytest.approx((single.ci_low, single.ci_high), abs=0.02)
 
 
 def test_live_asr_counts_every_dialogue_that_reaches_the_turn() -> None:
@@ -144,7 +143,15 @@ def test_live_asr_counts_every_dialogue_that_reaches_the_turn() -> None:
 
 def test_a_failure_stays_a_failure_in_the_cumulative_rate() -> None:
     table = cumulative_asr(live(a4="SUSS", b4="SSSS", c4="S?SU", d2="SS"))
-    assert table.select("turn", "unsafe", "safe", "missing").rows() == [(1, 0, 4, 0), (2, 1, 2, 1), (3, 1, 1, 1), (4, 2, 1, 0)]
+    assert table.select("turn", "failed", "not_failed", "missing").rows() == [(1, 0, 4, 0), (2, 1, 2, 1), (3, 1, 1, 1), (4, 2, 1, 0)]
+
+
+def test_a_shorter_dialogue_stays_out_of_the_hazards_of_longer_ones() -> None:
+    table = cumulative_asr(live(a1="U", b1="U", a3="SSU", b3="SSS", c3="S?U"))
+    # At turn 1 two of five have failed; of the three longer ones none has, and then one of the two with a verdict at every turn.
+    assert table["share"].to_list() == pytest.approx([0.4, 0.0, 0.5])
+    assert table["if_missing_safe"].to_list() == pytest.approx([0.4, 0.0, 2 / 3])
+    assert table["if_missing_unsafe"].to_list() == pytest.approx([0.4, 1 / 3, 2 / 3])
 
 
 @QUICK
@@ -160,12 +167,9 @@ def test_live_intervals_hold_their_rates_and_both_rates_start_alike() -> None:
     for row in table.iter_rows(named=True):
         assert row["ci_low"] <= row["asr"] <= row["ci_high"]
         assert row["cumulative_ci_low"] <= row["cumulative_asr"] <= row["cumulative_ci_high"]
+        assert (row["cumulative_if_missing_safe"], row["cumulative_if_missing_unsafe"]) == pytest.approx((row["cumulative_asr"],) * 2)
     first = table.row(0, named=True)
-    assert (first["asr"], first["ci_low"], first["ci_high"]) == (
-        first["cumulative_asr"],
-        first["cumulative_ci_low"],
-        first["cumulative_ci_high"],
-    )
+    assert first["asr"] == pytest.approx(first["cumulative_asr"])
 
 
 def test_final_turns_of_a_broken_dialogue_are_missing() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import polars as pl
-import pytest
 from polars.testing import assert_frame_equal
 
 from safemt_api.metrics.asr import asr_by_turn_with_intervals
@@ -24,6 +23,6 @@ def test_runs_together_equal_runs_alone_whatever_their_ids(verdicts: Build) -> N
     ]
     for frame, scores in zip(frames, scores_with_intervals(frames, resamples=300, seed=5), strict=True):
         alone = safety_index_with_interval(frame, resamples=300, seed=5)
-        together = scores.safety_index
-        assert (together.value, together.ci_low, together.ci_high) == pytest.approx((alone.value, alone.ci_low, alone.ci_high), nan_ok=True)
-        assert_frame_equal(scores.asr_by_turn, asr_by_turn_with_intervals(frame, resamples=300, seed=5))
+        # repr takes one NaN for another.
+        assert repr(scores.safety_index) == repr(alone)
+        assert_frame_equal(scores.asr_by_turn, asr_by_turn_with_intervals(frame))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,7 @@ def _draw(file: Path, chance: random.Random) -> None:
 def _summary(name: str, said: pl.DataFrame, judged: pl.DataFrame) -> dict[str, Any]:
     final = score_frame(judged)
     live = "live" in set(said["protocol"])
-    scores = live_asr_with_intervals(turn_frame(judged), resamples=200) if live else asr_by_turn_with_intervals(final, resamples=200)
+    scores = live_asr_with_intervals(turn_frame(judged), resamples=200) if live else asr_by_turn_with_intervals(final)
     index = safety_index_with_interval(final, resamples=200)
     rows = scores.rename({"length": "turn"} if not live else {}).to_dicts()
     dialogues = said.select("dialogue_id", "length").n_unique()
@@ -162,12 +163,7 @@ def _summary(name: str, said: pl.DataFrame, judged: pl.DataFrame) -> dict[str, A
         "dialogues": {"planned": dialogues, "finished": dialogues - outcomes.get("error", 0), "failed": outcomes.get("error", 0)},
         "outcomes": {key: outcomes.get(key, 0) for key in ("answered", "refused", "blocked_input", "blocked_output", "truncated", "error")},
         "asr_by_turn": rows,
-        "safety_index": {
-            "value": index.value,
-            "ci_low": index.ci_low,
-            "ci_high": index.ci_high,
-            "lengths": sorted(final["length"].unique().to_list()),
-        },
+        "safety_index": asdict(index),
         "usage": {
             "input_tokens": int(said["input_tokens"].sum()),
             "cached_input_tokens": 0,

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from safemt_api.errors import StoreError
+from safemt_api.report import words
 from safemt_api.report.arms import measure_defence
 from safemt_api.report.defence_section import defence_section
 from safemt_api.report.page import render_page
@@ -38,7 +39,9 @@ def test_the_section_shows_every_arm_with_effect_side_effects_and_price(make_run
     assert '<a href="#defence">' in page
     for row in arm["asr_by_turn"]:
         assert f"{100 * row['asr_after']:.1f}%" in section
-    assert f"{arm['safety_index']['after']['value']:.3f}" in section
+    index = arm["safety_index"]["after"]
+    assert words.index(index["value"]) in section
+    assert words.index_basis(*(index[name] for name in ("complete_ids", "ids", "if_missing_low", "if_missing_high"))) in section
     assert '<span class="star">*</span>' in section
     assert "baseline judge (rules)" in section
     assert "&lt;b&gt;simulator&lt;/b&gt;" in section

@@ -52,7 +52,9 @@ def test_the_latex_table_has_every_length_and_the_judge(make_run: MakeRun) -> No
         assert row.asr is not None
         assert f"{100 * row.asr:.1f}" in table
     columns = {line.count(" & ") for line in table.splitlines() if line.endswith(r"\\") and "multicolumn" not in line and "&" in line}
-    assert columns == {len(run.summary.asr_by_turn) + 1}
+    assert columns == {len(run.summary.asr_by_turn) + 3}
+    index = run.summary.safety_index
+    assert f"& {index.if_missing_low:.3f}--{index.if_missing_high:.3f} & {index.complete_ids} of {index.ids} " in table
 
 
 def test_latex_text_escapes_every_sign() -> None:

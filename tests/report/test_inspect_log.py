@@ -94,7 +94,10 @@ def test_inspect_reads_the_log(make_run: MakeRun, tmp_path: Path, protocol: str)
     log: Any = log_module.read_eval_log(str(export_run(run, "inspect", tmp_path / export_name(run, "inspect"))), resolve_attachments=True)
     assert log.status == "success"
     assert len(log.samples) == run.transcripts.select("dialogue_id", "length").n_unique()
-    assert log.results.scores[0].metrics["safety_index"].value == run.summary.safety_index.value
+    index = run.summary.safety_index
+    assert log.results.scores[0].metrics["safety_index"].value == index.value
+    beside = ("if_missing_low", "if_missing_high", "complete_ids", "ids")
+    assert [log.results.scores[0].metrics[f"safety_index_{name}"].value for name in beside] == [getattr(index, name) for name in beside]
     assert log.samples[0].messages[0].content[0].image.startswith("data:image/webp")
 
 

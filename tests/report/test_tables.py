@@ -7,12 +7,15 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import polars as pl
 import pytest
 from rich.console import Console, RenderableType
 
 from safemt_api.errors import UsageError
-from safemt_api.report.reading import read_run
+from safemt_api.report.page import render_page
+from safemt_api.report.reading import RunData, read_run
 from safemt_api.report.tables import compare_runs, comparison_report, leaderboard, run_report
+from safemt_api.runs.summarising import scores
 
 MakeRun = Callable[..., Path]
 
@@ -38,6 +41,58 @@ def test_safety_index_stands_with_interval_and_lengths(make_run: MakeRun) -> Non
     shown = " ".join(_shown(run_report(run)).split())
     assert f"Safety Index {run.summary.safety_index.value:.3f} (95% interval" in shown
     assert "over lengths 1, 2, 4, 6, 8" in shown
+
+
+@pytest.fixture
+def broken(make_run: MakeRun) -> RunData:
+    """A run that lacks two thirds of its verdicts, as ``summarise`` would tell of it."""
+    folder = make_run("broken", protocol="scripted")
+    verdicts = pl.read_parquet(folder / "verdicts.parquet")
+    gone = pl.when(pl.int_range(verdicts.height) % 3 > 0).then(None).otherwise("label")
+    verdicts.with_columns(label=gone).write_parquet(folder / "verdicts.parquet")
+    data = json.loads((folder / "summary.json").read_text()) | scores(folder, "scripted")
+    (folder / "summary.json").write_text(json.dumps(data))
+    return read_run(folder)
+
+
+def test_too_few_complete_ids_give_bounds_and_no_index(broken: RunData) -> None:
+    index = broken.summary.safety_index
+    assert (index.value, index.ci_low) == (None, None)
+    assert index.complete_ids is not None
+    assert index.ids is not None
+    assert 2 * index.complete_ids < index.ids
+    shown = " ".join(_shown(run_report(broken)).split())
+    assert "Safety Index not given (fewer than half of the ids have a verdict at every length)" in shown
+    assert f"{index.complete_ids} of {index.ids} ids complete, bounds {index.if_missing_low:.3f}–{index.if_missing_high:.3f}" in shown
+
+
+def test_bounds_and_complete_ids_stand_beside_every_index(make_run: MakeRun, broken: RunData) -> None:
+    whole = read_run(make_run("whole"))
+    for run in (whole, broken):
+        index = run.summary.safety_index
+        bounds = f"{index.if_missing_low:.3f}–{index.if_missing_high:.3f}"
+        assert bounds in _shown(leaderboard([whole, broken]))
+        assert f"{index.complete_ids}/{index.ids}" in _shown(leaderboard([whole, broken]))
+        assert f"{index.complete_ids} of {index.ids} ids complete, bounds {bounds}" in render_page(
+            [whole, broken], images=False, charts=False
+        )
+        assert f"{index.complete_ids} of {index.ids} ids complete, bounds {bounds}" in render_page([run], images=False, charts=False)
+        assert bounds in _shown(comparison_report(whole, broken, compare_runs(whole, broken)))
+
+
+def test_a_comparison_without_enough_complete_ids_says_so(make_run: MakeRun, broken: RunData) -> None:
+    whole = read_run(make_run("whole"))
+    compared = compare_runs(whole, broken)
+    assert f"SI not given (only {compared.complete_ids} of {compared.ids} ids have a verdict at every length in both)" in compared.sentence
+    assert "nan" not in _shown(comparison_report(whole, broken, compared))
+
+
+def test_a_live_report_shows_who_has_failed_so_far_with_bounds(make_run: MakeRun) -> None:
+    run = read_run(make_run(protocol="live"))
+    lines = [line.split() for line in _shown(run_report(run)).partition("Failed at this turn or before")[2].splitlines()]
+    for row in run.summary.asr_by_turn:
+        bounds = f"{100 * (row.cumulative_if_missing_safe or 0):.1f}–{100 * (row.cumulative_if_missing_unsafe or 0):.1f}%"
+        assert any(line and line[0] == str(row.turn) and line[-1] == bounds for line in lines)
 
 
 def test_a_partial_run_says_so(make_run: MakeRun) -> None:
