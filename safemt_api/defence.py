@@ -16,6 +16,7 @@ from safemt_api.moderators.opening import open_moderator
 from safemt_api.private_files import private_folder
 from safemt_api.profiles import find_profile, load_profiles
 from safemt_api.runs.defending import DEFENCE_FILE, Arm, arm_settings, ceiling_of, plan_arms
+from safemt_api.runs.effects import idle_moderation, refuse_idle
 from safemt_api.runs.execution import EXIT_DONE, RunResult, Watcher, execute
 from safemt_api.runs.manifest import write_json
 from safemt_api.runs.planning import DEFAULT_PROVIDER, Plan, default_name
@@ -105,6 +106,7 @@ async def open_arms(
     Raises:
         SetupError: An arm cannot start.
     """
+    refuse_idle(settings, idle_moderation([arm.moderator for arm in arms if arm.moderator]))
     async with AsyncExitStack() as stack:
         plans = []
         for arm in arms:

@@ -13,10 +13,12 @@ from safemt_api.messages import Purpose
 from safemt_api.profiles import Profile, WireFormat, find_profile, load_profiles
 from safemt_api.routes import Router
 from safemt_api.runs.discovering import served_model
+from safemt_api.runs.effects import idle_options, refuse_idle
 from safemt_api.runs.execution import RunResult, Watcher, execute
 from safemt_api.runs.planning import DEFAULT_PROVIDER, Plan, make_plan, spec_of
 from safemt_api.runs.settings import EvalSettings, settings_from
 from safemt_api.simulator.faults import FaultPlan
+from safemt_api.simulator.roles import check_model
 from safemt_api.simulator.server import run_simulator
 from safemt_api.simulator.settings import SimulatorSettings
 
@@ -85,6 +87,10 @@ async def open_router(settings: EvalSettings, *, simulator: SimulatorSettings | 
     profiles = load_profiles(settings.providers)
     given, roles = _given_addresses(settings, profiles)
     used = [name for name in BUILT_IN if name not in given and any(name in names for names in _without_address(settings, profiles, roles))]
+    refuse_idle(settings, idle_options(settings, judges=_judges(settings, profiles), built_in_simulator=bool(used)))
+    for provider, model in _named_models(settings, profiles):
+        if provider in used:
+            check_model(model)
     if not used:
         yield Router(profiles, base_urls=given, role_urls=roles)
         return
@@ -147,6 +153,16 @@ def _without_address(settings: EvalSettings, profiles: Mapping[str, Profile], ro
     yield {settings.provider or DEFAULT_PROVIDER}
     yield judging - roles.get("judge", {}).keys()
     yield moderating - roles.get("moderator", {}).keys()
+
+
+def _named_models(settings: EvalSettings, profiles: Mapping[str, Profile]) -> Iterator[tuple[str, str]]:
+    """Provider and model of everyone that is named with a model."""
+    if settings.model is not None:
+        yield settings.provider or DEFAULT_PROVIDER, settings.model
+    for spec in (*_judges(settings, profiles), settings.judge_fallback, settings.moderator):
+        provider, _, model = (spec_of(spec or "") or "").partition(":")
+        if model:
+            yield provider, model
 
 
 async def _with_model(settings: EvalSettings, router: Router) -> EvalSettings:

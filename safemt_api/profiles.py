@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from safemt_api.errors import MissingKeyError, ProfileError, UsageError
 from safemt_api.profile_folders import own_folders, profile_files, shipped_folder
+from safemt_api.suggestions import did_you_mean
 
 WireFormat = Literal["openai_chat", "anthropic_messages", "google_genai"]
 ImageTokenRule = Literal["openai_patches", "openai_tiles", "anthropic_area", "google_fixed", "qwen_patches", "fixed"]
@@ -276,7 +277,7 @@ def find_profile(profiles: Mapping[str, Profile], name: str) -> Profile:
         UsageError: There is none; the sentence lists those there are.
     """
     if name not in profiles:
-        raise UsageError(f"no provider called {name!r}; there are: {', '.join(sorted(profiles))}")
+        raise UsageError(f"no provider called {name!r}{did_you_mean(name, profiles)}; there are: {', '.join(sorted(profiles))}")
     return profiles[name]
 
 

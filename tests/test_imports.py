@@ -15,7 +15,7 @@ import safemt_api
 ROOT = Path(safemt_api.__file__).parent
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "foreign_text", "messages", "markers", "profile_folders", "private_files", "frames"),
+    ("errors", "foreign_text", "messages", "markers", "profile_folders", "private_files", "frames", "suggestions"),
     ("profiles",),
     ("tokens", "prices", "routes"),
     ("dataset", "adapters", "store", "judges"),

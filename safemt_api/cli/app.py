@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
+from safemt_api.cli.command import GroupedCommand
 from safemt_api.cli.compare import compare
 from safemt_api.cli.data import data_app
 from safemt_api.cli.defend import defend
 from safemt_api.cli.eval import evaluate
 from safemt_api.cli.export import export
-from safemt_api.cli.help import GroupedCommand
 from safemt_api.cli.judge import judge_app
 from safemt_api.cli.providers import providers_app
 from safemt_api.cli.report import report

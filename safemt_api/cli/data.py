@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from safemt_api.cli.help import GroupedCommand
+from safemt_api.cli.command import GroupedCommand
 
 data_app = typer.Typer(help="Check, describe and download dialogues.", no_args_is_help=True, rich_markup_mode=None)
 

@@ -10,7 +10,8 @@ from typer._click.core import Context  # typer's own base of its Context; the si
 from typer.core import TyperGroup
 
 from safemt_api.cli import options
-from safemt_api.cli.help import GroupedCommand
+from safemt_api.cli.command import GroupedCommand
+from safemt_api.suggestions import did_you_mean
 
 DEFAULT_COMMAND = "run"
 
@@ -20,7 +21,9 @@ class JudgeGroup(TyperGroup):
 
     def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
         """Put the default command before a line that names none."""
-        if args and args[0] not in self.commands and args[0] not in ("-h", "--help"):
+        # A word close to a command's is a slip of the pen, unless a judge stands behind it: then it is a run.
+        slip = bool(args) and "--judge" not in args and did_you_mean(args[0], self.commands)
+        if args and args[0] not in self.commands and args[0] not in ("-h", "--help") and not slip:
             args = [DEFAULT_COMMAND, *args]
         return super().parse_args(ctx, args)
 

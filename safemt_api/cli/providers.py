@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from safemt_api.cli import options
-from safemt_api.cli.help import GroupedCommand
+from safemt_api.cli.command import GroupedCommand
 from safemt_api.foreign_text import printable
 
 providers_app = typer.Typer(help="List, show and try vendors.", rich_markup_mode=None, invoke_without_command=True)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from safemt_api.cli import options
+from safemt_api.errors import UsageError
 
 
 def report(
@@ -37,6 +38,8 @@ def report(
     as_json: Annotated[bool, typer.Option("--json", help="Print the summaries as a JSON list instead of tables.")] = False,
 ) -> None:
     """Print the tables of finished or unfinished runs and write report.html."""
+    if data is not None and not images:
+        raise UsageError("--data says where the pictures are, and --no-images leaves them out; give one of the two")
     from safemt_api.cli.reporting import show_report  # noqa: PLC0415 (imports polars and rich, which --help must not)
 
     show_report(

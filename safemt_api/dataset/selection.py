@@ -12,6 +12,7 @@ from safemt_api.dataset.official import Dataset, Entry
 from safemt_api.dataset.parsing import KINDS, shown
 from safemt_api.errors import UsageError
 from safemt_api.messages import Kind
+from safemt_api.suggestions import did_you_mean
 
 ALL_KINDS: frozenset[Kind] = frozenset(KINDS)
 
@@ -56,7 +57,8 @@ def _known_scenarios(dataset: Dataset, scenarios: Sequence[str]) -> frozenset[st
     there = {_slug(entry.scenario): entry.scenario for entry in dataset.entries}
     for name in scenarios:
         if _slug(name) not in there:
-            raise UsageError(f"--scenario {name!r}: no such scenario; there are: {', '.join(map(shown, sorted(set(there.values()))))}")
+            names = sorted(set(there.values()))
+            raise UsageError(f"--scenario {name!r}: no such scenario{did_you_mean(name, names)}; there are: {', '.join(map(shown, names))}")
     return frozenset(map(_slug, scenarios))
 
 

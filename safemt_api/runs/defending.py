@@ -6,13 +6,16 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from safemt_api.errors import UsageError
 from safemt_api.limits.budget import Ledger
 from safemt_api.messages import Kind
+from safemt_api.moderators.opening import NO_MODERATOR
 from safemt_api.runs.claim import run_id_of
-from safemt_api.runs.planning import NO_MODERATOR, slug
-from safemt_api.runs.settings import EvalSettings
+from safemt_api.runs.effects import idle_moderation
+from safemt_api.runs.planning import slug
+from safemt_api.runs.settings import EvalSettings, options
 from safemt_api.store.turns import STORE_FILE, open_store
 
 DEFENCE_FILE = "defence.json"
@@ -76,8 +79,10 @@ def _addresses(moderators: Sequence[str], base_urls: Sequence[str]) -> list[str 
 
 
 def arm_settings(settings: EvalSettings, arm: Arm) -> EvalSettings:
-    """What the arm runs: the same for all but the moderator; harmful and benign dialogues both."""
-    return replace(settings, run=arm.run, moderator=arm.moderator, moderator_base_url=arm.base_url, kinds=BOTH_KINDS)
+    """What the arm runs: the same for all but the moderator and what is about it; harmful and benign dialogues both."""
+    usual: dict[str, Any] = {one.name: one.default for one in options()}
+    idle = {name: usual[name] for name, _ in idle_moderation((arm.moderator,) if arm.moderator else ())}
+    return replace(settings, **{"moderator_base_url": arm.base_url, **idle}, run=arm.run, moderator=arm.moderator, kinds=BOTH_KINDS)
 
 
 async def ceiling_of(arm: Arm, arms: Iterable[Arm], *, results: Path, max_usd: float) -> float:

@@ -16,10 +16,11 @@ from safemt_api.dataset.images import fitting_size
 from safemt_api.dataset.inspection import ImageError, inspect_image
 from safemt_api.judges.base import N_TRIES, verdict_tokens
 from safemt_api.judges.rubric_sets import load_rubrics
+from safemt_api.judges.rules import RULES_NAME
 from safemt_api.messages import Call, Dialogue, Image, Message, Purpose, Route, Usage, user
 from safemt_api.prices import Price, find_price
 from safemt_api.profiles import ImageRules, Profile
-from safemt_api.runs.planning import RULES, Plan, spec_of
+from safemt_api.runs.planning import Plan, spec_of
 from safemt_api.tokens import MOST_TOKENS_PER_MESSAGE, input_tokens_estimate, input_tokens_most
 
 EXPECTED_REPLY_TOKENS = 350
@@ -149,7 +150,7 @@ def _tallies(plan: Plan) -> Iterator[_Tally]:
     )
     rubric = max((rubric.system for rubric in load_rubrics(plan.settings.rubric).by_name.values()), key=len)
     for spec in plan.judges:
-        if spec != RULES:
+        if spec != RULES_NAME:
             yield _asked(plan, "judge", spec, system=rubric, replies=(reply, cap))
     if plan.moderator is not None:
         yield _asked(plan, "moderator", plan.moderator, system="", replies=(reply, cap))

@@ -10,6 +10,7 @@ from safemt_api.errors import StoreError, UsageError
 from safemt_api.runs.manifest import MANIFEST_FILE, read_manifest
 from safemt_api.runs.names import is_run_name
 from safemt_api.store.turns import STORE_FILE
+from safemt_api.suggestions import did_you_mean
 
 
 class Location(NamedTuple):
@@ -32,15 +33,15 @@ def locate(run: str, results: Path) -> Location:
     given = Path(run).expanduser()
     folder = given.parent if given.name == MANIFEST_FILE else given
     if not (folder / MANIFEST_FILE).is_file():
-        raise UsageError(f"no run called {run!r}; {_known(results)}")
+        raise UsageError(f"no run called {run!r}{_known(run, results)}")
     folder = folder.resolve()
     root = _root(folder)
     return Location(folder.relative_to(root).as_posix(), results if root == results.resolve() else root, folder)
 
 
-def _known(results: Path) -> str:
+def _known(run: str, results: Path) -> str:
     there = sorted(file.parent.name for file in results.glob(f"*/{MANIFEST_FILE}")) if results.is_dir() else []
-    return f"there are: {', '.join(there)}" if there else f"there is none in {results}"
+    return f"{did_you_mean(run, there)}; there are: {', '.join(there)}" if there else f"; there is none in {results}"
 
 
 def _root(folder: Path) -> Path:

@@ -19,7 +19,9 @@ from safemt_api.dialogues import Target
 from safemt_api.errors import UsageError
 from safemt_api.judges.endpoints import DECISION_MODELS, MODERATION_MODELS
 from safemt_api.judges.opening import with_default_model
+from safemt_api.judges.rules import RULES_NAME
 from safemt_api.messages import Parameters, Purpose
+from safemt_api.moderators.opening import NO_MODERATOR
 from safemt_api.prices import find_price
 from safemt_api.profile_folders import replacements
 from safemt_api.profiles import Profile
@@ -36,8 +38,6 @@ REASONING_OUTPUT_TOKENS = 4096
 """Room for models that think before they answer; too little would end in replies without a word."""
 
 DATA_VARIABLE = "SAFEMT_DATA"
-RULES = "rules"
-NO_MODERATOR = "none"
 
 JUDGE_IDENTITY = ("judge", "judge_endpoints", "rubric", *free_for_judging())
 """What of a run's identity new verdicts over old transcripts change."""
@@ -96,7 +96,7 @@ def make_plan(settings: EvalSettings, *, router: Router, environ: Mapping[str, s
     model = settings.model or profile.default_model
     if model is None:
         raise UsageError(f"{provider} has no default model: give --model (`safemt-api providers show {provider}` names some)")
-    judges = settings.judges or (profile.default_judge or RULES,)
+    judges = settings.judges or (profile.default_judge or RULES_NAME,)
     moderator = None if settings.moderator in (None, NO_MODERATOR) else settings.moderator
     destination = router.destination(provider, model)
     judging = tuple(_asked(router, "judge", (*judges, settings.judge_fallback)))
@@ -188,7 +188,7 @@ def spec_of(spec: str) -> str | None:
 
 def _asked(router: Router, purpose: Purpose, specs: tuple[str | None, ...]) -> Iterator[Destination]:
     for spec in specs:
-        if spec is None or spec.strip() == RULES:
+        if spec is None or spec.strip() == RULES_NAME:
             continue
         kind, _, rest = spec.partition(":")
         if kind in ENDPOINT_MODELS:

@@ -22,6 +22,7 @@ from safemt_api.errors import DialogueError, SafeMTError, StoreError
 from safemt_api.frames import VERDICT_SCHEMA, read_frame
 from safemt_api.gateway import Gateway
 from safemt_api.judges.base import Judge
+from safemt_api.judges.rules import RULES_NAME
 from safemt_api.limits.budget import Ledger
 from safemt_api.messages import PURPOSES, Dialogue, Guidance, Outcome, Protocol, Reply, Transcript, Turn
 from safemt_api.private_files import private_file
@@ -41,7 +42,7 @@ from safemt_api.runs.execution import (
 )
 from safemt_api.runs.manifest import MANIFEST_FILE, read_manifest, write_json
 from safemt_api.runs.opening import judge_of, open_gateway
-from safemt_api.runs.planning import RULES, Plan, slug
+from safemt_api.runs.planning import Plan, slug
 from safemt_api.runs.rows import Finished, verdict_rows
 from safemt_api.runs.stopping import judged_again
 from safemt_api.runs.summarising import scores
@@ -191,7 +192,7 @@ def _replace(plan: Plan, judging: Rejudging) -> dict[str, Any]:
     statistics = judging.gateway.statistics()
     summary |= {
         "judge": plan.judge_name,
-        "baseline_judge": plan.judges == (RULES,),
+        "baseline_judge": plan.judges == (RULES_NAME,),
         **scores(folder, plan.settings.protocol),
         "cost_usd": _cost(summary["cost_usd"], judging),
         "judged_again": {"sent": statistics.sent, "from_store": statistics.from_store, "retried": statistics.retried},

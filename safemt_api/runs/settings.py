@@ -14,6 +14,7 @@ from safemt_api.errors import UsageError
 from safemt_api.messages import Kind, Protocol
 from safemt_api.runs.names import check_run_name
 from safemt_api.runs.options import EVERY, GOING_ON, JUDGING, Group, Option, OptionField, numbers, option_fields
+from safemt_api.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     from safemt_api.runs.values import Values
@@ -221,9 +222,8 @@ def settings_from(given: Mapping[str, Any]) -> EvalSettings:
         UsageError: An option is unknown, or a value is out of range.
     """
     known = {one.name for one in options()}
-    unknown = sorted(set(given) - known)
-    if unknown:
-        raise UsageError(f"no such option: {', '.join(unknown)}; there are: {', '.join(sorted(known))}")
+    for name in sorted(set(given) - known):
+        raise UsageError(f"no such option: {name}{did_you_mean(name, known)}; there are: {', '.join(sorted(known))}")
     return EvalSettings(**given)
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from safemt_api.gateway import GatewayStatistics
+from safemt_api.judges.rules import RULES_NAME
 from safemt_api.messages import Purpose, Usage
 from safemt_api.runs.collecting import VERDICTS_FILE, Collector
-from safemt_api.runs.planning import RULES, Plan
+from safemt_api.runs.planning import Plan
 
 if TYPE_CHECKING:
     import polars as pl
@@ -42,7 +43,7 @@ def summarise(plan: Plan, collector: Collector, played: Played) -> dict[str, Any
         "model": plan.target.route.model,
         "protocol": plan.settings.protocol,
         "judge": plan.judge_name,
-        "baseline_judge": plan.judges == (RULES,),
+        "baseline_judge": plan.judges == (RULES_NAME,),
         "moderator": plan.moderator,
         "lengths": list(plan.dataset.lengths),
         "seed": plan.settings.seed,

@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 
 from safemt_api.errors import UsageError
 from safemt_api.simulator.personas import draw
+from safemt_api.suggestions import did_you_mean
 
 TRANSIENT_FAULTS: tuple[str, ...] = (
     "rate_limit",
@@ -44,7 +45,7 @@ class Fault:
 
     def __post_init__(self) -> None:
         if self.kind not in FAULTS:
-            raise UsageError(f"no fault called {self.kind!r}; there are: {', '.join(FAULTS)}")
+            raise UsageError(f"no fault called {self.kind!r}{did_you_mean(self.kind, FAULTS)}; there are: {', '.join(FAULTS)}")
         if not 0.0 <= self.share <= 1.0:
             raise UsageError(f"the share of {self.kind} must lie between 0 and 1, not {self.share:g}")
         if self.first < 0:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from safemt_api.errors import UsageError
 from safemt_api.markers import CODE_OF_QUESTION, SIMULATED_SAFE, SIMULATED_UNSAFE
 from safemt_api.simulator.personas import (
     guard_flags,
@@ -26,6 +27,7 @@ from safemt_api.simulator.personas import (
 )
 from safemt_api.simulator.reading import Question
 from safemt_api.simulator.settings import SimulatorSettings
+from safemt_api.suggestions import did_you_mean
 
 Role = Literal["target", "judge", "moderator", "guard"]
 
@@ -41,7 +43,7 @@ MODELS: tuple[str, ...] = (
     "sim-raw-moderator",
     "sim-guard",
 )
-"""The models to choose from; any other name that begins with one of them plays the same, any other ``sim-…`` plays average."""
+"""The models to choose from; each may have a suffix, such as ``sim-average-2``, and plays the same."""
 
 GUARD_CATEGORY = "S2"
 UNSAFE_LABELS = ("unsafe", "harmful", "yes", True)
@@ -57,6 +59,16 @@ class Played:
     user_texts: tuple[str, ...]
     unsafe: bool | None = None
     reasoning_tokens: int = 0
+
+
+def check_model(model: str) -> None:
+    """Whether there is such a model.
+
+    Raises:
+        UsageError: There is none; the sentence lists those there are.
+    """
+    if not any(model == name or model.startswith(f"{name}-") for name in MODELS):
+        raise UsageError(f"the simulator has no model {model!r}{did_you_mean(model, MODELS)}; there are: {', '.join(MODELS)}")
 
 
 def role_of(model: str) -> Role:

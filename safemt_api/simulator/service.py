@@ -12,6 +12,7 @@ from urllib.parse import parse_qs
 
 import orjson
 
+from safemt_api.errors import UsageError
 from safemt_api.markers import SIMULATED_UNSAFE
 from safemt_api.messages import Outcome
 from safemt_api.profiles import WireFormat
@@ -21,7 +22,7 @@ from safemt_api.simulator.faults import TRANSIENT_FAULTS
 from safemt_api.simulator.ledger import Ledger, Truth, truth_of
 from safemt_api.simulator.quota import Quotas
 from safemt_api.simulator.reading import Question, read_anthropic, read_google, read_openai
-from safemt_api.simulator.roles import MODELS, Played, play
+from safemt_api.simulator.roles import MODELS, Played, check_model, play
 from safemt_api.simulator.settings import SimulatorSettings
 from safemt_api.simulator.troubles import ANTHROPIC_FILTER_MESSAGE, MESSAGES, Headers, TroubleError, trouble_body
 from safemt_api.simulator.writing import Stop, Tokens, Words, answer_body, count_tokens, cut_to, model_body, models_body
@@ -30,7 +31,6 @@ Ending = Literal["whole", "reset", "stall", "cut"]
 
 BAD_KEY = "bad-key"
 NO_CREDIT_KEY = "no-credit"
-MODEL_PREFIX = "sim-"
 CONTEXT_TOKENS = 128_000
 _GENERATE = re.compile(r"/v1(?:beta)?/models/([^/:]+):generateContent")
 _CLASSIFYING = frozenset({"/v1/moderations", "/v1/decisions", "/v1beta/decisions"})
@@ -295,10 +295,10 @@ def _check_key(key: str) -> None:
 
 
 def _known_model(model: str) -> str:
-    if not model.startswith(MODEL_PREFIX):
-        raise TroubleError(
-            "unknown_model", f"The model `{model}` does not exist here; simulated models begin with {MODEL_PREFIX}", parameter="model"
-        )
+    try:
+        check_model(model)
+    except UsageError as error:
+        raise TroubleError("unknown_model", str(error), parameter="model") from None
     return model
 
 
