@@ -16,21 +16,21 @@ import polars as pl
 import vl_convert
 
 from safemt_api.foreign_text import drawable
+from safemt_api.report.series import COLOURS, series_of
 
 Chart: TypeAlias = Any
 """An altair chart of whatever layering; altair's own annotations lose the class at ``properties``."""
 
-SERIES_COUNT = 8
 FONT = "Helvetica Neue, Arial, sans-serif"
 OUTCOME_ORDER = ("answered", "refused", "blocked_input", "blocked_output", "truncated", "error")
 PURPOSE_ORDER = ("target", "judge", "moderator")
-DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [4, 2], [10, 4], [1, 3], [6, 2, 2, 2])
-"""Lines differ in dash as well as in colour, for readers and printers that see no colour."""
+MOST_OPACITY = 0.52
+"""Of a cell of the heat map: above it the numbers on it fall below WCAG AA's 4.5 in the dark theme."""
 
 
 @dataclass(frozen=True, slots=True)
 class Palette:
-    """Colours of a chart; ``series`` holds one per run, ``outcomes`` one per outcome."""
+    """Colours of a chart; ``series`` holds all there are, ``places`` says which run each line is, ``outcomes`` holds one per outcome."""
 
     ink: str
     muted: str
@@ -39,6 +39,12 @@ class Palette:
     unsafe: str
     series: tuple[str, ...]
     outcomes: tuple[str, ...]
+    places: tuple[int, ...] = ()
+
+    def look(self, index: int) -> tuple[str, list[int]]:
+        """Colour and dash of the line at ``index``."""
+        series = series_of(self.places[index] if index < len(self.places) else index)
+        return self.series[series.colour], list(series.dash)
 
 
 PRINT_PALETTE = Palette(
@@ -56,7 +62,7 @@ _PLACEHOLDERS: dict[str, str] = {
     "grid": "#010a03",
     "paper": "#010a04",
     "unsafe": "#010a05",
-    **{f"series-{number}": f"#010b{number:02x}" for number in range(1, SERIES_COUNT + 1)},
+    **{f"series-{number}": f"#010b{number:02x}" for number in range(1, COLOURS + 1)},
     **{f"outcome-{number}": f"#010c{number:02x}" for number in range(1, len(OUTCOME_ORDER) + 1)},
 }
 PAGE_PALETTE = Palette(
@@ -65,23 +71,23 @@ PAGE_PALETTE = Palette(
     grid=_PLACEHOLDERS["grid"],
     paper=_PLACEHOLDERS["paper"],
     unsafe=_PLACEHOLDERS["unsafe"],
-    series=tuple(_PLACEHOLDERS[f"series-{number}"] for number in range(1, SERIES_COUNT + 1)),
+    series=tuple(_PLACEHOLDERS[f"series-{number}"] for number in range(1, COLOURS + 1)),
     outcomes=tuple(_PLACEHOLDERS[f"outcome-{number}"] for number in range(1, len(OUTCOME_ORDER) + 1)),
 )
 
 
 def recoloured(palette: Palette, places: Sequence[int]) -> Palette:
-    """The palette with its series in the order of ``places`` (counted from 0), so that a run keeps its colour in every chart."""
-    return replace(palette, series=tuple(palette.series[place % SERIES_COUNT] for place in places))
+    """The palette for lines that are the runs at ``places`` (counted from 0), so that a run looks the same in every chart."""
+    return replace(palette, places=tuple(places))
 
 
 def _color(palette: Palette, names: Sequence[str], title: str | None = None) -> alt.Color:
-    scale = alt.Scale(domain=list(names), range=[palette.series[index % len(palette.series)] for index in range(len(names))])
+    scale = alt.Scale(domain=list(names), range=[palette.look(index)[0] for index in range(len(names))])
     return alt.Color("run:N", scale=scale, legend=_legend(names), title=title)
 
 
-def _dash(names: Sequence[str]) -> alt.StrokeDash:
-    scale = alt.Scale(domain=list(names), range=[DASHES[index % len(DASHES)] for index in range(len(names))])
+def _dash(palette: Palette, names: Sequence[str]) -> alt.StrokeDash:
+    scale = alt.Scale(domain=list(names), range=[palette.look(index)[1] for index in range(len(names))])
     return alt.StrokeDash("run:N", scale=scale, legend=_legend(names))
 
 
@@ -113,7 +119,7 @@ def asr_by_turn(frame: pl.DataFrame, palette: Palette, *, width: int, turn_title
     color = _color(palette, names)
     base = alt.Chart(known)
     band = base.mark_area(opacity=0.14 if len(names) > 1 else 0.2).encode(x=x, y=alt.Y("ci_low:Q"), y2="ci_high:Q", color=color)
-    line = base.mark_line(strokeWidth=2.2).encode(x=x, y=y, color=color, strokeDash=_dash(names))
+    line = base.mark_line(strokeWidth=2.2).encode(x=x, y=y, color=color, strokeDash=_dash(palette, names))
     dots = base.mark_circle(size=46, opacity=1).encode(x=x, y=y, color=color)
     return alt.layer(band, line, dots).properties(width=width, height=round(width * 0.55))
 
@@ -128,14 +134,13 @@ def heat_map(frame: pl.DataFrame, palette: Palette, *, width: int, turn_title: s
 
     ``frame`` has ``scenario``, ``turn``, ``asr``, ``missing``.
     """
-    known = frame.drop_nulls("asr").with_columns(dark=pl.col("asr") > 0.7)
+    known = frame.drop_nulls("asr")
     x = alt.X("turn:O", title=turn_title, axis=alt.Axis(orient="top", labelAngle=0, domain=False, ticks=False))
     y = alt.Y("scenario:N", title=None, axis=alt.Axis(domain=False, ticks=False, labelLimit=170, labelPadding=6))
     base = alt.Chart(known)
-    opacity = alt.Opacity("asr:Q", scale=alt.Scale(domain=[0, 1], range=[0.05, 0.95]), legend=None)
+    opacity = alt.Opacity("asr:Q", scale=alt.Scale(domain=[0, 1], range=[0.04, MOST_OPACITY]), legend=None)
     cells = base.mark_rect(color=palette.unsafe, cornerRadius=2, stroke=palette.paper, strokeWidth=2, strokeOpacity=1)
-    ink = alt.condition("datum.dark", alt.value(palette.paper), alt.value(palette.ink))
-    labels = base.mark_text(fontSize=11.5).encode(x=x, y=y, text=alt.Text("asr:Q", format=".0%"), color=ink)
+    labels = base.mark_text(fontSize=11.5, color=palette.ink).encode(x=x, y=y, text=alt.Text("asr:Q", format=".0%"))
     height = 27 * max(1, known["scenario"].n_unique())
     return alt.layer(cells.encode(x=x, y=y, fillOpacity=opacity), labels).properties(width=width, height=height)
 
@@ -165,7 +170,7 @@ def first_failure(frame: pl.DataFrame, palette: Palette, *, width: int, turn_tit
     y = alt.Y("share:Q", axis=_share_axis("dialogues that have failed"), scale=alt.Scale(domain=[0, 1]))
     color = _color(palette, names)
     base = alt.Chart(known)
-    line = base.mark_line(interpolate="step-after", strokeWidth=2.2).encode(x=x, y=y, color=color, strokeDash=_dash(names))
+    line = base.mark_line(interpolate="step-after", strokeWidth=2.2).encode(x=x, y=y, color=color, strokeDash=_dash(palette, names))
     dots = base.mark_circle(size=40, opacity=1).encode(x=x, y=y, color=color)
     layers: list[alt.Chart] = [line, dots]
     if {"ci_low", "ci_high"} <= set(known.columns):
@@ -202,7 +207,9 @@ def limiter(frame: pl.DataFrame, palette: Palette, *, width: int) -> Chart:
     x = alt.X("seconds:Q", title="seconds since start", axis=alt.Axis(grid=False, tickCount=6))
     y = alt.Y("concurrency:Q", title="calls in flight allowed", axis=alt.Axis(tickCount=5, format="d"), scale=alt.Scale(domainMin=0))
     chart = alt.Chart(frame).mark_line(interpolate="step-after", strokeWidth=1.8)
-    return chart.encode(x=x, y=y, color=_color(palette, names), strokeDash=_dash(names)).properties(width=width, height=round(width * 0.4))
+    return chart.encode(x=x, y=y, color=_color(palette, names), strokeDash=_dash(palette, names)).properties(
+        width=width, height=round(width * 0.4)
+    )
 
 
 def _config(palette: Palette) -> dict[str, Any]:

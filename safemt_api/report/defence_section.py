@@ -13,7 +13,7 @@ import polars as pl
 
 from safemt_api.errors import StoreError
 from safemt_api.report import words
-from safemt_api.report.markup import Cell, Column, beside, block, counted, index_cell, rate, safe_text, said, section, table
+from safemt_api.report.markup import Cell, Column, beside, block, counted, index_cell, rate, safe_text, said, section, swatch, table
 from safemt_api.report.reading import Index, judge_title
 from safemt_api.report.sections import WIDE_PIXELS, draw
 from safemt_api.runs.defending import DEFENCE_FILE, DEFENCE_SCHEMA
@@ -104,7 +104,7 @@ def _effects(record: Record) -> str:
 
 
 def _name(place: int, moderator: str) -> Cell:
-    return Cell(f'<span class="key key-{place % 8 + 1}"></span>{_broken(moderator)}', moderator)
+    return Cell(f"{swatch(place)}{_broken(moderator)}", moderator)
 
 
 def _broken(moderator: str) -> str:

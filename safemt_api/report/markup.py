@@ -8,6 +8,7 @@ from html import escape
 
 from safemt_api.report import words
 from safemt_api.report.reading import Index
+from safemt_api.report.series import series_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,16 @@ class Cell:
 
 def safe_text(value: object) -> str:
     return escape(words.printable(str(value)))
+
+
+def swatch(place: int) -> str:
+    """The line of the run at ``place`` as the charts draw it."""
+    series = series_of(place)
+    dash = " ".join(map(str, series.dash))
+    return (
+        '<svg class="key" viewBox="0 0 22 8" aria-hidden="true">'
+        f'<line x1="0" x2="22" y1="4" y2="4" stroke="var(--series-{series.colour + 1})" stroke-width="3" stroke-dasharray="{dash}"/></svg>'
+    )
 
 
 def section(key: str, title: str, content: str, note: str = "") -> str:

@@ -115,7 +115,7 @@
 
   const select = (place, { scroll = true, focus = false } = {}) => {
     chosen = Math.max(-1, Math.min(place, shown.length - 1));
-    if (chosen < 0) { list.removeAttribute("aria-activedescendant"); detail.replaceChildren(make("p", "empty", "No dialogue matches these filters.")); return; }
+    if (chosen < 0) { list.removeAttribute("aria-activedescendant"); detail.replaceChildren(make("p", "empty", "No dialogue matches these filters.")); note(); return; }
     if (scroll) {
       const top = chosen * ROW_PIXELS;
       if (top < list.scrollTop) list.scrollTop = top;
@@ -124,9 +124,19 @@
     paint();
     list.setAttribute("aria-activedescendant", `option-${chosen}`);
     open(shown[chosen]);
+    note();
     if (focus) { detail.focus({ preventScroll: true }); if (matchMedia("(max-width: 44rem)").matches) detail.scrollIntoView(); }
   };
 
+  const swatch = (run) => {
+    const [colour, dash] = series[run];
+    const node = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+    const line = document.createElementNS("http://www.w3.org/2000/svg", "line");
+    for (const [name, value] of Object.entries({ class: "key", viewBox: "0 0 22 8", "aria-hidden": "true" })) node.setAttribute(name, value);
+    for (const [name, value] of Object.entries({ x1: 0, x2: 22, y1: 4, y2: 4, stroke: `var(--series-${colour + 1})`, "stroke-width": 3, "stroke-dasharray": dash.join(" ") })) line.setAttribute(name, value);
+    node.append(line);
+    return node;
+  };
   const optionNode = (dialogue, place) => {
     const node = make("div", "option");
     node.id = `option-${place}`;
@@ -136,7 +146,7 @@
     node.setAttribute("aria-setsize", String(shown.length));
     node.style.top = `${place * ROW_PIXELS}px`;
     const name = make("span");
-    if (runNames.length > 1) name.append(make("span", `key key-${(dialogue.run % 8) + 1}`));
+    if (runNames.length > 1) name.append(swatch(dialogue.run));
     name.append(dialogue.id);
     const turns = `${dialogue.length} ${dialogue.length === 1 ? "turn" : "turns"}`;
     node.append(name, make("span", `right verdict ${dialogue.verdict}`, dialogue.verdict),
@@ -164,6 +174,44 @@
     list.scrollTop = 0;
     paint();
     select(shown.length ? 0 : -1);
+  };
+
+  // The reader's place stands in the address: filters by their names, the open dialogue as id, turns and arm (its run).
+  // Sections have anchors of their own, which hold no "=".
+  const places = () => (location.hash.includes("=") ? new URLSearchParams(location.hash.slice(1)) : new URLSearchParams());
+  let settled = false;
+  const note = () => {
+    if (!settled) return;
+    const said = new URLSearchParams();
+    for (const [name, control] of Object.entries(controls)) {
+      if (control && control.value) said.set(name, name === "run" ? runNames[Number(control.value)] : control.value);
+    }
+    if ($("f-search").value) said.set("search", $("f-search").value);
+    if ($("f-disagree").checked) said.set("disagree", "1");
+    const dialogue = shown[chosen];
+    if (dialogue) {
+      said.set("id", dialogue.id);
+      said.set("turns", dialogue.length);
+      if (runNames.length > 1) said.set("arm", runNames[dialogue.run]);
+    }
+    try { history.replaceState(null, "", `#${said}`); } catch { /* some viewers forbid it; the page works without */ }
+  };
+  const goTo = (said) => {
+    settled = false;
+    for (const [name, control] of Object.entries(controls)) {
+      if (!control) continue;
+      const wanted = said.get(name) ?? "";
+      control.value = name === "run" && wanted ? String(runNames.indexOf(wanted)) : wanted;
+      if (control.selectedIndex < 0) control.value = "";
+    }
+    $("f-search").value = said.get("search") ?? "";
+    $("f-disagree").checked = said.get("disagree") === "1";
+    filter();
+    const place = shown.findIndex((dialogue) => dialogue.id === said.get("id") && (!said.get("turns") || String(dialogue.length) === said.get("turns"))
+      && (!said.get("arm") || runNames[dialogue.run] === said.get("arm")));
+    if (place >= 0) select(place);
+    settled = true;
+    if (said.get("id")) $("transcripts").scrollIntoView();
   };
 
   const words = (index) => make("p", "words", text(index));
@@ -260,13 +308,14 @@
     detail.scrollTop = 0;
   };
 
-  let runNames = [], judgeNames = [];
+  let runNames = [], judgeNames = [], series = [];
   const start = async () => {
     const data = JSON.parse($("data").textContent);
     const packed = await decode(data.transcripts);
     ({ strings, images } = packed);
     runNames = data.runs;
     judgeNames = data.judges;
+    series = data.series;
     all = packed.dialogues.map(unpack);
     if (controls.run) fill(controls.run, runNames.map((_, index) => String(index)), (index) => runNames[Number(index)]);
     fill(controls.scenario, unique(all.map((dialogue) => dialogue.scenario)).sort());
@@ -276,7 +325,8 @@
     // A filter with nothing to choose from only takes room.
     for (const control of [controls.scenario, controls.length, controls.outcome, controls.kind]) control.closest("label").hidden = control.options.length < 3;
     $("f-disagree").closest("label").hidden = !all.some((dialogue) => dialogue.disagree);
-    filter();
+    goTo(places());
+    addEventListener("hashchange", () => { if (location.hash.includes("=")) goTo(places()); });
     document.documentElement.dataset.ready = "true";
   };
 

@@ -21,16 +21,17 @@ from types import ModuleType
 from typing import IO, Any
 
 from safemt_api.errors import StoreError, UsageError
-from safemt_api.report import words
 from safemt_api.report.calibration_section import calibration_section
 from safemt_api.report.correction import Correction
 from safemt_api.report.defence_section import defence_section
 from safemt_api.report.heading import heading_block, page_title
 from safemt_api.report.payload import Payload, pack
 from safemt_api.report.reading import RunData
-from safemt_api.report.sections import effort_sections, score_sections, settings_section, transcript_section
+from safemt_api.report.sections import effort_sections, run_labels, score_sections, settings_section, transcript_section
+from safemt_api.report.series import series_of
 
 REPORT_FILE = "report.html"
+MOST_NAMED_CHARACTERS = 60
 NO_CHARTS = (
     "This page has no charts: they need the optional extra. Install it with pip install 'safemt-api[charts]' and write the report again."
 )
@@ -76,14 +77,14 @@ def write_page(
     charts: bool = True,
     corrections: Sequence[Correction] = (),
 ) -> Path:
-    """Write ``report.html`` into ``folder``, whole or not at all, and return its path.
+    """Write the page into ``folder``, whole or not at all, and return its path: ``report.html``, or for several runs a name of their own.
 
     Raises:
         StoreError: The file cannot be written.
         UsageError: No run is given.
     """
     text = render_page(runs, images=images, data_folder=data_folder, charts=charts, corrections=corrections)
-    target = folder / REPORT_FILE
+    target = folder / page_name(runs)
     write_atomically(target, text.encode("utf-8"))
     return target
 
@@ -96,6 +97,15 @@ def write_atomically(target: Path, data: bytes) -> None:
     """
     with atomic_file(target) as stream:
         stream.write(data)
+
+
+def page_name(runs: Sequence[RunData]) -> str:
+    """The file name of the runs' page: other runs side by side have another, so that no report takes the place of a different one."""
+    if len(runs) == 1:
+        return REPORT_FILE
+    digest = sha256("\0".join(str(run.folder.resolve()) for run in runs).encode()).hexdigest()[:8]
+    named = "-".join("".join(sign if sign.isalnum() else "-" for sign in run.name) for run in runs)
+    return f"report-{named[:MOST_NAMED_CHARACTERS].strip('-')}-{digest}.html"
 
 
 @contextmanager
@@ -130,7 +140,12 @@ def _charts_module() -> ModuleType | None:
 
 def _assemble(runs: Sequence[RunData], body: str, payload: Payload) -> str:
     style, script, template = (_asset(name) for name in ("page.css", "page.js", "page_template.html"))
-    data = {"runs": [words.printable(run.name) for run in runs], "judges": payload.judges, "transcripts": payload.transcripts}
+    data = {
+        "runs": run_labels(runs),
+        "series": [series_of(place) for place in range(len(runs))],
+        "judges": payload.judges,
+        "transcripts": payload.transcripts,
+    }
     policy = (
         f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; img-src data:; base-uri 'none'; form-action 'none'"
     )

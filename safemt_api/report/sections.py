@@ -18,7 +18,7 @@ from safemt_api.messages import PURPOSES
 from safemt_api.report import words
 from safemt_api.report.caveats import caveats
 from safemt_api.report.comparability import MARK, comparable_groups, differences
-from safemt_api.report.markup import Cell, Column, beside, block, by_run, counted, index_cell, rate, safe_text, said, section, table
+from safemt_api.report.markup import Cell, Column, beside, block, by_run, counted, index_cell, rate, safe_text, said, section, swatch, table
 from safemt_api.report.payload import Payload
 from safemt_api.report.reading import RunData, failure_curve, outcome_counts, remarks, scenario_scores
 
@@ -162,7 +162,7 @@ def _leader(run: RunData, label: str, place: int, *, turns: Sequence[int], diffe
     cost = run.summary.cost_usd.total
     status = "" if run.complete else f' <small class="second">{safe_text(run.summary.status.replace("_", " "))}</small>'
     return [
-        Cell(f'<span class="key key-{place % 8 + 1}"></span>{safe_text(label)}{status}', label),
+        Cell(f"{swatch(place)}{safe_text(label)}{status}", label),
         said(run.summary.model or words.NOTHING),
         *(said(run.judge_title) for _ in differing),
         index_cell(index),

@@ -64,7 +64,12 @@ def test_a_calibration_made_on_one_run_corrects_others_of_the_same_judge(cli: Cl
     assert "a, corrected for the judge's errors" in both.out
     assert "b, corrected for the judge's errors" in both.out
     assert "60 replies of run a labelled by hand" in plain(both.out)
-    section = Path("results/report.html").read_text(encoding="utf-8").partition('<section id="calibration"')[2].partition("</section>")[0]
+    section = (
+        next(Path("results").glob("report-a-b-*.html"))
+        .read_text(encoding="utf-8")
+        .partition('<section id="calibration"')[2]
+        .partition("</section>")[0]
+    )
     assert section.count("<h3>b</h3>") == 1
     mixed = cli("report", "a", "c", "--anyway", "--calibration", "results/a/calibration.json")
     assert mixed.code == 0

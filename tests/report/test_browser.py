@@ -252,3 +252,51 @@ def test_calibration_and_defence_stand_on_the_page_with_their_charts(make_run: M
     assert opened.complaints == []
     assert opened.outside() == []
     opened.context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_and_controls_meet_wcag_aa(make_run: MakeRun, visit: Open, scheme: str) -> None:
+    opened = visit([make_run("weak", base=0.5, panel=True, pictures=True), make_run("strong", base=0.0, step=0.1)], color_scheme=scheme)
+    opened.page.evaluate("for (const fold of document.querySelectorAll('details')) fold.open = true")
+    found = opened.page.evaluate((Path(__file__).parent / "contrasts.js").read_text(encoding="utf-8"))
+    assert sum(kind == "text" for kind, *_ in found) > 200
+    assert sum(kind == "control" for kind, *_ in found) > 5
+    assert sorted({(kind, name, round(ratio, 2)) for kind, name, ratio in found if ratio < (4.5 if kind == "text" else 3.0)}) == []
+
+
+def test_more_than_eight_runs_look_different(make_run: MakeRun, visit: Open) -> None:
+    folders = [make_run(f"run-{place}", ids_each=3, scenarios=("Fraud",), lengths=(1, 2), seed=place) for place in range(17)]
+    opened = visit(folders)
+    look = "all => all.map(one => one.getAttribute('stroke') + ' ' + one.getAttribute('stroke-dasharray'))"
+    assert len(set(opened.page.eval_on_selector_all("#scores table:first-of-type tbody svg.key line", look))) == 17
+    drawn = opened.page.eval_on_selector_all("#scores svg.chart .mark-line path", look)
+    assert len(drawn) == len(set(drawn)) == 17
+
+
+def test_the_address_holds_filters_and_the_open_dialogue(make_run: MakeRun, visit: Open, browser: Any) -> None:
+    folders = [make_run("weak", base=0.6), make_run("strong")]
+    opened = visit(folders)
+    page = opened.page
+    assert "=" not in page.url
+    page.select_option("#f-scenario", "Fraud")
+    page.select_option("#f-run", "1")
+    page.fill("#f-search", "Question")
+    page.locator("#list").press("End")
+    opened.until("location.hash.includes('search=Question')", wanted=True)
+    title, address, shown = page.inner_text("#detail h3"), page.url, opened.shown
+    assert "scenario=Fraud" in address
+    assert "run=strong" in address
+    again = browser.new_page()
+    again.goto(address)
+    again.wait_for_selector("html[data-ready]", timeout=10_000)
+    assert again.inner_text("#detail h3") == title
+    assert again.inner_text("#count") == shown
+    assert again.url == address
+    again.close()
+
+
+def test_an_address_that_names_nothing_here_shows_everything(make_run: MakeRun, visit: Open, browser: Any) -> None:
+    opened = visit([make_run()])
+    total = opened.shown
+    opened.page.goto(opened.page.url + "#run=nobody&scenario=<b>&id=nothing&length=x")
+    opened.until(COUNT, total)

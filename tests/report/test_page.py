@@ -19,10 +19,11 @@ from PIL import Image as Pictures
 
 from safemt_api.errors import StoreError, UsageError
 from safemt_api.report import payload as payload_module
-from safemt_api.report.page import render_page, write_page
+from safemt_api.report.page import page_name, render_page, write_page
 from safemt_api.report.payload import thumbnail
 from safemt_api.report.reading import read_run
 from safemt_api.report.sections import limiter_frame
+from safemt_api.report.series import series_of
 
 MakeRun = Callable[..., Path]
 ATTACK = '</script><script>window.hacked = 1</script><img src=x onerror="window.hacked = 2">'
@@ -216,3 +217,16 @@ def test_limiter_histories_of_any_shape_are_read(make_run: MakeRun) -> None:
     frame = limiter_frame({"a": {"openai": moves}, "b": odd, "c": None, "d": {"x": 1}, "e": []})
     assert frame["run"].to_list() == ["a", "a", "b · openai", "b · openai"]
     assert frame["concurrency"].to_list() == [4.0, 5.0, 4.0, 5.0]
+
+
+def test_several_runs_have_a_page_of_their_own(make_run: MakeRun, tmp_path: Path) -> None:
+    a, b, c = (read_run(make_run(name)) for name in ("a", "b", "c"))
+    names = {page_name(runs) for runs in ([a], [a, b], [b, a], [a, b, c])}
+    assert len(names) == 4
+    assert page_name([a]) == "report.html"
+    assert re.fullmatch(r"report-a-b-[0-9a-f]{8}\.html", page_name([a, b]))
+    assert write_page(tmp_path, [a, b], charts=False) == tmp_path / page_name([a, b])
+
+
+def test_a_look_is_not_given_twice_before_64_runs() -> None:
+    assert len({series_of(place) for place in range(64)}) == 64
