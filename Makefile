@@ -9,7 +9,7 @@ DEMO_RUNS := demo-safe demo-average demo-brittle
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all check format docs bench chaos test-vllm test-interop clean
+.PHONY: help setup demo test test-slow test-all check format docs bench chaos test-vllm test-interop clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -32,8 +32,10 @@ demo: $(READY) ## three simulated models on the demonstration set, and one repor
 test: $(READY) ## the tests
 	$(PYTEST) -q -n auto
 
-test-all: $(READY) ## the slow tests too
-	$(PYTEST) -q -n auto -m "not vllm"
+test-slow: $(READY) ## the slow tests: every fault as a whole run, attacks, damage
+	$(PYTEST) -q -n auto -m "slow and not vllm"
+
+test-all: test test-slow ## both
 
 check: $(READY) ## lint, format, types, documentation
 	$(BIN)/ruff check .
