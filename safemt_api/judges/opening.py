@@ -66,6 +66,11 @@ def open_judge(
     return judges[0] if last is None else WithFallback(judges[0], last)
 
 
+def reads_rubric(spec: str) -> bool:
+    """Whether what ``--judge`` was given is a judge that decides by a rubric: a chat model, or a decision endpoint."""
+    return spec.strip() != RULES_NAME and spec.partition(":")[0].strip() not in ("guard", "moderation")
+
+
 def split_model(spec: str, option: str, forms: str) -> tuple[str, str]:
     """Provider and model of ``PROVIDER:MODEL``; the model's own id may hold colons.
 

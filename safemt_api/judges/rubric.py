@@ -112,9 +112,9 @@ class Rubrics:
         return digest_of(self.general, *sent, *(part for pair in sorted(self.by_scenario.items()) for part in pair))
 
     @property
-    def title(self) -> str:
-        """The set as it is named beside scores: its name and the beginning of its digest."""
-        return f"{self.name} ({self.digest[:8]})"
+    def record(self) -> dict[str, str]:
+        """The set as run files and summaries name it."""
+        return {"name": self.name, "digest": self.digest}
 
 
 def plain_scenario(name: str) -> str:

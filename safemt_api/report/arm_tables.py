@@ -33,9 +33,9 @@ def defence_report(record: Record) -> RenderableType:
 def header(record: Record) -> Text:
     """What was measured."""
     counts = record["dialogues"]
-    lengths = words.listed(tuple(record["lengths"]))
+    lengths, judge = words.listed(tuple(record["lengths"])), judge_title(record["judge"], record.get("rubric"))
     return _plain(
-        f"Defence of {record['model']} ({record['provider']}), {record['protocol']}, lengths {lengths}, {judge_title(record['judge'])}: "
+        f"Defence of {record['model']} ({record['provider']}), {record['protocol']}, lengths {lengths}, {judge}: "
         f"{counts['harmful']:,} harmful and {counts['benign']:,} benign dialogues"
     )
 

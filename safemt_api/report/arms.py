@@ -22,7 +22,7 @@ from safemt_api.metrics.defence import BenignRate, DefenceEffect, benign_rate, d
 from safemt_api.metrics.frames import KEY
 from safemt_api.metrics.safety_index import safety_index_with_interval
 from safemt_api.metrics.uncertainty import Estimate
-from safemt_api.report.reading import RunData, score_frame, turn_frame
+from safemt_api.report.reading import BASELINE_JUDGE, RunData, score_frame, turn_frame
 from safemt_api.runs.defending import DEFENCE_SCHEMA
 
 TURN_KEY = (*KEY, "turn")
@@ -57,7 +57,8 @@ def measure_defence(undefended: RunData, defended: Sequence[RunData], *, resampl
     record = {
         "schema": DEFENCE_SCHEMA,
         **{name: getattr(summary, name) for name in SHARED},
-        "baseline_judge": undefended.judge_title != summary.judge,
+        "baseline_judge": summary.judge == BASELINE_JUDGE,
+        "rubric": None if summary.rubric is None else summary.rubric.model_dump(),
         "dialogues": {kind: _dialogues(undefended, kind).height for kind in ("harmful", "benign")},
         "undefended": _undefended(undefended, again),
         "moderators": [_arm(undefended, arm, again) for arm in defended],
@@ -67,7 +68,7 @@ def measure_defence(undefended: RunData, defended: Sequence[RunData], *, resampl
 
 
 def _refuse_unlike(undefended: RunData, arm: RunData) -> None:
-    differing = [name for name in SHARED if getattr(undefended.summary, name) != getattr(arm.summary, name)]
+    differing = [name for name in (*SHARED, "rubric") if getattr(undefended.summary, name) != getattr(arm.summary, name)]
     if differing:
         raise UsageError(f"{arm.name} and {undefended.name} are no arms of one defence: they differ in {', '.join(differing)}")
 

@@ -99,7 +99,7 @@ def _effects(record: Record) -> str:
         index = arm["safety_index"] and arm["safety_index"]["after"]
         rows.append([_name(place, arm["moderator"]), _index(index), *(_asr(own.get(turn), "asr_after", "after") for turn in turns)])
     lengths = words.listed(tuple(record["lengths"]))
-    judge = words.printable(judge_title(record["judge"]))
+    judge = words.printable(judge_title(record["judge"], record.get("rubric")))
     return table(columns, rows, caption=f"ASR by {_word(record)}; SI over lengths {lengths}; judge: {judge}. Intervals are 95%.")
 
 

@@ -137,6 +137,13 @@ class Stopping(_Part):
     usd_saved: float | None = None
 
 
+class RubricSet(_Part):
+    """The set of rubrics that judges decided by."""
+
+    name: str
+    digest: str
+
+
 class Summary(_Part):
     """``summary.json`` as promised to users and scripts."""
 
@@ -147,6 +154,7 @@ class Summary(_Part):
     model: str | None = None
     protocol: Protocol
     judge: str | None = None
+    rubric: RubricSet | None = None
     moderator: str | None = None
     lengths: tuple[int, ...] = ()
     seed: int | None = None
@@ -182,7 +190,8 @@ class RunData:
     @property
     def judge_title(self) -> str:
         """The judge as it must be named beside every score."""
-        return judge_title(self.summary.judge)
+        rubric = self.summary.rubric
+        return judge_title(self.summary.judge, None if rubric is None else rubric.model_dump())
 
     @property
     def complete(self) -> bool:
@@ -211,11 +220,12 @@ def _moment(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def judge_title(judge: str | None) -> str:
-    """A judge's name for readers: the rule-based one is always called a baseline."""
+def judge_title(judge: str | None, rubric: Mapping[str, str] | None = None) -> str:
+    """A judge's name for readers: the rule-based one is always called a baseline; a set of rubrics is named with its digest's beginning."""
     if judge is None:
         return "no judge"
-    return f"baseline judge ({judge})" if judge == BASELINE_JUDGE else judge
+    title = f"baseline judge ({judge})" if judge == BASELINE_JUDGE else judge
+    return title if rubric is None else f"{title}, rubric {rubric['name']} {rubric['digest'][:8]}"
 
 
 def read_run(folder: Path) -> RunData:

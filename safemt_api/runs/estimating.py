@@ -15,7 +15,6 @@ from typing import Any
 from safemt_api.dataset.images import fitting_size
 from safemt_api.dataset.inspection import ImageError, inspect_image
 from safemt_api.judges.base import N_TRIES, verdict_tokens
-from safemt_api.judges.rubric_sets import load_rubrics
 from safemt_api.judges.rules import RULES_NAME
 from safemt_api.messages import Call, Dialogue, Image, Message, Purpose, Route, Usage, user
 from safemt_api.prices import Price, find_price
@@ -148,7 +147,7 @@ def _tallies(plan: Plan) -> Iterator[_Tally]:
         extra_tokens=guidance,
         output=(own, cap),
     )
-    rubric = max((rubric.system for rubric in load_rubrics(plan.settings.rubric).by_name.values()), key=len)
+    rubric = "" if plan.rubrics is None else max((rubric.system for rubric in plan.rubrics.by_name.values()), key=len)
     for spec in plan.judges:
         if spec != RULES_NAME:
             yield _asked(plan, "judge", spec, system=rubric, replies=(reply, cap))

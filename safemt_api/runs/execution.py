@@ -359,6 +359,7 @@ def manifest(plan: Plan, execution: Execution, started: datetime, ended: datetim
         "ended_utc": None if ended is None else _second(ended),
         "identity": dict(plan.identity),
         "judge_digest": execution.judge.digest,
+        "rubric": None if plan.rubrics is None else plan.rubrics.record,
         "moderator_digest": execution.moderator.digest if execution.moderator else None,
         "settings": resolved_record(plan),
         "data": {"folder": str(plan.dataset.folder), "name": plan.dataset.name, "fingerprint": plan.dataset.fingerprint},

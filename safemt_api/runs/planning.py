@@ -18,7 +18,9 @@ from safemt_api.dataset.shipped import demonstration_folder
 from safemt_api.dialogues import Target
 from safemt_api.errors import UsageError
 from safemt_api.judges.endpoints import DECISION_MODELS, MODERATION_MODELS
-from safemt_api.judges.opening import with_default_model
+from safemt_api.judges.opening import reads_rubric, with_default_model
+from safemt_api.judges.rubric import Rubrics
+from safemt_api.judges.rubric_sets import load_rubrics
 from safemt_api.judges.rules import RULES_NAME
 from safemt_api.messages import Parameters, Purpose
 from safemt_api.moderators.opening import NO_MODERATOR
@@ -61,6 +63,8 @@ class Plan:
     identity: Mapping[str, Any]
     remarks: tuple[str, ...] = ()
     resumed: bool = False
+    rubrics: Rubrics | None = None
+    """What the judges judge by; ``None`` where none of them reads a rubric."""
 
     @property
     def judge_name(self) -> str:
@@ -104,9 +108,11 @@ def make_plan(settings: EvalSettings, *, router: Router, environ: Mapping[str, s
     _check_usable(judging if judging_only else (destination, *judging, *moderating), settings, environ)
     dataset, remarks = choose_data(settings, environ)
     target = Target(destination.route, _parameters(settings, profile, model), settings.system)
+    rubrics = _rubrics(settings, judges)
     run = settings.run or default_name(provider, model, settings)
     identity = {
         **_identity(settings, target, dataset, judges, moderator),
+        "rubric": None if rubrics is None else rubrics.digest,
         "judge_endpoints": [one.route.endpoint for one in judging],
         "moderator_endpoint": [one.route.endpoint for one in moderating],
     }
@@ -124,6 +130,7 @@ def make_plan(settings: EvalSettings, *, router: Router, environ: Mapping[str, s
         identity=identity,
         remarks=(*replacements(settings.providers), *remarks, *(_without_store(settings, before) if judging_only else ())),
         resumed=before is not None,
+        rubrics=rubrics,
     )
     check_still_same(plan, before or {}, judging_only=judging_only)
     return plan
@@ -236,11 +243,19 @@ def _identity(
         "scenarios": sorted(settings.scenarios),
         "kinds": sorted(settings.kinds),
         "judge": list(judges),
-        "rubric": _file_digest(settings.rubric, "--rubric"),
         "moderator": moderator,
         "moderator_failure": settings.moderator_failure if moderator else None,
         "policies": _folder_digest(settings.policies) if moderator else None,
     }
+
+
+def _rubrics(settings: EvalSettings, judges: tuple[str, ...]) -> Rubrics | None:
+    asked = [*judges, *([settings.judge_fallback] if settings.judge_fallback else [])]
+    if not any(reads_rubric(spec) for spec in asked):
+        if settings.rubric is not None:
+            raise UsageError(f"--rubric {settings.rubric}: no judge here reads a rubric ({', '.join(asked)}); give --judge PROVIDER:MODEL")
+        return None
+    return load_rubrics(settings.rubric)
 
 
 def _file_digest(file: Path | None, option: str) -> str | None:

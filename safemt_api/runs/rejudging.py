@@ -193,6 +193,7 @@ def _replace(plan: Plan, judging: Rejudging) -> dict[str, Any]:
     summary |= {
         "judge": plan.judge_name,
         "baseline_judge": plan.judges == (RULES_NAME,),
+        "rubric": None if plan.rubrics is None else plan.rubrics.record,
         **scores(folder, plan.settings.protocol),
         "cost_usd": _cost(summary["cost_usd"], judging),
         "judged_again": {"sent": statistics.sent, "from_store": statistics.from_store, "retried": statistics.retried},
@@ -203,7 +204,13 @@ def _replace(plan: Plan, judging: Rejudging) -> dict[str, Any]:
     again = [*manifest.get("judged_again_utc", []), datetime.now(UTC).isoformat(timespec="seconds")]
     record = {**manifest.get("settings", {}), **_judge_settings(plan)}
     write_json(folder / SUMMARY_FILE, summary)
-    changed = {"identity": dict(plan.identity), "judge_digest": judging.judge.digest, "settings": record, "judged_again_utc": again}
+    changed = {
+        "identity": dict(plan.identity),
+        "judge_digest": judging.judge.digest,
+        "rubric": summary["rubric"],
+        "settings": record,
+        "judged_again_utc": again,
+    }
     write_json(folder / MANIFEST_FILE, {**manifest, **judging.claim.record, **changed})
     return summary
 

@@ -129,7 +129,14 @@ class EvalSettings:
     ] = None
     judge_base_url: Annotated[str | None, Option(Group.JUDGE, "Address of the judge's server.", "URL", commands=JUDGING)] = None
     rubric: Annotated[
-        Path | None, Option(Group.JUDGE, "Your own criteria for harmful dialogues, instead of the shipped ones.", "FILE", commands=JUDGING)
+        Path | None,
+        Option(
+            Group.JUDGE,
+            "Criteria of judges that read a rubric: safemt (the paper's, the default), safemt-general (its general rubric for all), "
+            "careful (stricter), or a folder or file of your own.",
+            "NAME|DIR",
+            commands=JUDGING,
+        ),
     ] = None
     moderator: Annotated[
         str | None,
@@ -246,6 +253,9 @@ def settings_record(settings: EvalSettings) -> dict[str, Any]:
     """All settings as JSON values for the run file, from which ``settings_from_record`` makes them again; they never hold a key."""
     recorded = {one.name for one in options() if one.option.recorded}
     values = {name: value for name, value in asdict(settings).items() if name in recorded}
+    from safemt_api.judges.rubric_sets import rubric_record  # noqa: PLC0415 (loads pydantic, which --help must not)
+
+    values["rubric"] = rubric_record(settings.rubric)
     return {name: str(value.absolute()) if isinstance(value, Path) else value for name, value in values.items()}
 
 

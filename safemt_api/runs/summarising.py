@@ -44,6 +44,7 @@ def summarise(plan: Plan, collector: Collector, played: Played) -> dict[str, Any
         "protocol": plan.settings.protocol,
         "judge": plan.judge_name,
         "baseline_judge": plan.judges == (RULES_NAME,),
+        "rubric": None if plan.rubrics is None else plan.rubrics.record,
         "moderator": plan.moderator,
         "lengths": list(plan.dataset.lengths),
         "seed": plan.settings.seed,

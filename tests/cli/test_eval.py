@@ -40,6 +40,23 @@ def test_json_is_exactly_the_summary(cli: Cli, small: Small) -> None:
     assert json.loads(said.out) == json.loads(Path("results/first/summary.json").read_text(encoding="utf-8"))
 
 
+def test_a_rubric_set_is_named_wherever_its_verdicts_are(cli: Cli, small: Small) -> None:
+    assert cli(*small, "--run", "first", "--judge", "simulator:sim-judge").code == 0
+    said = cli("judge", "first", "--judge", "simulator:sim-judge", "--rubric", "careful")
+    assert said.code == 0
+    summary, manifest = (json.loads(Path(f"results/first/{name}.json").read_text(encoding="utf-8")) for name in ("summary", "run"))
+    assert summary["rubric"] == manifest["rubric"]
+    assert summary["rubric"]["name"] == "careful"
+    assert manifest["settings"]["rubric"] == "careful"
+    title = f"simulator:sim-judge, rubric careful {summary['rubric']['digest'][:8]}"
+    assert " ".join(said.out.split()).count(title) >= 3
+    assert title in Path("results/first/report.html").read_text(encoding="utf-8")
+    assert cli("resume", "first").code == 0
+    other = cli(*small, "--run", "first", "--judge", "simulator:sim-judge")
+    assert other.code == 2
+    assert "rubric: " in other.err
+
+
 def test_a_run_that_is_done_is_answered_from_the_store(cli: Cli, small: Small) -> None:
     cli(*small, "--run", "first")
     for words in ((*small, "--run", "first"), ("resume", "first"), ("resume", "results/first")):

@@ -46,7 +46,8 @@ def test_planning_alone_leaves_no_file(tmp_path: Path) -> None:
         ({"judges": ("moderation:groq",)}, "name the model too"),
         ({"lengths": (3,)}, "3"),
         ({"scenarios": ("Nonsense",)}, "no such scenario"),
-        ({"rubric": Path("missing.toml")}, "--rubric missing.toml: cannot be read"),
+        ({"rubric": Path("missing"), "judges": ("simulator:sim-judge",)}, "--rubric missing: no such set, folder or file"),
+        ({"rubric": Path("careful")}, r"no judge here reads a rubric \(rules\)"),
         ({"moderator": "simulator:sim-moderator", "policies": Path("missing")}, "--policies missing: no such folder"),
     ],
 )
@@ -124,3 +125,19 @@ def test_a_name_becomes_part_of_a_file_name(text: str, name: str) -> None:
 
 def test_the_usual_name_holds_no_folder_separators() -> None:
     assert "/" not in default_name("together", "org/model", EvalSettings())
+
+
+@pytest.mark.parametrize("judges", [("rules",), ("guard:simulator:llama-guard",), ("moderation:simulator:m",)])
+def test_judges_that_read_no_rubric_have_none(tmp_path: Path, judges: tuple[str, ...]) -> None:
+    planned = plan(tmp_path, judges=judges)
+    assert planned.rubrics is None
+    assert planned.identity["rubric"] is None
+
+
+def test_the_rubric_decides_which_run_it_is(tmp_path: Path) -> None:
+    by_name = {name: plan(tmp_path, judges=("simulator:sim-judge",), rubric=name and Path(name)) for name in (None, "safemt", "careful")}
+    digests = [by_name[name].identity["rubric"] for name in (None, "safemt", "careful")]
+    assert digests[0] == digests[1] != digests[2]
+    usual = by_name[None].rubrics
+    assert usual is not None
+    assert usual.name == "safemt"
