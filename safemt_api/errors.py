@@ -199,6 +199,14 @@ class DialogueError(CallError):
     """This dialogue cannot be completed (too long, bad image, rejected request); others can."""
 
 
+class PictureTooLargeError(DialogueError):
+    """A picture is larger than the model looks at, and the vendor names the largest side that it would take."""
+
+    def __init__(self, message: str, *, max_side_pixels: int, status: int | None = None, code: str | None = None) -> None:
+        self.max_side_pixels = max_side_pixels
+        super().__init__(message, status=status, code=code)
+
+
 class RetriesExhaustedError(DialogueError):
     """Transient failures went on until the cap on attempts or elapsed time was reached."""
 

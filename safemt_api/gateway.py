@@ -9,6 +9,7 @@ The only module that knows adapters, limits and store together; nothing above it
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -16,14 +17,15 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import anyio
-import anyio.to_thread
 from tenacity import RetryCallState
 
 from safemt_api.adapters.base import Adapter, Received, Timeouts
+from safemt_api.dataset.images import fitted
 from safemt_api.errors import (
     CallError,
     ConnectionFailedError,
     EndpointError,
+    PictureTooLargeError,
     RateLimitedError,
     ServerError,
     StalledError,
@@ -34,8 +36,9 @@ from safemt_api.errors import (
 from safemt_api.limits.budget import Ledger, Reservation
 from safemt_api.limits.fleet import Endpoint, Fleet
 from safemt_api.limits.limiter import Limiter, LimiterStatistics, Slot
+from safemt_api.limits.picture_memory import PictureMemory
 from safemt_api.limits.retry import DEFAULT_RETRY_POLICY, Attempts, RetryPolicy
-from safemt_api.messages import PURPOSES, Answer, Call, Outcome, Purpose, Reply, Route, Usage
+from safemt_api.messages import PURPOSES, Answer, Call, Image, Message, Outcome, Purpose, Reply, Route, Usage
 from safemt_api.prices import Price
 from safemt_api.profiles import ImageRules, Profile
 from safemt_api.store.keys import canonical_request, request_key
@@ -141,6 +144,7 @@ class Gateway:
         store: Where replies are kept.
         ledger: The run's money.
         open_account: Makes the account of a route on first use.
+        profile_of: Finds what is known of a route's vendor, whether or not it will be called.
         timeouts: ``total_seconds`` is enforced here, as a scope around each attempt.
         retry_policy: Caps on attempts and elapsed time of one call.
     """
@@ -151,13 +155,17 @@ class Gateway:
         store: TurnStore,
         ledger: Ledger,
         open_account: Callable[[Route], Account],
+        profile_of: Callable[[Route], Profile],
         timeouts: Timeouts,
         retry_policy: RetryPolicy = DEFAULT_RETRY_POLICY,
     ) -> None:
-        self._store, self._ledger, self._open_account = store, ledger, open_account
+        self._store, self._ledger = store, ledger
+        self._open_account, self._profile_of = open_account, profile_of
         self._timeouts, self._policy = timeouts, retry_policy
         self._accounts: dict[tuple[str, str, str], Account] = {}
         self._under_way: dict[str, anyio.Event] = {}
+        self._pictures = PictureMemory()
+        self._named_sides: dict[tuple[str, str], int] = {}
         self._counts: Counter[str] = Counter()
         self._calls: Counter[Purpose] = Counter()
         self._usage = dict.fromkeys(PURPOSES, Usage())
@@ -174,6 +182,27 @@ class Gateway:
             StopRunError: The run cannot go on (account, address, budget, stall).
             StoreError: The reply cannot be kept.
         """
+        try:
+            return await self._answer(self._with_pictures_fitted(call))
+        except PictureTooLargeError as error:
+            # What the profile says of the model's size is wrong or missing: the vendor's own word holds for the rest of the run.
+            model = call.route.profile, call.route.model
+            if error.max_side_pixels >= self._named_sides.get(model, math.inf):
+                raise
+            self._named_sides[model] = error.max_side_pixels
+            return await self._answer(self._with_pictures_fitted(call))
+
+    def _with_pictures_fitted(self, call: Call) -> Call:
+        """The call with its pictures as its receiver takes them."""
+        if not any(message.images for message in call.messages):
+            return call
+        rules = self._profile_of(call.route).image_rules(call.route.model)
+        side = self._named_sides.get((call.route.profile, call.route.model))
+        if side is not None:
+            rules = rules.model_copy(update={"max_side_pixels": min(side, rules.max_side_pixels or side)})
+        return replace(call, messages=tuple(_fitted(message, call.purpose, rules) for message in call.messages))
+
+    async def _answer(self, call: Call) -> Answer:
         request = canonical_request(call)
         key = request_key(request)
         while key in self._under_way:
@@ -263,8 +292,7 @@ class Gateway:
 
     async def _send(self, order: _Order, progress: _Progress) -> Received:
         account = order.account
-        await _make_ready(order.call)
-        async with account.limiter.slot(order.tokens) as slot:
+        async with self._pictures.ready(order.call), account.limiter.slot(order.tokens) as slot:
             progress.leaves()
             with account.fleet.endpoint() as endpoint:
                 self._counts["sent"] += 1
@@ -375,10 +403,10 @@ def _is_sendable(text: str) -> bool:
     return True
 
 
-async def _make_ready(call: Call) -> None:
-    for image in (image for message in call.messages for image in message.images if not image.is_ready):
-        # Shrinking a large picture takes tens of milliseconds: on a thread, so that other calls go on meanwhile.
-        await anyio.to_thread.run_sync(getattr, image, "data")
+def _fitted(message: Message, receiver: Purpose, rules: ImageRules) -> Message:
+    if not message.images:
+        return message
+    return replace(message, parts=tuple(fitted(part, receiver, rules) if isinstance(part, Image) else part for part in message.parts))
 
 
 def _teach(slot: Slot, error: TransientError) -> None:

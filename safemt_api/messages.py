@@ -34,18 +34,51 @@ class Text:
     text: str
 
 
+KEPT_BASE64_CHARACTERS = 2_000_000
+"""A longer text is made anew for each call: it takes a millisecond, and would stay in memory as long as its dialogue."""
+
+Make = Callable[[Callable[[], bool]], bytes]
+"""Makes a picture's bytes; gives up as soon as the function it is handed says so (its answer is then no longer wanted)."""
+
+
 class Image:
     """A picture ready to be sent: bytes as the vendor will get them, encoded at most once.
 
     ``digest`` identifies what is sent; it alone decides equality, and it alone enters keys and files.
-    ``data`` may be given as a function without arguments: it is then called on first need, so that a stored reply costs no encoding.
+    ``data`` may be given as a function: it is then called on first need, so that a stored reply costs no encoding.
+    ``memory_bytes`` is the most that making the bytes holds in memory beside them; ``file_bytes`` is their number where they are just
+    read from a file, and so may be let go of and read again. Both are 0 for bytes that were given.
     """
 
-    __slots__ = ("_base64", "_data", "digest", "height_pixels", "media_type", "width_pixels")
+    __slots__ = (
+        "__weakref__",
+        "_base64",
+        "_bytes",
+        "_make",
+        "digest",
+        "file_bytes",
+        "height_pixels",
+        "media_type",
+        "memory_bytes",
+        "width_pixels",
+    )
 
-    def __init__(self, data: bytes | Callable[[], bytes], *, digest: str, media_type: str, width_pixels: int, height_pixels: int) -> None:
-        self._data, self.digest, self.media_type = data, digest, media_type
+    def __init__(
+        self,
+        data: bytes | Make,
+        *,
+        digest: str,
+        media_type: str,
+        width_pixels: int,
+        height_pixels: int,
+        memory_bytes: int = 0,
+        file_bytes: int = 0,
+    ) -> None:
+        self._bytes = data if isinstance(data, bytes) else None
+        self._make = None if isinstance(data, bytes) else data
+        self.digest, self.media_type = digest, media_type
         self.width_pixels, self.height_pixels = width_pixels, height_pixels
+        self.memory_bytes, self.file_bytes = memory_bytes, file_bytes
         self._base64: str | None = None
 
     @property
@@ -55,21 +88,34 @@ class Image:
         Raises:
             DialogueError: The picture cannot be made ready (raised by the function that was given).
         """
-        if not isinstance(self._data, bytes):
-            self._data = self._data()
-        return self._data
+        return self.made(_never)
+
+    def made(self, stopped: Callable[[], bool]) -> bytes:
+        """The same, but making them ends early (with whatever error) once ``stopped`` says that nobody waits for them any more."""
+        if self._bytes is None:
+            assert self._make is not None  # noqa: S101 (one of the two is always there)
+            self._bytes = self._make(stopped)
+        return self._bytes
 
     @property
     def is_ready(self) -> bool:
         """Whether the bytes are made; if not, making them takes long enough to belong on a thread."""
-        return isinstance(self._data, bytes)
+        return self._bytes is not None
+
+    def release(self) -> None:
+        """Let go of bytes that can be made again."""
+        if self._make is not None:
+            self._bytes = self._base64 = None
 
     @property
     def base64(self) -> str:
-        """The bytes as base64 text, made on first use and kept."""
-        if self._base64 is None:
-            self._base64 = b64encode(self.data).decode("ascii")
-        return self._base64
+        """The bytes as base64 text, kept where it is short."""
+        if self._base64 is not None:
+            return self._base64
+        text = b64encode(self.data).decode("ascii")
+        if len(text) <= KEPT_BASE64_CHARACTERS:
+            self._base64 = text
+        return text
 
     @property
     def data_url(self) -> str:
@@ -84,6 +130,10 @@ class Image:
 
     def __repr__(self) -> str:
         return f"Image({self.digest[:19]}…, {self.media_type}, {self.width_pixels}x{self.height_pixels})"
+
+
+def _never() -> bool:
+    return False
 
 
 Part = Text | Image

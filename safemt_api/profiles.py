@@ -59,6 +59,10 @@ class ImageRules(_Facts):
     max_bytes: PositiveInt | None = Field(None, description="largest picture file, before base64")
     max_side_pixels: PositiveInt | None = Field(None, description="longest side")
     max_pixels: PositiveInt | None = Field(None, description="width times height")
+    max_patches: PositiveInt | None = Field(
+        None, description="squares of patch_pixels by patch_pixels that it takes to cover the picture: the model's native size"
+    )
+    patch_pixels: PositiveInt = Field(28, description="side of a patch")
     token_rule: ImageTokenRule = Field("fixed", description="how a picture is counted in input tokens")
     tokens_per_image: PositiveInt = Field(1500, description="upper bound for rules that do not look at the size")
     token_multiplier: float = Field(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -12,16 +13,20 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
+import PIL.Image
 import pytest
 import trio.testing
 
 from safemt_api.adapters.base import Adapter, QuotaHint, Received, Timeouts
+from safemt_api.dataset import images
+from safemt_api.dataset.images import SourceImage, open_source
 from safemt_api.errors import (
     AccountError,
     BudgetExhaustedError,
     ConnectionFailedError,
     DialogueError,
     EndpointError,
+    PictureTooLargeError,
     RateLimitedError,
     RetriesExhaustedError,
     ServerError,
@@ -74,12 +79,11 @@ def profile(price: ModelPrice | None = None, *, local: bool = False) -> Profile:
     models = (
         ModelFacts(match="unpriced", **SOURCE),
         ModelFacts(match="looks-closely", images=own, price=priced, **SOURCE),
+        ModelFacts(match="sees-small-png", images=ImageRules(media_types=("image/png",), max_side_pixels=30, **SOURCE), **SOURCE),
         ModelFacts(match="*", max_output_tokens=1000, price=priced, **SOURCE),
     )
-    images = ImageRules(token_rule="fixed", tokens_per_image=10, **SOURCE)
-    return Profile(
-        name="vendor", title="Vendor", wire_format="openai_chat", images=images, limits=Limits(**SOURCE), models=models, **SOURCE
-    )
+    usual = ImageRules(token_rule="fixed", tokens_per_image=10, **SOURCE)
+    return Profile(name="vendor", title="Vendor", wire_format="openai_chat", images=usual, limits=Limits(**SOURCE), models=models, **SOURCE)
 
 
 def call(text: str = "hello", *, model: str = "m", purpose: Purpose = "target", **changes: Any) -> Call:
@@ -133,6 +137,7 @@ def house(tmp_path: Path) -> Opener:
                 store=store,
                 ledger=money,
                 open_account=open_account,
+                profile_of=lambda _route: profile(),
                 timeouts=timeouts or Timeouts(),
                 retry_policy=policy or RetryPolicy(),
             )
@@ -458,6 +463,52 @@ async def test_pictures_count_by_the_models_own_rule(house: Opener) -> None:
                 await built.gateway.ask(call(model=model, messages=(user("hello", image),)))
             committed.append(built.ledger.committed_usd())
     assert committed[1] - committed[0] == pytest.approx((5000 - 10) * 1.0 / 1e6)
+
+
+def gif(folder: Path) -> SourceImage:
+    target = io.BytesIO()
+    PIL.Image.linear_gradient("L").resize((60, 40)).save(target, "GIF")
+    (folder / "a.gif").write_bytes(target.getvalue())
+    return open_source(folder, "a.gif")
+
+
+async def test_each_receiver_gets_the_picture_by_its_own_rules_and_the_change_is_told(house: Opener, tmp_path: Path) -> None:
+    source = gif(tmp_path)
+    vendor = FakeVendor([GOOD])
+    async with house(vendor) as built:
+        await built.gateway.ask(call(messages=(user("hello", source),)))
+        await built.gateway.ask(call(model="sees-small-png", purpose="judge", messages=(user("hello", source),)))
+    sent, judged = (one.messages[0].images[0] for one in vendor.calls)
+    assert (sent.digest, sent.media_type, sent.data) == (source.digest, "image/gif", source.data)
+    assert (judged.media_type, PIL.Image.open(io.BytesIO(judged.data)).size) == ("image/png", (30, 20))
+    assert source.digest_given == source.digest
+    assert source.note is not None
+    assert source.note.startswith("for the judge: picture shrunk from 60x40 to 30x20, image/gif → image/png")
+
+
+async def test_a_stored_reply_costs_no_decoding(house: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = call(model="sees-small-png", messages=(user("hello", gif(tmp_path)),))
+    async with house(FakeVendor([GOOD])) as built:
+        await built.gateway.ask(asked)
+        monkeypatch.setattr(images, "render", lambda *_: pytest.fail("decoded"))
+        again = await built.gateway.ask(replace(asked, messages=(user("hello", gif(tmp_path)),)))
+    assert again.from_store
+
+
+async def test_a_size_that_the_vendor_names_is_taken_at_its_word_once_and_for_the_rest_of_the_run(house: Opener, tmp_path: Path) -> None:
+    too_large = PictureTooLargeError("too large", max_side_pixels=30)
+    vendor = FakeVendor([too_large, GOOD])
+    async with house(vendor) as built:
+        source = gif(tmp_path)
+        await built.gateway.ask(call(messages=(user("hello", source),)))
+        await built.gateway.ask(call("other", messages=(user("other", gif(tmp_path)),)))
+    assert [one.messages[0].images[0].width_pixels for one in vendor.calls] == [60, 30, 30]
+    assert source.note == "picture shrunk from 60x40 to 30x20, image/gif → image/png: a side over 30 pixels"
+    stubborn = FakeVendor([too_large])
+    async with house(stubborn, run="another") as built:
+        with pytest.raises(PictureTooLargeError):
+            await built.gateway.ask(call("third", messages=(user("third", gif(tmp_path)),)))
+    assert len(stubborn.calls) == 2
 
 
 async def test_headers_teach_the_accounts_limiter_and_purposes_share_it(house: Opener) -> None:

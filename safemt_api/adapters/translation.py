@@ -23,13 +23,14 @@ import anyio
 
 from safemt_api.adapters.base import QuotaHint, Received
 from safemt_api.adapters.headers import quota_hints, retry_after_seconds
-from safemt_api.adapters.reading import first, label, mapping, names, one_line, parse, scrub, sequence, words
+from safemt_api.adapters.reading import count, first, label, mapping, names, one_line, parse, scrub, sequence, words
 from safemt_api.adapters.sdk_errors import NOT_CONNECTED, Kind, kind_of
 from safemt_api.errors import (
     AccountError,
     ConnectionFailedError,
     DialogueError,
     EndpointError,
+    PictureTooLargeError,
     RateLimitedError,
     SafeMTError,
     ServerError,
@@ -362,7 +363,10 @@ _MODEL_CODES = names(
 _PARAMETER_CODES = ("unsupported_value", "unsupported_parameter", "unknown_parameter", "invalid_json_schema")
 _KEY_CODES = ("invalid_api_key", "api_key_invalid", "authentication_error", "invalid_authentication", "unauthorized", "unauthenticated")
 _BROKEN_OUTPUT_CODES = ("json_validate_failed",)
-_DIALOGUE_CODES = ("context_length_exceeded", "string_above_max_length", "request_too_large", "image_dimensions_too_large", "invalid_image")
+TOO_LARGE_A_PICTURE = "image_dimensions_too_large"
+"""Anthropic's code; its details name the largest side that fits (anthropic SDK, types/image_dimensions_too_large_error_details.py)."""
+
+_DIALOGUE_CODES = ("context_length_exceeded", "string_above_max_length", "request_too_large", TOO_LARGE_A_PICTURE, "invalid_image")
 _REJECTED = frozenset({400, 403, 422, 451, 0})
 _MAYBE_BILLED = frozenset({0, 408, 499, 502, 504, 520, 524})
 
@@ -495,7 +499,11 @@ def _make_server(case: _Case) -> SafeMTError:
 
 def _make_dialogue(case: _Case) -> SafeMTError:
     said = case.said or f": {case.failure.parameter or 'no reason given'}"
-    return DialogueError(f"{case.who} rejects the request ({case.where}){said}", status=case.failure.status or None, code=case.code)
+    sentence = f"{case.who} rejects the request ({case.where}){said}"
+    side = count(mapping(case.failure.error.get("details")).get("max_side_length_pixels"))
+    if side and case.failure.has(TOO_LARGE_A_PICTURE):
+        return PictureTooLargeError(sentence, max_side_pixels=side, status=case.failure.status or None, code=case.code)
+    return DialogueError(sentence, status=case.failure.status or None, code=case.code)
 
 
 def _is_model(failure: Failure) -> bool:

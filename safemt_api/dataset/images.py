@@ -1,102 +1,192 @@
-"""Pictures made ready for a vendor: read once and late, sent as they are where the vendor's rules allow, re-encoded only when needed."""
+"""Pictures made ready for whoever gets them: read late, sent as they are where the receiver's rules allow, re-encoded once where not."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
-from math import sqrt
+from math import ceil, sqrt
 from pathlib import Path
+from typing import IO, Any
+from weakref import WeakValueDictionary
 
-import PIL.Image
-import PIL.ImageOps
-
-from safemt_api.dataset.inspection import FORMATS, ImageError, Inspection, inspect_stream, open_image, open_picture, reason_of
+from safemt_api.dataset.inspection import ImageError, Inspection, inspect_stream, open_image, open_picture, reason_of
 from safemt_api.dataset.parsing import shown
+from safemt_api.dataset.pixels import MOST_BYTES, MOST_PIXELS, ON_SIDE, UPRIGHT, Fit, StoppedError, render, rendering_bytes
 from safemt_api.errors import DialogueError
-from safemt_api.messages import Image
+from safemt_api.messages import PURPOSES, Image, Purpose
 from safemt_api.profiles import ImageRules
 
-JPEG_QUALITIES = (95, 90, 85, 75, 65, 50, 35, 20)
-"""Tried in turn until the picture has few enough bytes."""
+KEPT_BYTES = 1_000_000
+"""A larger file is read again when it is sent, rather than held from the first look at it on."""
 
-FIT_VERSION = 1
-"""Enters the digest of a re-encoded picture; raised when the way of re-encoding changes."""
+HASHED_AT_ONCE_BYTES = 1 << 20
 
 ENCODABLE = ("image/png", "image/jpeg", "image/webp")
 ORIENTATION_TAG = 0x0112
-ORIENTATIONS_ON_SIDE = (5, 6, 7, 8)
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A picture ready to be sent; ``note`` says what was changed to fit the vendor's rules, ``None`` when it goes out as it is."""
+    """A picture ready to be sent; ``note`` says what was changed to fit the receiver's rules, ``None`` when it goes out as it is."""
 
     image: Image
     note: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Fit:
-    """How a picture must be re-encoded to suit a vendor, known before it is done. The sides are the most the result can have."""
+class _File:
+    """A picture file as it was when first looked at; ``kept`` holds its bytes where they are few."""
 
-    media_type: str
-    width_pixels: int
-    height_pixels: int
-    max_bytes: int | None
-    reasons: tuple[str, ...]
+    folder: Path
+    image_path: str
+    sha256_hex: str
+    inspection: Inspection
+    kept: bytes | None
 
     @property
-    def mark(self) -> str:
-        """A short stable hash of what decides the result, beside the source bytes."""
-        text = f"{FIT_VERSION},{self.media_type},{self.width_pixels},{self.height_pixels},{self.max_bytes}"
-        return sha256(text.encode()).hexdigest()[:12]
+    def as_it_is(self) -> dict[str, Any]:
+        """What an ``Image`` of the file's own bytes is made of."""
+        return {
+            "data": self.read if self.kept is None else self.kept,
+            "digest": f"sha256:{self.sha256_hex}",
+            "media_type": self.inspection.media_type,
+            "width_pixels": self.inspection.width_pixels,
+            "height_pixels": self.inspection.height_pixels,
+            "file_bytes": self.inspection.size_bytes if self.kept is None else 0,
+        }
+
+    @contextmanager
+    def opened(self) -> Iterator[IO[bytes]]:
+        """The bytes as they were; whatever goes wrong with them becomes a ``DialogueError`` that names the picture.
+
+        Raises:
+            DialogueError: The file is gone or another one now, or what is done with its bytes fails.
+            StoppedError: Nobody waits any more.
+        """
+        with _told(self.image_path, "decoded"), self._reopened() if self.kept is None else io.BytesIO(self.kept) as stream:
+            yield stream
+
+    def read(self, _stopped: Callable[[], bool]) -> bytes:
+        """All of them."""
+        with self.opened() as stream:
+            return stream.read()
+
+    def _reopened(self) -> IO[bytes]:
+        stream = open_image(self.folder, self.image_path)
+        if _sha256_hex(stream) != self.sha256_hex:
+            stream.close()
+            raise ImageError("was changed while the run was under way")
+        stream.seek(0)
+        return stream
 
 
-def prepare_image(folder: Path, image_path: str, rules: ImageRules) -> Prepared:
-    """Read a picture once and make it ready for a vendor.
+@contextmanager
+def _told(image_path: str, what: str) -> Iterator[None]:
+    try:
+        yield
+    except (DialogueError, StoppedError):
+        raise
+    except ImageError as error:
+        problem = str(error)
+        raise DialogueError(problem if problem.startswith("image ") else f"image {shown(image_path)} {problem}") from error
+    except Exception as error:  # a decoder may raise anything on a hostile file
+        raise DialogueError(f"image {shown(image_path)} cannot be {what}: {reason_of(error)}") from error
+
+
+class SourceImage(Image):
+    """A picture as its file holds it. What of it is sent is settled at the door, by the rules of whoever gets it.
 
     A picture that suits the rules goes out byte by byte as it is; its digest is ``sha256:<hex of the file>``. Another is re-encoded when
     its bytes are first needed (a reply from the store costs no encoding); its digest is ``sha256:<hex of the file>;fit:<mark>``, where
     the mark stands for target type, size and byte limit. Pillow's version is not in it: another one writes other bytes of the same picture.
+    """
+
+    __slots__ = ("_file", "_given")
+
+    def __init__(self, file: _File) -> None:
+        super().__init__(**file.as_it_is)
+        self._file = file
+        self._given: dict[Purpose, Prepared] = {}
+
+    def fitted(self, rules: ImageRules) -> Prepared:
+        """The picture as somebody with these rules takes it; nothing is decoded yet.
+
+        Raises:
+            DialogueError: The receiver takes no type that can be written here. Also raised by ``image.data`` when the file is another one
+                by then, or its pixels turn out undecodable.
+        """
+        inspection = self._file.inspection
+        reasons = tuple(_reasons(inspection, rules))
+        if not reasons:
+            return Prepared(_shared(Image(**self._file.as_it_is)))
+        with self._file.opened() as stream:
+            fit = plan_fit(stream, inspection, rules, reasons)
+        changed = Image(
+            _encoder(self._file, fit),
+            digest=f"{self.digest};fit:{fit.mark}",
+            media_type=fit.media_type,
+            width_pixels=fit.width_pixels,
+            height_pixels=fit.height_pixels,
+            memory_bytes=fit.memory_bytes,
+        )
+        return Prepared(_shared(changed), _note(inspection, fit))
+
+    def given_to(self, receiver: Purpose, rules: ImageRules) -> Image:
+        """The same, remembered for ``digest_given`` and ``note``."""
+        self._given[receiver] = self.fitted(rules)
+        return self._given[receiver].image
+
+    @property
+    def digest_given(self) -> str:
+        """The digest of what the target was sent; the file's own where it was sent nothing."""
+        return self._given["target"].image.digest if "target" in self._given else self.digest
+
+    @property
+    def note(self) -> str | None:
+        """What was changed for whom: the target's change as it is, those for others with their name before them."""
+        notes = ((receiver, self._given[receiver].note) for receiver in PURPOSES if receiver in self._given)
+        return "; ".join(note if receiver == "target" else f"for the {receiver}: {note}" for receiver, note in notes if note) or None
+
+
+_IN_USE: WeakValueDictionary[str, Image] = WeakValueDictionary()
+"""Pictures that somebody holds now, by digest: the lengths of one id have the same picture, and re-encode it once."""
+
+
+def _shared(image: Image) -> Image:
+    return _IN_USE.setdefault(image.digest, image)
+
+
+def open_source(folder: Path, image_path: str) -> SourceImage:
+    """Look at a picture of the data: what it is, and which bytes it has.
 
     Raises:
-        DialogueError: The picture is missing, outside the folder or unreadable now, or the vendor takes no type that can be written here.
-            Also raised by ``image.data`` when the pixels turn out undecodable.
+        DialogueError: It is missing, outside the folder or unreadable now.
     """
-    try:
-        with open_image(folder, image_path) as stream:
-            data = stream.read()
-        inspection = inspect_stream(io.BytesIO(data))
-        fit = plan_fit(data, inspection, rules)
-    except ImageError as error:
-        raise DialogueError(_sentence(image_path, str(error))) from error
-    except Exception as error:  # a decoder may raise anything on a hostile file
-        raise DialogueError(f"image {shown(image_path)} cannot be read: {reason_of(error)}") from error
-    digest = f"sha256:{sha256(data).hexdigest()}"
-    if fit is None:
-        return Prepared(
-            Image(
-                data,
-                digest=digest,
-                media_type=inspection.media_type,
-                width_pixels=inspection.width_pixels,
-                height_pixels=inspection.height_pixels,
-            )
-        )
-    image = Image(
-        _encoder(image_path, data, inspection.media_type, fit),
-        digest=f"{digest};fit:{fit.mark}",
-        media_type=fit.media_type,
-        width_pixels=fit.width_pixels,
-        height_pixels=fit.height_pixels,
-    )
-    return Prepared(image, _note(inspection, fit))
+    with _told(image_path, "read"), open_image(folder, image_path) as stream:
+        inspection = inspect_stream(stream)
+        stream.seek(0)
+        kept = stream.read() if inspection.size_bytes <= KEPT_BYTES else None
+        sha256_hex = _sha256_hex(stream if kept is None else io.BytesIO(kept))
+    return SourceImage(_File(folder, image_path, sha256_hex, inspection, kept))
 
 
-def _sentence(image_path: str, problem: str) -> str:
-    return problem if problem.startswith("image ") else f"image {shown(image_path)} {problem}"
+def _sha256_hex(stream: IO[bytes]) -> str:
+    whole = sha256()
+    while part := stream.read(HASHED_AT_ONCE_BYTES):
+        whole.update(part)
+    return whole.hexdigest()
+
+
+def fitted(image: Image, receiver: Purpose, rules: ImageRules) -> Image:
+    """The picture as its receiver takes it; one that is no picture of the data goes out as it is.
+
+    Raises:
+        DialogueError: See ``SourceImage.fitted``.
+    """
+    return image.given_to(receiver, rules) if isinstance(image, SourceImage) else image
 
 
 def _note(inspection: Inspection, fit: Fit) -> str:
@@ -105,40 +195,45 @@ def _note(inspection: Inspection, fit: Fit) -> str:
     return f"picture {verb} {sizes}, {inspection.media_type} → {fit.media_type}: {'; '.join(fit.reasons)}"
 
 
-def plan_fit(data: bytes, inspection: Inspection, rules: ImageRules) -> Fit | None:
-    """How the picture must change to suit the rules; ``None`` when it may go out as it is.
+def plan_fit(stream: IO[bytes], inspection: Inspection, rules: ImageRules, reasons: tuple[str, ...]) -> Fit:
+    """How the picture is changed to suit the rules.
 
     Raises:
         ImageError: The rules name no media type that can be written here.
     """
-    reasons = tuple(_reasons(inspection, rules))
-    if not reasons:
-        return None
-    width, height = fitting_size(*_upright_size(data, inspection), rules)
-    return Fit(_target_type(inspection, width * height, rules), width, height, rules.max_bytes, reasons)
-
-
-def _reasons(inspection: Inspection, rules: ImageRules) -> list[str]:
+    picture = open_picture(stream, inspection.media_type)
+    # A PNG that does not name its orientation at once would be decoded to its end in search of it.
+    named = inspection.media_type != "image/png" or "exif" in picture.info
+    orientation = picture.getexif().get(ORIENTATION_TAG, UPRIGHT) if named else UPRIGHT
     width, height = inspection.width_pixels, inspection.height_pixels
-    reasons = []
+    width, height = fitting_size(*((height, width) if orientation in ON_SIDE else (width, height)), rules)
+    if width * height > MOST_PIXELS:
+        scale = sqrt(MOST_PIXELS / (width * height))
+        width, height = max(1, int(width * scale)), max(1, int(height * scale))
+    max_bytes = rules.max_bytes or MOST_BYTES
+    media_type = _target_type(inspection, width * height, max_bytes, rules)
+    memory_bytes = rendering_bytes(picture, inspection.media_type, width * height)
+    return Fit(media_type, width, height, max_bytes, reasons, orientation, memory_bytes)
+
+
+def _reasons(inspection: Inspection, rules: ImageRules) -> Iterator[str]:
+    width, height = inspection.width_pixels, inspection.height_pixels
     if inspection.media_type not in rules.media_types:
-        reasons.append(f"{inspection.media_type} is not taken")
+        yield f"{inspection.media_type} is not taken"
     if inspection.animated:
-        reasons.append("only the first frame of an animation is sent")
+        yield "only the first frame of an animation is sent"
     if rules.max_side_pixels is not None and max(width, height) > rules.max_side_pixels:
-        reasons.append(f"a side over {rules.max_side_pixels:,} pixels")
+        yield f"a side over {rules.max_side_pixels:,} pixels"
     if rules.max_pixels is not None and width * height > rules.max_pixels:
-        reasons.append(f"over {rules.max_pixels:,} pixels in all")
+        yield f"over {rules.max_pixels:,} pixels in all"
+    if rules.max_patches is not None and _patches(width, height, rules) > rules.max_patches:
+        yield f"over {rules.max_patches:,} patches of {rules.patch_pixels} by {rules.patch_pixels} pixels"
     if rules.max_bytes is not None and inspection.size_bytes > rules.max_bytes:
-        reasons.append(f"{inspection.size_bytes:,} bytes, over {rules.max_bytes:,}")
-    return reasons
+        yield f"{inspection.size_bytes:,} bytes, over {rules.max_bytes:,}"
 
 
-def _upright_size(data: bytes, inspection: Inspection) -> tuple[int, int]:
-    """The sides as a viewer shows them: a camera's orientation mark is applied when re-encoding, since the mark itself is lost."""
-    orientation = open_picture(io.BytesIO(data), inspection.media_type).getexif().get(ORIENTATION_TAG)
-    size = inspection.width_pixels, inspection.height_pixels
-    return (size[1], size[0]) if orientation in ORIENTATIONS_ON_SIDE else size
+def _patches(width: float, height: float, rules: ImageRules) -> int:
+    return ceil(width / rules.patch_pixels) * ceil(height / rules.patch_pixels)
 
 
 def fitting_size(width: int, height: int, rules: ImageRules) -> tuple[int, int]:
@@ -148,6 +243,8 @@ def fitting_size(width: int, height: int, rules: ImageRules) -> tuple[int, int]:
         scale = min(scale, rules.max_side_pixels / max(width, height))
     if rules.max_pixels is not None:
         scale = min(scale, sqrt(rules.max_pixels / (width * height)))
+    if rules.max_patches is not None and _patches(max(1, width * scale), max(1, height * scale), rules) > rules.max_patches:
+        scale = _scale_in_patches(width, height, rules, rules.max_patches)
     new_width, new_height = max(1, int(width * scale)), max(1, int(height * scale))
     if rules.max_pixels is not None and new_width * new_height > rules.max_pixels:
         # Only when the short side was lifted to one pixel.
@@ -155,7 +252,16 @@ def fitting_size(width: int, height: int, rules: ImageRules) -> tuple[int, int]:
     return new_width, new_height
 
 
-def _target_type(inspection: Inspection, pixels: int, rules: ImageRules) -> str:
+def _scale_in_patches(width: int, height: int, rules: ImageRules, most: int) -> float:
+    """The largest scale at which the picture, its sides filled up to whole patches, has no more of them than that."""
+    side = rules.patch_pixels
+    # The count changes only where a side passes a multiple of the patch, so the largest scale is one of these.
+    across = (columns * side / width for columns in range(1, most + 1))
+    down = (rows * side / height for rows in range(1, most + 1))
+    return max(scale for scale in (*across, *down) if _patches(max(1, int(width * scale)), max(1, int(height * scale)), rules) <= most)
+
+
+def _target_type(inspection: Inspection, pixels: int, max_bytes: int, rules: ImageRules) -> str:
     """JPEG stays JPEG; anything else becomes PNG, without loss, where even the worst case fits the byte limit; then JPEG, then WebP."""
     taken = [media_type for media_type in ENCODABLE if media_type in rules.media_types]
     if not taken:
@@ -163,80 +269,14 @@ def _target_type(inspection: Inspection, pixels: int, rules: ImageRules) -> str:
     if inspection.media_type == "image/jpeg" and "image/jpeg" in taken:
         return "image/jpeg"
     worst_png_bytes = pixels * 4 * 1.01 + 65_536
-    if "image/png" in taken and (rules.max_bytes is None or worst_png_bytes <= rules.max_bytes):
+    if "image/png" in taken and worst_png_bytes <= max_bytes:
         return "image/png"
     return next((media_type for media_type in ("image/jpeg", "image/webp") if media_type in taken), "image/png")
 
 
-def _encoder(image_path: str, data: bytes, media_type: str, fit: Fit) -> Callable[[], bytes]:
-    def encode() -> bytes:
-        try:
-            return reencode(data, media_type, fit)
-        except ImageError as error:
-            raise DialogueError(f"image {shown(image_path)} {error}") from error
-        except Exception as error:  # a decoder may raise anything on a hostile file
-            raise DialogueError(f"image {shown(image_path)} cannot be decoded: {reason_of(error)}") from error
+def _encoder(file: _File, fit: Fit) -> Callable[[Callable[[], bool]], bytes]:
+    def encode(stopped: Callable[[], bool]) -> bytes:
+        with file.opened() as stream:
+            return render(stream, file.inspection.media_type, fit, stopped)
 
     return encode
-
-
-def reencode(data: bytes, media_type: str, fit: Fit) -> bytes:
-    """The picture as ``fit`` wants it.
-
-    Raises:
-        ImageError: Not even one pixel fits the byte limit.
-        Exception: Whatever Pillow raises on undecodable bytes.
-    """
-    picture = open_picture(io.BytesIO(data), media_type)
-    if media_type == "image/jpeg":
-        # Lets the decoder halve the picture while reading it: a fraction of the memory for photographs of many megapixels.
-        longest = max(fit.width_pixels, fit.height_pixels)
-        picture.draft(None, (longest, longest))
-    icc_profile = picture.info.get("icc_profile") if picture.mode in ("RGB", "RGBA") else None
-    plain = _plain(PIL.ImageOps.exif_transpose(picture), keep_alpha=fit.media_type != "image/jpeg")
-    width, height = fit.width_pixels, fit.height_pixels
-    if plain.size != (width, height):
-        plain = plain.resize((width, height), PIL.Image.Resampling.LANCZOS, reducing_gap=3.0)
-    while True:
-        encoded = _smallest_needed(plain, fit, icc_profile)
-        if encoded is not None:
-            return encoded
-        if plain.size == (1, 1):
-            raise ImageError(f"cannot be made to fit {fit.max_bytes} bytes")
-        plain = plain.resize((max(1, plain.width * 7 // 10), max(1, plain.height * 7 // 10)), PIL.Image.Resampling.LANCZOS)
-
-
-def _plain(picture: PIL.Image.Image, *, keep_alpha: bool) -> PIL.Image.Image:
-    """The first frame in 8 bits a channel: L, RGB or, where something shows through and may, RGBA (else laid on white)."""
-    if picture.mode.startswith("I"):
-        return picture.convert("I").point(lambda value: value * (1 / 257)).convert("L")
-    if picture.mode == "F":
-        return _stretched(picture)
-    if picture.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in picture.info:
-        return _without_needless_alpha(picture.convert("RGBA"), keep_alpha=keep_alpha)
-    return picture.convert("L" if picture.mode in ("1", "L") else "RGB")
-
-
-def _stretched(picture: PIL.Image.Image) -> PIL.Image.Image:
-    low, high = (float(end) for end in picture.getextrema() if isinstance(end, (int, float)))
-    factor = 255 / (high - low) if high > low else 0.0
-    return picture.point(lambda value: value * factor - low * factor).convert("L")
-
-
-def _without_needless_alpha(picture: PIL.Image.Image, *, keep_alpha: bool) -> PIL.Image.Image:
-    if keep_alpha and picture.getchannel("A").getextrema() != (255, 255):
-        return picture
-    ground = PIL.Image.new("RGB", picture.size, "white")
-    ground.paste(picture, mask=picture.getchannel("A"))
-    return ground
-
-
-def _smallest_needed(picture: PIL.Image.Image, fit: Fit, icc_profile: bytes | None) -> bytes | None:
-    """The best quality that fits the byte limit; ``None`` when none does."""
-    for quality in JPEG_QUALITIES if fit.media_type != "image/png" else (100,):
-        target = io.BytesIO()
-        options = {} if fit.media_type == "image/png" else {"quality": quality}
-        picture.save(target, FORMATS[fit.media_type], icc_profile=icc_profile, **options)
-        if fit.max_bytes is None or target.tell() <= fit.max_bytes:
-            return target.getvalue()
-    return None

@@ -22,6 +22,9 @@ from safemt_api.dataset.parsing import shown
 MAX_PICTURE_PIXELS = 89_478_485
 """Pillow's own bound for suspected decompression bombs: a quarter of a gigabyte of RGB, and beyond what any vendor takes."""
 
+MAX_DECODING_BYTES = 640_000_000
+"""What decoding a picture may hold in memory. Met before the number of pixels by kinds of file whose decoders keep much beside them."""
+
 MAX_PICTURE_BYTES = 100 * 1024 * 1024
 """A file above this is no picture of a data set; it is not read."""
 
@@ -201,7 +204,25 @@ def open_picture(stream: IO[bytes], media_type: str) -> PIL.ImageFile.ImageFile:
         raise ImageError(
             f"claims {picture.width}x{picture.height} pixels, more than the {MAX_PICTURE_PIXELS:,} allowed; it may be a decompression bomb"
         )
+    if decoding_bytes(picture, media_type) > MAX_DECODING_BYTES:
+        raise ImageError(
+            f"would take {decoding_bytes(picture, media_type) // 1_000_000:,} MB of memory to decode as {media_type}, more than the "
+            f"{MAX_DECODING_BYTES // 1_000_000:,} MB allowed; store it smaller or as PNG"
+        )
     return picture
+
+
+def decoding_bytes(picture: PIL.ImageFile.ImageFile, media_type: str) -> int:
+    """The most that decoding a picture, its head read, holds in memory; measured by kind of file on 9,400 by 9,400 pixels.
+
+    Pillow keeps four bytes a pixel but for grey and palettes. Beside them libwebp keeps three canvases, dav1d its planes, and libjpeg all
+    coefficients of a progressive picture, which is why the draft mode does not help there.
+    """
+    wide = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}.get(picture.mode, 4)
+    beside = {"image/webp": 12, "image/avif": 6, "image/tiff": 4, "image/gif": 1}.get(media_type, 0)
+    if media_type == "image/jpeg" and "progression" in picture.info:
+        wide, beside = 0, 2 * len(picture.getbands())
+    return picture.width * picture.height * (wide + beside)
 
 
 def _ends_well(stream: IO[bytes], inspection: Inspection) -> bool:

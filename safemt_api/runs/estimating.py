@@ -127,7 +127,7 @@ def _size(plan: Plan, image_path: str) -> tuple[int, int] | None:
         found = inspect_image(plan.dataset.folder, image_path)
     except ImageError:
         return None
-    return fitting_size(found.width_pixels, found.height_pixels, plan.profile.image_rules(plan.target.route.model))
+    return found.width_pixels, found.height_pixels
 
 
 def _tallies(plan: Plan) -> Iterator[_Tally]:
@@ -229,9 +229,14 @@ class _Tally:
         return input_tokens_estimate(call, rules), input_tokens_most(call, rules)
 
     def _messages(self, dialogue: Dialogue, position: int, size: tuple[int, int] | None) -> tuple[Message, ...]:
-        image = None if size is None else Image(b"", digest="", media_type="image/png", width_pixels=size[0], height_pixels=size[1])
+        image = None if size is None else self._image(*size)
         texts = dialogue.user_texts[:position] if self._live else tuple(line.text for line in dialogue.lines)
         return tuple(user(text, image if index == 0 else None) for index, text in enumerate(texts))
+
+    def _image(self, width_pixels: int, height_pixels: int) -> Image:
+        """A picture of the size that it has for this receiver."""
+        width, height = fitting_size(width_pixels, height_pixels, self._rules or _UNKNOWN_RULES)
+        return Image(b"", digest="", media_type="image/png", width_pixels=width, height_pixels=height)
 
 
 _UNKNOWN_RULES = ImageRules(source="assumed by safemt-api", checked=date(2026, 11, 21))

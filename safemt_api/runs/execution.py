@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from safemt_api.dataset.images import prepare_image
+from safemt_api.dataset.images import SourceImage, open_source
 from safemt_api.dataset.official import Entry
 from safemt_api.dataset.shipped import demonstration_folder
 from safemt_api.dialogues import converse
@@ -149,7 +149,7 @@ class Execution:
         dialogue = plan.dataset.read(entry)
         route = plan.target.route
         try:
-            image, note = picture_of(dialogue, plan)
+            image = picture_of(dialogue, plan)
         except DialogueError as error:
             transcript = _unplayable(dialogue, plan, error)
             return Finished(transcript, no_verdicts(transcript, self.judge), route.profile, route.model)
@@ -157,7 +157,8 @@ class Execution:
             dialogue, protocol=plan.settings.protocol, asker=self.gateway, target=plan.target, image=image, moderator=self.moderator
         )
         verdicts = await judge_transcript(transcript, self.judge, image)
-        return Finished(transcript, verdicts, route.profile, route.model, None if image is None else image.digest, note)
+        digest, note = (None, None) if image is None else (image.digest_given, image.note)
+        return Finished(transcript, verdicts, route.profile, route.model, digest, note)
 
 
 def _leave_out_the_rest(take: MemoryObjectReceiveStream[Entry]) -> None:
@@ -167,17 +168,13 @@ def _leave_out_the_rest(take: MemoryObjectReceiveStream[Entry]) -> None:
             take.receive_nowait()
 
 
-def picture_of(dialogue: Dialogue, plan: Plan) -> tuple[Image | None, str | None]:
-    """The dialogue's picture as the target takes it, and what was changed to make it so.
+def picture_of(dialogue: Dialogue, plan: Plan) -> SourceImage | None:
+    """The dialogue's picture; the gateway fits it to the rules of whoever gets it.
 
     Raises:
-        DialogueError: It cannot be read or made to fit.
+        DialogueError: It cannot be read.
     """
-    if dialogue.image_path is None:
-        return None, None
-    rules = plan.profile.image_rules(plan.target.route.model)
-    prepared = prepare_image(plan.dataset.folder, dialogue.image_path, rules)
-    return prepared.image, prepared.note
+    return None if dialogue.image_path is None else open_source(plan.dataset.folder, dialogue.image_path)
 
 
 def in_order(plan: Plan) -> list[Entry]:

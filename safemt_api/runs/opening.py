@@ -35,7 +35,10 @@ async def open_gateway(
     # Target, judge and moderator may be three accounts, each with that many calls in flight; what is not used is not opened.
     async with open_http_client(connections=settings.concurrency * len(PURPOSES), timeouts=timeouts) as client:
         opener = account_opener(settings, router=router, client=client, timeouts=timeouts, environ=environ)
-        yield Gateway(store=store, ledger=ledger, open_account=opener, timeouts=timeouts), ledger
+        gateway = Gateway(
+            store=store, ledger=ledger, open_account=opener, profile_of=lambda route: router.profile(route.profile), timeouts=timeouts
+        )
+        yield gateway, ledger
 
 
 def account_opener(

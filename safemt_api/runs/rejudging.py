@@ -118,11 +118,11 @@ class Rejudging:
         transcript = transcript_of(dialogue, self.plan.settings.protocol, self.turns[entry.id, entry.length])
         route = self.plan.target.route
         try:
-            image, note = picture_of(dialogue, self.plan)
+            image = picture_of(dialogue, self.plan)
         except DialogueError:
             return Finished(transcript, no_verdicts(transcript, self.judge), route.profile, route.model)
         verdicts = await judge_transcript(transcript, self.judge, image)
-        return Finished(transcript, verdicts, route.profile, route.model, None if image is None else image.digest, note)
+        return Finished(transcript, verdicts, route.profile, route.model)
 
 
 def transcript_of(dialogue: Dialogue, protocol: Protocol, rows: Rows) -> Transcript:

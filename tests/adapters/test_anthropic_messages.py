@@ -12,7 +12,7 @@ import pytest
 
 from safemt_api.adapters.base import DEFAULT_MAX_OUTPUT_TOKENS, Adapter, Timeouts
 from safemt_api.adapters.opening import open_adapter
-from safemt_api.errors import AccountError, DialogueError, ServerError, StopRunError
+from safemt_api.errors import AccountError, DialogueError, PictureTooLargeError, ServerError, StopRunError
 from safemt_api.messages import Call, Outcome, Parameters, Schema, Usage
 from safemt_api.profiles import Profile
 
@@ -173,7 +173,7 @@ async def test_an_output_blocked_with_a_400_is_an_outcome(connect: Connect, serv
         (
             400,
             error("invalid_request_error", "Too big", error_code="image_dimensions_too_large", max_side_length_pixels=8000),
-            DialogueError,
+            PictureTooLargeError,
             "Too big",
         ),
         (400, error("invalid_request_error", "prompt is too long: 250000 tokens > 200000 maximum"), DialogueError, "too long"),

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from safemt_api.dataset import images
-from safemt_api.dataset.images import prepare_image
+from safemt_api.dataset import images, pixels
+from safemt_api.dataset.images import Prepared, open_source
 from safemt_api.errors import DialogueError
 from safemt_api.profiles import ImageRules
 
@@ -29,6 +29,10 @@ def rules(**limits: Any) -> ImageRules:
 def put(root: Path, data: bytes) -> Path:
     (root / "a.jpg").write_bytes(data)
     return root
+
+
+def prepare_image(folder: Path, image_path: str, given: ImageRules) -> Prepared:
+    return open_source(folder, image_path).fitted(given)
 
 
 def opened(data: bytes) -> PIL.Image.Image:
@@ -97,13 +101,13 @@ def test_the_digest_of_a_changed_picture_tells_source_and_fit_and_needs_no_encod
     tmp_path: Path, picture: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[int] = []
-    real = images.reencode
+    real = pixels.render
 
     def counted(*args: Any) -> bytes:
         calls.append(1)
         return real(*args)
 
-    monkeypatch.setattr(images, "reencode", counted)
+    monkeypatch.setattr(images, "render", counted)
     data = picture("PNG", size=(90, 60))
     put(tmp_path, data)
     small, same, smaller = (prepare_image(tmp_path, "a.jpg", rules(max_side_pixels=side)).image for side in (50, 50, 40))
@@ -118,8 +122,8 @@ def test_the_digest_of_a_changed_picture_tells_source_and_fit_and_needs_no_encod
 
 
 def test_the_mark_of_a_fit_is_pinned() -> None:
-    assert images.Fit("image/png", 50, 40, None, ("any",)).mark == "a8ea6222d26e"
-    assert images.Fit("image/png", 50, 40, None, ("other",)).mark == "a8ea6222d26e"
+    assert pixels.Fit("image/png", 50, 40, 5_000, ("any",)).mark == "74e1415165ef"
+    assert pixels.Fit("image/png", 50, 40, 5_000, ("other",), 6, 99).mark == "74e1415165ef"
 
 
 def test_rules_that_do_not_touch_the_result_do_not_change_the_digest(tmp_path: Path, picture: Make) -> None:

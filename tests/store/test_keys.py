@@ -78,7 +78,7 @@ SAME: dict[str, Change] = {
     ),
     "a picture not yet made": picture(
         Image(
-            lambda: pytest.fail("the key must not need the bytes"),
+            lambda _stopped: pytest.fail("the key must not need the bytes"),
             digest="sha256:picture",
             media_type="image/png",
             width_pixels=8,
