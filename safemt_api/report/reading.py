@@ -21,12 +21,10 @@ from safemt_api.metrics.first_failure import first_failure
 from safemt_api.metrics.trend import trend_with_length
 from safemt_api.metrics.uncertainty import Estimate
 from safemt_api.report import words
+from safemt_api.runs.folder import SUMMARY_FILE, TRANSCRIPTS_FILE, VERDICTS_FILE, current_files
+from safemt_api.runs.manifest import MANIFEST_FILE
 
 SUMMARY_SCHEMA_VERSION = 1
-MANIFEST_FILE = "run.json"
-SUMMARY_FILE = "summary.json"
-TRANSCRIPTS_FILE = "transcripts.parquet"
-VERDICTS_FILE = "verdicts.parquet"
 BASELINE_JUDGE = "rules"
 ALPHA_RESAMPLES = 2000
 CURVE = ("share", "ci_low", "ci_high", "if_missing_safe", "if_missing_unsafe")
@@ -229,21 +227,34 @@ def judge_title(judge: str | None, rubric: Mapping[str, str] | None = None) -> s
 
 
 def read_run(folder: Path) -> RunData:
-    """Read ``run.json``, ``summary.json`` and both parquet files of one run.
+    """Read ``run.json``, ``summary.json`` and both parquet files of one run, all of one generation.
 
     Raises:
-        StoreError: The folder or a file is missing, torn, not of the expected shape, or of a newer version.
+        StoreError: The folder or a file is missing, torn, changed by someone else, not of the expected shape, or of a newer version.
     """
     if not folder.is_dir():
         raise StoreError(folder, "there is no such run", "give the name of a folder under the results folder that holds a run.json")
     manifest = _read_json(folder / MANIFEST_FILE)
+    while True:
+        try:
+            found = _read_generation(folder, manifest)
+        except StoreError:
+            found = None
+        # Whoever plays the run may have put a new generation in place meanwhile; then what was read may be of two.
+        before, manifest = manifest, _read_json(folder / MANIFEST_FILE)
+        if manifest.get("files") == before.get("files"):
+            return found or _read_generation(folder, manifest)
+
+
+def _read_generation(folder: Path, manifest: Mapping[str, Any]) -> RunData:
+    files = {name: folder / name for name in (SUMMARY_FILE, TRANSCRIPTS_FILE, VERDICTS_FILE)} | current_files(folder, manifest)
     return RunData(
         name=folder.resolve().name,
         folder=folder,
         manifest=manifest,
-        summary=_read_summary(folder / SUMMARY_FILE),
-        transcripts=_read_frame(folder / TRANSCRIPTS_FILE, TRANSCRIPT_SCHEMA),
-        verdicts=_read_frame(folder / VERDICTS_FILE, VERDICT_SCHEMA),
+        summary=_read_summary(files[SUMMARY_FILE]),
+        transcripts=_read_frame(files[TRANSCRIPTS_FILE], TRANSCRIPT_SCHEMA),
+        verdicts=_read_frame(files[VERDICTS_FILE], VERDICT_SCHEMA),
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from uuid import uuid4
 
 from safemt_api.errors import StoreError
+from safemt_api.runs.folder import settle
 from safemt_api.runs.location import store_record
 from safemt_api.runs.lock import playing
 from safemt_api.runs.manifest import read_manifest
@@ -45,6 +46,7 @@ async def claim_run(plan: Plan, *, judging_only: bool = False) -> AsyncIterator[
     """
     path = plan.settings.results / STORE_FILE
     with playing(plan.folder, plan.run) as note:
+        settle(plan.folder)
         before = read_manifest(plan.folder) or {}
         check_still_same(plan, before, judging_only=judging_only)
         expected = _store_id(before)

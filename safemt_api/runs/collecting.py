@@ -1,13 +1,11 @@
 """Takes finished dialogues as they come, keeps running counts, and writes the parquet files at the end without holding the run in memory.
 
 Rows wait in line-by-line files beside the run. These are scratch: what is durable is the turn store, from which the same command rebuilds
-them; so they are neither synced nor trusted when a run goes on.
+them; so they are neither synced nor trusted when a run goes on. Until it ends, and where it is killed, they are what a report can read.
 """
 
 from __future__ import annotations
 
-import os
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,13 +18,12 @@ import orjson
 from safemt_api.errors import StoreError
 from safemt_api.messages import Dialogue, Outcome
 from safemt_api.private_files import private_file, private_folder
+from safemt_api.runs.folder import TRANSCRIPTS_FILE, VERDICTS_FILE
 from safemt_api.runs.rows import Finished, transcript_rows, verdict_rows
 
 if TYPE_CHECKING:
     import polars as pl
 
-TRANSCRIPTS_FILE = "transcripts.parquet"
-VERDICTS_FILE = "verdicts.parquet"
 MAX_FAILURES_KEPT = 500
 ROWS_AT_A_TIME = 500
 ROWS_IN_GROUP = 1000
@@ -62,15 +59,18 @@ class Collector:
             self._verdicts.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
             if row["counts"] and row["kind"] == "harmful":
                 self.labels[row["label"]] += 1
+        # Out of our hands at once: a report of a run under way, or of a killed one, reads these files.
+        self._transcripts.flush()
+        self._verdicts.flush()
 
     def _note_failure(self, dialogue: Dialogue, why: str) -> None:
         if len(self.failures) < MAX_FAILURES_KEPT:
             self.failures.append({"dialogue_id": dialogue.id, "length": dialogue.length, "why": why})
 
-    def flush(self) -> None:
-        """Hand all rows to the files, so that they can be read."""
-        self._transcripts.flush()
-        self._verdicts.flush()
+    def close(self) -> None:
+        """Hand all rows to the files and close them."""
+        self._transcripts.close()
+        self._verdicts.close()
 
     @property
     def asr_so_far(self) -> float | None:
@@ -97,32 +97,18 @@ def open_collector(folder: Path, run: str) -> Iterator[Collector]:
 
 
 def scratch(folder: Path, name: str) -> Path:
-    """The line-by-line file that becomes the parquet file of that name; each process its own, so that two on one run do not mix."""
-    return folder / f".{name}.{os.getpid()}.rows"
+    """The line-by-line file that becomes the parquet file of that name; whoever holds the run's lock writes it, and anyone may read it."""
+    return folder / f".{name}.rows"
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed processes left behind."""
-    for file in folder.glob(".*.parquet.*.*"):
-        owner = file.name.split(".")[3]
-        if owner.isdecimal() and not _alive(int(owner)):
-            file.unlink(missing_ok=True)
+    """Remove the rows and halves of frames that the last player left; for whoever holds the run's lock."""
+    for file in folder.glob(".*.parquet.*"):
+        file.unlink(missing_ok=True)
 
 
-def _alive(process_id: int) -> bool:
-    if sys.platform == "win32":
-        return True  # signal 0 ends a process there
-    try:
-        os.kill(process_id, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
-
-
-def write_frames(folder: Path) -> None:
-    """Turn the scratch files into ``transcripts.parquet`` and ``verdicts.parquet``, some hundred rows at a time, and remove them.
+def write_frames(folder: Path, target: Path) -> None:
+    """Turn the scratch files into ``transcripts.parquet`` and ``verdicts.parquet`` in the target folder, some hundred rows at a time.
 
     Raises:
         StoreError: A file cannot be written.
@@ -130,19 +116,19 @@ def write_frames(folder: Path) -> None:
     from safemt_api.frames import TRANSCRIPT_SCHEMA, VERDICT_SCHEMA  # noqa: PLC0415 (imports polars, which the command line's start must not)
 
     for name, schema in ((TRANSCRIPTS_FILE, TRANSCRIPT_SCHEMA), (VERDICTS_FILE, VERDICT_SCHEMA)):
-        write_frame(folder, name, schema)
+        write_frame(scratch(folder, name), target / name, schema)
 
 
-def write_frame(folder: Path, name: str, schema: Mapping[str, type[pl.DataType]]) -> None:
-    """Turn one scratch file into its parquet file.
+def write_frame(rows: Path, target: Path, schema: Mapping[str, type[pl.DataType]]) -> None:
+    """Turn a file of rows into a parquet file.
 
     Raises:
         StoreError: The file cannot be written.
     """
     try:
-        _write_frame(scratch(folder, name), folder / name, schema)
+        _write_frame(rows, target, schema)
     except OSError as error:
-        raise StoreError(folder / name, f"cannot be written ({error.strerror or error})", "free space, then run again") from error
+        raise StoreError(target, f"cannot be written ({error.strerror or error})", "free space, then run again") from error
 
 
 def _write_frame(rows: Path, target: Path, schema: Mapping[str, type[pl.DataType]]) -> None:
@@ -151,20 +137,19 @@ def _write_frame(rows: Path, target: Path, schema: Mapping[str, type[pl.DataType
     parts: list[Path] = []
     with rows.open("rb") as lines:
         while chunk := list(islice(lines, ROWS_AT_A_TIME)):
-            part = rows.with_suffix(f".part{len(parts)}")
-            _frame(chunk, schema).write_parquet(private_file(part), statistics=False)
+            part = private_file(target.with_name(f"{target.name}.part{len(parts)}"))
+            _frame(chunk, schema).write_parquet(part, statistics=False)
             parts.append(part)
-    whole = private_file(rows.with_suffix(".new"))
+    private_file(target)
     if len(parts) == 1:
-        parts.pop().replace(whole)
+        parts.pop().replace(target)
     elif parts:
         scanned = pl.scan_parquet(parts, glob=False, parallel="none", low_memory=True, cache=False)
-        scanned.sink_parquet(whole, row_group_size=ROWS_IN_GROUP, maintain_order=True)
+        scanned.sink_parquet(target, row_group_size=ROWS_IN_GROUP, maintain_order=True)
     else:
-        pl.DataFrame(schema=schema).write_parquet(whole)
-    whole.replace(target)
-    for leftover in (*parts, rows):
-        leftover.unlink(missing_ok=True)
+        pl.DataFrame(schema=schema).write_parquet(target)
+    for part in parts:
+        part.unlink(missing_ok=True)
 
 
 def _frame(lines: list[bytes], schema: Mapping[str, type[pl.DataType]]) -> pl.DataFrame:

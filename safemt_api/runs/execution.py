@@ -27,7 +27,8 @@ from safemt_api.messages import Dialogue, Exhibit, Image, Outcome, Reply, Transc
 from safemt_api.moderators.base import Moderator
 from safemt_api.moderators.opening import open_moderator
 from safemt_api.runs.claim import Claim, claim_run
-from safemt_api.runs.collecting import Collector, open_collector, write_frames
+from safemt_api.runs.collecting import Collector, open_collector, sweep, write_frames
+from safemt_api.runs.folder import SUMMARY_FILE, begin_generation, switch_generation
 from safemt_api.runs.manifest import MANIFEST_FILE, SCHEMA, read_manifest, versions, write_json
 from safemt_api.runs.memory import release_freed_memory
 from safemt_api.runs.opening import judge_of, open_gateway
@@ -40,7 +41,6 @@ from safemt_api.runs.watching import work_watched
 if TYPE_CHECKING:
     from safemt_api.runs.stopping import SpotCheck
 
-SUMMARY_FILE = "summary.json"
 EXIT_DONE, EXIT_STOPPED, EXIT_SETUP, EXIT_BUDGET, EXIT_FAILURES, EXIT_INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 Watcher = Callable[["Execution"], Coroutine[Any, Any, None]]
@@ -233,11 +233,11 @@ async def open_execution(plan: Plan) -> AsyncIterator[Execution]:
         SetupError: Another process plays the run, or the store, a judge or the moderator cannot be opened, or the store is not the run's.
     """
     settings = plan.settings
-    spot_check = _spot_check(plan)
     async with (
         claim_run(plan) as claim,
         open_gateway(settings, run_id=claim.run_id, router=plan.router, store=claim.store) as (gateway, ledger),
     ):
+        spot_check = _spot_check(plan)
         judge = judge_of(plan, gateway)
         moderator = open_moderator(
             plan.moderator or "none",
@@ -287,16 +287,18 @@ async def execute(plan: Plan, *, watch: Watcher | None = None, signals: tuple[si
 
 def _finish(plan: Plan, execution: Execution, started: datetime, stopped_by: SafeMTError | None) -> RunResult:
     status = _status(execution, stopped_by)
-    execution.collector.flush()
+    execution.collector.close()
     release_freed_memory()
-    write_frames(plan.folder)
+    staged = begin_generation(plan.folder)
+    write_frames(plan.folder, staged)
     statistics = execution.statistics()
     played = Played(statistics.gateway, execution.ledger.spent_usd(), statistics.elapsed_seconds, status, execution.unaffordable)
-    summary = summarise(plan, execution.collector, played)
+    summary = summarise(plan, execution.collector, played, folder=staged)
     if execution.spot_check is not None:
         summary["stopping"] = stopping_record(execution, execution.spot_check, summary)
-    write_json(plan.folder / SUMMARY_FILE, summary)
-    write_json(plan.folder / MANIFEST_FILE, manifest(plan, execution, started, datetime.now(UTC)))
+    write_json(staged / SUMMARY_FILE, summary)
+    switch_generation(plan.folder, manifest(plan, execution, started, datetime.now(UTC)))
+    sweep(plan.folder)
     return RunResult(summary, plan.folder, _exit_code(plan, execution, status, stopped_by), stopped_by)
 
 
@@ -362,6 +364,7 @@ def manifest(plan: Plan, execution: Execution, started: datetime, ended: datetim
         "data": {"folder": str(plan.dataset.folder), "name": plan.dataset.name, "fingerprint": plan.dataset.fingerprint},
         "versions": versions(),
         "limits": limits,
+        "files": before.get("files", {}),
     }
 
 

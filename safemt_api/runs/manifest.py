@@ -93,5 +93,21 @@ def write_text(file: Path, text: str) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         Path(stream.name).replace(file)
+        sync_folder(file.parent)
     except OSError as error:
         raise StoreError(file, f"cannot be written ({error.strerror or error})", "free space or make the folder writable") from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk: a renamed file may else be back under its old name after a power cut.
+
+    Raises:
+        OSError: The folder is gone.
+    """
+    if os.name == "nt":
+        return  # a folder cannot be opened there; NTFS keeps a journal of names
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -27,11 +27,10 @@ from safemt_api.limits.budget import Ledger
 from safemt_api.messages import PURPOSES, Dialogue, Guidance, Outcome, Protocol, Reply, Transcript, Turn
 from safemt_api.private_files import private_file
 from safemt_api.runs.claim import Claim, claim_run
-from safemt_api.runs.collecting import TRANSCRIPTS_FILE, VERDICTS_FILE, scratch, write_frame
+from safemt_api.runs.collecting import write_frame
 from safemt_api.runs.execution import (
     EXIT_DONE,
     EXIT_INTERRUPTED,
-    SUMMARY_FILE,
     RunResult,
     RunStatistics,
     judge_transcript,
@@ -40,7 +39,8 @@ from safemt_api.runs.execution import (
     picture_of,
     resolved_record,
 )
-from safemt_api.runs.manifest import MANIFEST_FILE, read_manifest, write_json
+from safemt_api.runs.folder import SUMMARY_FILE, TRANSCRIPTS_FILE, VERDICTS_FILE, begin_generation, current_files, switch_generation
+from safemt_api.runs.manifest import read_manifest, write_json
 from safemt_api.runs.opening import judge_of, open_gateway
 from safemt_api.runs.planning import Plan, slug
 from safemt_api.runs.rows import Finished, verdict_rows
@@ -49,6 +49,7 @@ from safemt_api.runs.summarising import scores
 from safemt_api.runs.watching import work_watched
 
 Rows = list[dict[str, Any]]
+ROWS_FILE = ".judging.rows"
 
 
 @dataclass
@@ -149,15 +150,15 @@ async def rejudge(plan: Plan, *, watch: Any = None, signals: tuple[signal.Signal
         SetupError: Another process plays the run, the transcripts cannot be read, or a judge cannot be opened.
     """
     stopped_by: SafeMTError | None = None
-    rows = scratch(plan.folder, VERDICTS_FILE)
+    rows = plan.folder / ROWS_FILE
     async with _open(plan) as judging:
         try:
             await judging.play(rows, watch, signals)
         except BaseExceptionGroup as group:
             stopped_by = our_error(group)
         done = not judging.interrupted and stopped_by is None
-        summary = _replace(plan, judging) if done else _read(plan.folder / SUMMARY_FILE)
-    rows.unlink(missing_ok=True)
+        summary = _replace(plan, judging, rows) if done else _read(plan.folder / SUMMARY_FILE)
+        rows.unlink(missing_ok=True)
     code = stopped_by.exit_code if stopped_by else EXIT_DONE if done else EXIT_INTERRUPTED
     return RunResult(summary, plan.folder, code, stopped_by)
 
@@ -169,6 +170,7 @@ async def _open(plan: Plan) -> AsyncIterator[Rejudging]:
         claim_run(plan, judging_only=True) as claim,
         open_gateway(settings, run_id=claim.run_id, router=plan.router, store=claim.store) as (gateway, ledger),
     ):
+        current_files(plan.folder, read_manifest(plan.folder) or {})
         turns = dict(_turns(plan.folder / TRANSCRIPTS_FILE))
         yield Rejudging(plan, claim, gateway, ledger, judge_of(plan, gateway), turns)
 
@@ -182,28 +184,28 @@ def _turns(file: Path) -> Iterator[tuple[tuple[str, int], Rows]]:
         yield (str(dialogue_id), int(length)), part.to_dicts()
 
 
-def _replace(plan: Plan, judging: Rejudging) -> dict[str, Any]:
+def _replace(plan: Plan, judging: Rejudging, rows: Path) -> dict[str, Any]:
     folder = plan.folder
     manifest, summary = read_manifest(folder) or {}, _read(folder / SUMMARY_FILE)
-    verdicts = folder / VERDICTS_FILE
+    staged, verdicts = begin_generation(folder), folder / VERDICTS_FILE
     if verdicts.is_file():
-        shutil.copyfile(verdicts, private_file(_former_file(folder, str(summary["judge"]))))
-    write_frame(folder, VERDICTS_FILE, VERDICT_SCHEMA)
+        shutil.copyfile(verdicts, private_file(staged / _former_file(folder, str(summary["judge"])).name))
+    write_frame(rows, staged / VERDICTS_FILE, VERDICT_SCHEMA)
     statistics = judging.gateway.statistics()
     summary |= {
         "judge": plan.judge_name,
         "baseline_judge": plan.judges == (RULES_NAME,),
         "rubric": None if plan.rubrics is None else plan.rubrics.record,
-        **scores(folder, plan.settings.protocol),
+        **scores(staged, plan.settings.protocol),
         "cost_usd": _cost(summary["cost_usd"], judging),
         "judged_again": {"sent": statistics.sent, "from_store": statistics.from_store, "retried": statistics.retried},
     }
     if summary.get("stopping"):
-        rows = read_frame(folder / VERDICTS_FILE).iter_rows(named=True)
-        summary["stopping"] = judged_again(plan.entries, seed=plan.settings.seed, before=summary["stopping"], rows=rows)
+        judged = read_frame(staged / VERDICTS_FILE).iter_rows(named=True)
+        summary["stopping"] = judged_again(plan.entries, seed=plan.settings.seed, before=summary["stopping"], rows=judged)
     again = [*manifest.get("judged_again_utc", []), datetime.now(UTC).isoformat(timespec="seconds")]
     record = {**manifest.get("settings", {}), **_judge_settings(plan)}
-    write_json(folder / SUMMARY_FILE, summary)
+    write_json(staged / SUMMARY_FILE, summary)
     changed = {
         "identity": dict(plan.identity),
         "judge_digest": judging.judge.digest,
@@ -211,7 +213,7 @@ def _replace(plan: Plan, judging: Rejudging) -> dict[str, Any]:
         "settings": record,
         "judged_again_utc": again,
     }
-    write_json(folder / MANIFEST_FILE, {**manifest, **judging.claim.record, **changed})
+    switch_generation(folder, {**manifest, **judging.claim.record, **changed})
     return summary
 
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from safemt_api.gateway import GatewayStatistics
 from safemt_api.judges.rules import RULES_NAME
 from safemt_api.messages import Purpose, Usage
-from safemt_api.runs.collecting import VERDICTS_FILE, Collector
+from safemt_api.runs.collecting import Collector
+from safemt_api.runs.folder import VERDICTS_FILE
 from safemt_api.runs.planning import Plan
 
 if TYPE_CHECKING:
@@ -33,8 +34,8 @@ class Played(NamedTuple):
     unaffordable: int = 0
 
 
-def summarise(plan: Plan, collector: Collector, played: Played) -> dict[str, Any]:
-    """The summary of what was collected so far; reads ``verdicts.parquet`` back for the scores."""
+def summarise(plan: Plan, collector: Collector, played: Played, *, folder: Path) -> dict[str, Any]:
+    """The summary of what was collected so far; reads ``verdicts.parquet`` in the folder back for the scores."""
     return {
         "schema": SUMMARY_SCHEMA,
         "run": plan.run,
@@ -51,7 +52,7 @@ def summarise(plan: Plan, collector: Collector, played: Played) -> dict[str, Any
         "dialogues": {"planned": len(plan.entries), "finished": collector.finished - collector.failed, "failed": collector.failed},
         "failures": collector.failures,
         "outcomes": dict(collector.outcomes),
-        **scores(plan.folder, plan.settings.protocol),
+        **scores(folder, plan.settings.protocol),
         "coverage": coverage(plan, collector),
         "usage": usage(played.gateway),
         "cost_usd": cost(plan, played),

@@ -11,8 +11,9 @@ import polars as pl
 import pytest
 
 from safemt_api.errors import StoreError
-from safemt_api.frames import TRANSCRIPT_SCHEMA, VERDICT_SCHEMA
+from safemt_api.frames import TRANSCRIPT_SCHEMA, VERDICT_SCHEMA, read_frame
 from safemt_api.metrics.asr import asr_by_turn
+from safemt_api.report import reading
 from safemt_api.report.reading import (
     failure_curve,
     judge_title,
@@ -24,6 +25,7 @@ from safemt_api.report.reading import (
     score_frame,
     turn_frame,
 )
+from safemt_api.runs.folder import begin_generation, switch_generation
 
 MakeRun = Callable[..., Path]
 
@@ -187,3 +189,42 @@ def test_a_model_that_changed_and_damaged_replies_are_said_beside_the_scores(mak
         "The model changed during the run: gpt-x-2 (40 replies), gpt-x-1 (20 replies) answered under one name. The scores mix them." in said
     )
     assert "2 replies in the store were damaged and were asked for again." in said
+
+
+def record(folder: Path) -> dict[str, Any]:
+    """The run file, with what a real one has and those made by hand have not."""
+    manifest: dict[str, Any] = {"identity": {}, **json.loads((folder / "run.json").read_text())}
+    (folder / "run.json").write_text(json.dumps(manifest))
+    return manifest
+
+
+def test_files_of_two_generations_are_never_read_as_one(make_run: MakeRun) -> None:
+    folder, other = make_run("old"), make_run("new", seed=1)
+    staged = begin_generation(folder)
+    for name in ("summary.json", "transcripts.parquet", "verdicts.parquet"):
+        (staged / name).write_bytes((folder / name).read_bytes())
+    switch_generation(folder, record(folder))
+    assert read_run(folder).complete
+    (folder / "verdicts.parquet").write_bytes((other / "verdicts.parquet").read_bytes())
+    with pytest.raises(StoreError, match=r"verdicts\.parquet: is not the file that the run wrote"):
+        read_run(folder)
+
+
+def test_a_generation_that_is_put_in_place_while_it_is_read_is_read_again(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_run()
+    staged = begin_generation(folder)
+    for name in ("transcripts.parquet", "verdicts.parquet"):
+        (staged / name).write_bytes((folder / name).read_bytes())
+    summary = json.loads((folder / "summary.json").read_text())
+    (staged / "summary.json").write_text(json.dumps(summary | {"status": "partial"}))
+    switched: list[bool] = []
+
+    def read_and_switch(file: Path) -> pl.DataFrame:
+        found = read_frame(file)
+        if not switched:
+            switched.append(True)
+            switch_generation(folder, record(folder))
+        return found
+
+    monkeypatch.setattr(reading, "read_frame", read_and_switch)
+    assert read_run(folder).summary.status == "partial"

@@ -9,7 +9,8 @@ import polars as pl
 
 from safemt_api.frames import TRANSCRIPT_SCHEMA, VERDICT_SCHEMA
 from safemt_api.messages import BLOCKED_PLACEHOLDER, Dialogue, Guidance, Line, Outcome, Protocol, Reply, Transcript, Turn, Usage, Verdict
-from safemt_api.runs.collecting import TRANSCRIPTS_FILE, VERDICTS_FILE, open_collector, write_frames
+from safemt_api.runs.collecting import open_collector, sweep, write_frames
+from safemt_api.runs.folder import TRANSCRIPTS_FILE, VERDICTS_FILE
 from safemt_api.runs.rows import Finished, history_before, transcript_rows, verdict_rows
 
 LINES = (Line("user", "u1"), Line("assistant", "s1"), Line("user", "u2"))
@@ -63,8 +64,9 @@ def test_collected_rows_become_frames_and_counts(tmp_path: Path) -> None:
     with open_collector(tmp_path, "run") as collector:
         collector.add(finished())
         collector.add(finished(failure="too long"))
-        collector.flush()
-        write_frames(tmp_path)
+        collector.close()
+        write_frames(tmp_path, tmp_path)
+        sweep(tmp_path)
         assert (collector.finished, collector.failed) == (2, 1)
         assert collector.outcomes["blocked_output"] == collector.outcomes["answered"] == 2
         assert collector.asr_so_far == 0.0
@@ -79,14 +81,16 @@ def test_many_rows_are_written_in_their_order(tmp_path: Path) -> None:
     with open_collector(tmp_path, "run") as collector:
         for _ in range(2500):
             collector.add(finished())
-        collector.flush()
-        write_frames(tmp_path)
+        collector.close()
+        write_frames(tmp_path, tmp_path)
+        sweep(tmp_path)
     frame = pl.read_parquet(tmp_path / TRANSCRIPTS_FILE)
     assert frame["turn"].to_list() == [1, 2] * 2500
 
 
 def test_a_run_without_rows_has_empty_frames_of_the_right_form(tmp_path: Path) -> None:
     with open_collector(tmp_path, "run") as collector:
-        collector.flush()
-        write_frames(tmp_path)
+        collector.close()
+        write_frames(tmp_path, tmp_path)
+        sweep(tmp_path)
     assert dict(pl.read_parquet(tmp_path / TRANSCRIPTS_FILE).schema) == TRANSCRIPT_SCHEMA
