@@ -47,7 +47,8 @@ format: $(READY) ## put the code into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(READY) ## write the help texts into README.md anew
+docs: $(READY) ## write the help texts into README.md, and the typed keywords of evaluate, anew
+	$(BIN)/python -m tests.runs.test_keywords
 	$(BIN)/python tests/test_docs.py
 
 bench: $(READY) ## measure speed, memory, pace and schedule against their goals

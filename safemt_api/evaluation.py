@@ -6,7 +6,7 @@ import signal
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import fields, replace
-from typing import Any
+from typing import Unpack
 
 from safemt_api.errors import UsageError
 from safemt_api.messages import Purpose
@@ -15,6 +15,7 @@ from safemt_api.routes import Router
 from safemt_api.runs.discovering import served_model
 from safemt_api.runs.effects import idle_options, refuse_idle
 from safemt_api.runs.execution import RunResult, Watcher, execute
+from safemt_api.runs.keywords import EvalKeywords
 from safemt_api.runs.planning import DEFAULT_PROVIDER, Plan, make_plan, spec_of
 from safemt_api.runs.settings import EvalSettings, settings_from
 from safemt_api.simulator.faults import FaultPlan
@@ -35,7 +36,7 @@ async def evaluate(
     simulator: SimulatorSettings | None = None,
     watch: Watcher | None = None,
     signals: tuple[signal.Signals, ...] = (),
-    **options: Any,
+    **options: Unpack[EvalKeywords],
 ) -> RunResult:
     """Evaluate a model: ``await safemt_api.evaluate(provider="openai", sample=50, max_usd=5)``.
 
@@ -44,7 +45,7 @@ async def evaluate(
         simulator: What the built-in simulator plays, when the run uses it.
         watch: Called in the run's task group with the ``Execution``; read its ``statistics()`` as often as you like.
         signals: End the run as interrupted (resumable) when one of these arrives.
-        **options: Fields of ``EvalSettings``.
+        **options: Fields of ``EvalSettings``, as values or, where those are plain (paths, numbers, one judge), as strings.
 
     Returns:
         The summary as it stands in ``summary.json``, the run's folder, the exit code, and what ended the run early, if anything did.

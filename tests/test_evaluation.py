@@ -345,8 +345,8 @@ async def test_a_wrong_path_is_told_at_once(small: Small) -> None:
 
 
 async def test_unknown_options_are_told_which_there_are() -> None:
-    with pytest.raises(UsageError, match=r"no such option: modle; there are: .*model"):
-        await evaluate(modle="x")
+    with pytest.raises(UsageError, match=r"no such option: modle \(did you mean 'model'\?\); there are: .*model"):
+        await evaluate(modle="x")  # type: ignore[call-arg] # misspelt on purpose
 
 
 async def test_several_addresses_share_the_calls(small: Small) -> None:

@@ -10,22 +10,29 @@ from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
+from narwhals.typing import IntoDataFrame
 
 from safemt_api.errors import UsageError
 from safemt_api.metrics.first_failure import failure_curve
 from safemt_api.metrics.frames import KEY, LIVE_KEY, MISSING, SAFE, UNSAFE, Floats, VerdictMatrix, checked, encode, label_codes
+from safemt_api.metrics.given_frames import given_verdicts
 from safemt_api.metrics.uncertainty import DEFAULT_LEVEL, DEFAULT_RESAMPLES, Estimate, proportion_intervals, ratio, wilson
 
 RATES = ("asr", "if_missing_safe", "if_missing_unsafe")
 
 
-def asr_by_turn(frame: pl.DataFrame) -> pl.DataFrame:
+def asr_by_turn(frame: IntoDataFrame) -> pl.DataFrame:
     """One row a length, sorted: length, unsafe, safe, missing, asr, if_missing_safe, if_missing_unsafe (null where undefined).
+
+    Args:
+        frame: A verdict frame (``safemt_api.metrics.frames``), in polars or pandas, or a run's ``verdicts.parquet`` as it was read: of that
+            the rows that count, on harmful dialogues. Of a live run there is one row a turn position, as in its report, in a column turn.
 
     Raises:
         UsageError: The frame lacks a column, repeats a (dialogue_id, length), or holds another verdict than safe, unsafe or null.
     """
-    return tallied(checked(frame), ["length"])
+    given = given_verdicts(frame)
+    return live_asr_by_turn(given.frame) if given.live else tallied(checked(given.frame), ["length"])
 
 
 def asr_by_turn_with_intervals(frame: pl.DataFrame, *, level: float = DEFAULT_LEVEL) -> pl.DataFrame:

@@ -7,7 +7,7 @@ To add an option, write one field of ``EvalSettings``::
 and the code that reads ``settings.top_k``. The line gives it to the command line (``--top-k K``, in its group of ``--help``), to Python
 (``evaluate(top_k=5)``), to the run file and, with ``identity``, to what must not change when a run goes on; bounds are those of
 ``annotated_types``. Strings become numbers and paths by the field's type (``runs/values.py``), wherever they come from. Then run
-``make docs``, which brings the README's help up to date.
+``make docs``, which brings the README's help and the typed keywords of ``evaluate`` (``runs/keywords.py``) up to date.
 
 Nothing here may import what is slow to load: ``--help`` reads it.
 """

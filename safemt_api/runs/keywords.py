@@ -1,0 +1,51 @@
+"""The keywords of ``evaluate`` for type checkers; ``make docs`` writes this file from the settings' fields."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, TypedDict
+
+
+class EvalKeywords(TypedDict, total=False):
+    """Every option of a run by the name of its field in ``EvalSettings``, in the forms that it is taken in."""
+
+    provider: str | None
+    model: str | None
+    base_urls: str | Sequence[str]
+    system: str | None
+    max_output_tokens: int | None
+    temperature: float | None
+    top_p: float | None
+    data: str | Path | None
+    lengths: str | Sequence[int] | None
+    protocol: Literal["scripted", "live"]
+    sample: int | None
+    scenarios: str | Sequence[str]
+    kinds: str | Sequence[Literal["harmful", "benign"]]
+    skip_invalid: bool
+    until_ci: float | None
+    seed: int
+    judges: str | Sequence[str]
+    judge_fallback: str | None
+    judge_base_url: str | None
+    rubric: str | Path | None
+    moderator: str | None
+    moderator_base_url: str | None
+    moderator_failure: Literal["fail", "open", "closed"]
+    policies: str | Path | None
+    max_usd: float | None
+    concurrency: int
+    requests_per_minute: float | None
+    tokens_per_minute: float | None
+    max_failures: float
+    stall_seconds: float
+    connect_seconds: float
+    idle_seconds: float
+    total_seconds: float
+    run: str | None
+    results: str | Path
+    providers: str | Path | None
+    simulator_faults: str
+    simulator_seed: int | None
+    simulator_latency_seconds: float
