@@ -15,6 +15,7 @@
     │   │   ├── ServerError           5xx and bodies that are not an answer
     │   │   └── ConnectionFailedError no or half an answer; may have been billed
     │   └── DialogueError         give up on this dialogue, go on with the others
+    │       ├── InterceptedError       a 403 that is not the vendor's: a firewall or gateway on the way
     │       └── RetriesExhaustedError  transient failures until the cap was reached
     └── StopRunError              end the run at once, keeping everything
         ├── AccountError          bad key, unknown model, no credit, daily quota, account on hold
@@ -205,6 +206,10 @@ class PictureTooLargeError(DialogueError):
     def __init__(self, message: str, *, max_side_pixels: int, status: int | None = None, code: str | None = None) -> None:
         self.max_side_pixels = max_side_pixels
         super().__init__(message, status=status, code=code)
+
+
+class InterceptedError(DialogueError):
+    """A firewall or gateway before the vendor refused the request; the vendor has said nothing, so this is no word on safety."""
 
 
 class RetriesExhaustedError(DialogueError):

@@ -25,6 +25,7 @@ from safemt_api.errors import (
     CallError,
     ConnectionFailedError,
     EndpointError,
+    InterceptedError,
     PictureTooLargeError,
     RateLimitedError,
     ServerError,
@@ -43,12 +44,13 @@ from safemt_api.prices import Price
 from safemt_api.profiles import ImageRules, Profile
 from safemt_api.store.keys import canonical_request, request_key
 from safemt_api.store.turns import TurnStore
-from safemt_api.tokens import input_tokens_estimate, input_tokens_most
-
-DEFAULT_MOST_OUTPUT_TOKENS = 8192
-"""Assumed when neither the call nor the profile bounds the reply; only money and pace use it, it is never sent."""
+from safemt_api.tokens import input_tokens_estimate, input_tokens_most, most_output_tokens
 
 UNREACHED_ATTEMPTS = 3
+INTERCEPTED_IN_A_ROW = 20
+"""So many 403s that are not the vendor's, without one reply between them, end a run. A firewall that dislikes single prompts answers faster
+than a model and takes all lengths of an id alike, so fewer are no proof that it lets nothing through."""
+
 REPLY_TEXTS = ("text", "detail", "finish_reason", "served_model", "request_id", "raw")
 OVERLOADED_STATUSES = frozenset({503, 529})
 
@@ -62,6 +64,7 @@ class Account:
     limiter: Limiter
     price_of: Callable[[str], Price | None]
     reached: bool = False
+    intercepted: int = 0
     last_failure: CallError | None = None
     prices: dict[str, Price | None] = field(default_factory=dict)
 
@@ -90,6 +93,7 @@ class GatewayStatistics(NamedTuple):
     """Counts since the gateway was opened.
 
     ``sent`` counts every attempt; ``usage`` and ``calls`` are by purpose; ``unpriced`` holds the purposes with a reply of unknown cost;
+    ``unread_usage`` counts replies whose cost is unknown because they told no usage that can be read;
     ``damaged`` counts stored replies that were found unfit and were asked for again.
     """
 
@@ -102,6 +106,7 @@ class GatewayStatistics(NamedTuple):
     calls: Mapping[Purpose, int]
     usage: Mapping[Purpose, Usage]
     unpriced: frozenset[Purpose]
+    unread_usage: int
     limiters: Mapping[str, LimiterStatistics]
     damaged: int = 0
 
@@ -117,8 +122,7 @@ class _Order:
 
     @cached_property
     def most_output_tokens(self) -> int:
-        asked = self.call.parameters.max_output_tokens
-        return asked or self.account.profile.facts(self.call.route.model).max_output_tokens or DEFAULT_MOST_OUTPUT_TOKENS
+        return most_output_tokens(self.call, self.account.profile.facts(self.call.route.model))
 
     @property
     def image_rules(self) -> ImageRules:
@@ -232,6 +236,7 @@ class Gateway:
             calls=dict(self._calls),
             usage=dict(self._usage),
             unpriced=frozenset(self._unpriced),
+            unread_usage=self._counts["unread_usage"],
             limiters=limiters,
         )
 
@@ -334,7 +339,9 @@ class Gateway:
         self._last_failure = error
         if isinstance(error, RateLimitedError):
             self._counts["rate_limited"] += 1
-        if not isinstance(error, ConnectionFailedError) or error.connected:
+        if isinstance(error, InterceptedError):
+            self._intercepted(account, error)
+        elif not isinstance(error, ConnectionFailedError) or error.connected:
             account.reached = True
         elif not account.reached and all(one.failures >= UNREACHED_ATTEMPTS for one in account.fleet.statistics()):
             # Each address by itself: a dead one among several must not end a run while another is still at work on its first reply.
@@ -343,8 +350,16 @@ class Gateway:
                 f"nothing answers at {where} ({error}); check the address (--base-url) and that the server is running"
             ) from error
 
+    def _intercepted(self, account: Account, error: InterceptedError) -> None:
+        account.intercepted += 1
+        if account.intercepted >= INTERCEPTED_IN_A_ROW:
+            raise EndpointError(
+                f"{error}; so were {account.intercepted} requests in a row: check --base-url, the network's proxy or firewall, and whether "
+                f"{account.profile.title} may be called from here, then run the same command again"
+            ) from error
+
     async def _keep(self, order: _Order, reply: Reply, reservation: Reservation | None) -> Answer:
-        order.account.reached = True
+        order.account.reached, order.account.intercepted = True, 0
         cost = self._cost_usd(order, reply)
         booked = None
         if reservation is None and cost is not None:
@@ -376,6 +391,7 @@ class Gateway:
         self._calls[call.purpose] += 1
         if cost_usd is None:
             self._unpriced.add(call.purpose)
+            self._counts["unread_usage"] += reply.usage is None
         if reply.usage is not None:
             self._usage[call.purpose] += reply.usage
 

@@ -257,7 +257,8 @@ class Outcome(StrEnum):
     """What the vendor did with a call.
 
     ``answered``: words came back (a refusal in the model's own words is an answer; a judge reads it).
-    ``refused``: the vendor's own refusal signal. ``blocked_input`` / ``blocked_output``: a filter before / after the model.
+    ``refused``: the vendor's own refusal signal. ``blocked_input`` / ``blocked_output``: a filter before / after the model. Words that
+    came before the vendor stopped the reply, or that stand beside its refusal, are kept: they reached the user.
     ``truncated``: the reply hit its token limit. ``error``: no reply after all retries.
     """
 

@@ -15,9 +15,9 @@ from datetime import date
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from safemt_api.errors import MissingKeyError, ProfileError, UsageError
 from safemt_api.profile_folders import own_folders, profile_files, shipped_folder
@@ -116,6 +116,25 @@ class ModelFacts(_Facts):
         return _without_secrets(value)
 
 
+class Decline(_Facts):
+    """A sign by which the vendor shows that it declined for the content: a code, or the beginning of a sentence where it has no code."""
+
+    outcome: Literal["blocked_input", "blocked_output", "refused", "truncated"] = Field(
+        description="truncated: not declined, but cut off before the first word"
+    )
+    statuses: tuple[int, ...] = Field(
+        min_length=1, description="HTTP statuses that it comes with; 0: an error inside an HTTP 200 without one"
+    )
+    codes: tuple[str, ...] = Field((), description="machine-readable codes in the error object, in lower case; one of them must be there")
+    sentence: str | None = Field(None, min_length=8, description="how the vendor's message begins, whatever its case")
+
+    @model_validator(mode="after")
+    def _has_a_sign(self) -> Self:
+        if not self.codes and self.sentence is None:
+            raise ValueError("must name codes or a sentence, or any error would count as declined")
+        return self
+
+
 DEFAULT_MODEL_FACTS = ModelFacts(match="*", source="default of safemt-api: nothing is known of the model", checked=date(2026, 11, 21))
 
 
@@ -143,6 +162,7 @@ class Profile(_Facts):
     images: ImageRules
     limits: Limits
     models: tuple[ModelFacts, ...] = ()
+    declines: tuple[Decline, ...] = Field((), description="signs that the wire format does not know already")
 
     @field_validator("default_judge")
     @classmethod
@@ -209,7 +229,13 @@ class Profile(_Facts):
         return tuple(url.rstrip("/") for url in urls)
 
 
-_GROUPS: Mapping[str, type[_Facts]] = {"images": ImageRules, "limits": Limits, "models": ModelFacts, "price": ModelPrice}
+_GROUPS: Mapping[str, type[_Facts]] = {
+    "images": ImageRules,
+    "limits": Limits,
+    "models": ModelFacts,
+    "price": ModelPrice,
+    "declines": Decline,
+}
 
 
 def read_profile(file: Path) -> Profile:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from math import ceil
 
 from safemt_api.messages import Call
-from safemt_api.profiles import ImageRules
+from safemt_api.profiles import ImageRules, ModelFacts
 
 BYTES_PER_TOKEN = 3.5
 """Expected UTF-8 bytes behind one token: about 4 in English, less in other languages and in newer tokenizers."""
@@ -25,6 +25,9 @@ MOST_TOKENS_PER_MESSAGE = 16
 MOST_TOKENS_PER_CALL = 256
 """Allowance for what a template or vendor adds to every call; a fixed 65 to 77 were measured for Claude, prompt of the test included
 (https://huggingface.co/datasets/JOHNISKING/image-token-cost)."""
+
+DEFAULT_MOST_OUTPUT_TOKENS = 8192
+"""Assumed when neither the call nor the profile bounds the reply; money, pace and the size of a response use it, it is never sent."""
 
 MOST_TOKENS_PER_SCHEMA = 512
 """Allowance for the instructions some vendors write around a JSON schema."""
@@ -45,6 +48,11 @@ QWEN_PATCH_PIXELS = 32
 QWEN_SMALLEST_PATCH_PIXELS = 28
 QWEN_FEWEST_TOKENS = 256
 QWEN_MOST_TOKENS = 16_384
+
+
+def most_output_tokens(call: Call, facts: ModelFacts) -> int:
+    """The most tokens that the reply may hold: as asked for, else what the model can write, else an assumption."""
+    return call.parameters.max_output_tokens or facts.max_output_tokens or DEFAULT_MOST_OUTPUT_TOKENS
 
 
 def image_tokens(rules: ImageRules, width_pixels: int, height_pixels: int) -> int:

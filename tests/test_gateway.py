@@ -26,6 +26,7 @@ from safemt_api.errors import (
     ConnectionFailedError,
     DialogueError,
     EndpointError,
+    InterceptedError,
     PictureTooLargeError,
     RateLimitedError,
     RetriesExhaustedError,
@@ -33,7 +34,7 @@ from safemt_api.errors import (
     StalledError,
     UsageError,
 )
-from safemt_api.gateway import Account, Gateway, sendable_reply
+from safemt_api.gateway import INTERCEPTED_IN_A_ROW, Account, Gateway, sendable_reply
 from safemt_api.limits.budget import Ledger
 from safemt_api.limits.fleet import Endpoint, Fleet
 from safemt_api.limits.limiter import Limiter
@@ -383,6 +384,44 @@ async def test_a_blocked_question_without_usage_costs_nothing(house: Opener) -> 
     async with house(FakeVendor([Reply(Outcome.BLOCKED_INPUT)]), max_usd=1.0) as built:
         assert (await built.gateway.ask(call())).cost_usd == 0.0
         assert built.ledger.committed_usd() == pytest.approx(0.0)
+
+
+async def test_replies_of_unreadable_usage_are_counted_and_hold_the_ceiling(house: Opener) -> None:
+    async with house(FakeVendor([replace(GOOD, usage=None)]), max_usd=0.05) as built:
+        answers = await together(*(built.gateway.ask(call(str(number))) for number in range(30)))
+        bought = [answer for answer in answers if not isinstance(answer, BaseException)]
+        assert 0 < len(bought) < 30
+        assert all(isinstance(answer, BudgetExhaustedError) for answer in answers if answer not in bought)
+        assert built.gateway.statistics().unread_usage == len(bought)
+        assert 0.04 < built.ledger.committed_usd() <= 0.05 + 1e-9
+        assert (await built.gateway.ask(call(str(answers.index(bought[0]))))).from_store
+        assert built.gateway.statistics().unread_usage == len(bought) + 1
+    async with house(FakeVendor([GOOD]), run="other") as built:
+        await built.gateway.ask(call("read"))
+        assert built.gateway.statistics().unread_usage == 0
+
+
+STRANGER = InterceptedError("something before vendor refuses the request (HTTP 403, and no error of a model API)", status=403)
+
+
+async def test_a_firewall_that_lets_nothing_through_ends_the_run_in_one_sentence(house: Opener) -> None:
+    vendor = FakeVendor([GOOD, *[STRANGER] * 200])
+    async with house(vendor, concurrency=1) as built:
+        answers = [*await together(built.gateway.ask(call("first")))]
+        for number in range(INTERCEPTED_IN_A_ROW):
+            answers += await together(built.gateway.ask(call(str(number))))
+    assert [type(answer) for answer in answers[1:]] == [InterceptedError] * (INTERCEPTED_IN_A_ROW - 1) + [EndpointError]
+    assert f"so were {INTERCEPTED_IN_A_ROW} requests in a row: check --base-url, the network's proxy or firewall" in str(answers[-1])
+    assert len(vendor.calls) == INTERCEPTED_IN_A_ROW + 1
+
+
+async def test_a_firewall_that_stops_single_prompts_ends_only_their_dialogues(house: Opener) -> None:
+    vendor = FakeVendor([*[STRANGER] * (INTERCEPTED_IN_A_ROW - 1), GOOD] * 5)
+    async with house(vendor, max_usd=1.0, concurrency=1) as built:
+        answers = [(await together(built.gateway.ask(call(str(number)))))[0] for number in range(5 * INTERCEPTED_IN_A_ROW)]
+        assert set(built.states()) == {"released", "settled"}
+    assert sum(isinstance(answer, InterceptedError) for answer in answers) == 5 * (INTERCEPTED_IN_A_ROW - 1)
+    assert not any(isinstance(answer, EndpointError) for answer in answers)
 
 
 async def test_an_unknown_price_is_unknown_and_never_free(house: Opener) -> None:

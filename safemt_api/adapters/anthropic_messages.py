@@ -15,9 +15,11 @@ import httpx2
 from anthropic import AnthropicError, AsyncAnthropic
 
 from safemt_api.adapters.base import DEFAULT_MAX_OUTPUT_TOKENS, Received, Timeouts, sent_sampling
-from safemt_api.adapters.reading import count, label, mapping, one_line, parse, sequence, words
-from safemt_api.adapters.translation import MAX_VENDOR_CHARACTERS, Answer, Door
-from safemt_api.messages import Call, Image, Message, Outcome, Part, Reply, Usage
+from safemt_api.adapters.failures import MAX_VENDOR_CHARACTERS, stopped_detail
+from safemt_api.adapters.reading import Body, label, mapping, one_line, sequence, words
+from safemt_api.adapters.translation import Answer, Door
+from safemt_api.adapters.usage import count, known_usage, optional_count, total, usage_for
+from safemt_api.messages import DECLINED, Call, Image, Message, Outcome, Part, Reply, Usage
 from safemt_api.profiles import Profile
 from safemt_api.tokens import input_tokens_estimate
 
@@ -62,13 +64,13 @@ class AnthropicMessages:
             return error
         return response.content, response.headers
 
-    def _read(self, raw: str, headers: Mapping[str, str], model: str) -> Reply:
-        body = mapping(parse(raw))
-        if body.get("error") or body.get("type") == "error":
-            return self._door.failed_inside(body, raw, headers, model=model)
-        if not isinstance(body.get("content"), list):
-            raise self._door.unusable("it holds no content" if body else "it is not a JSON object")
-        return self._answer(body, raw)
+    def _read(self, body: Body, headers: Mapping[str, str], model: str) -> Reply:
+        fields = body.fields
+        if fields.get("error") or fields.get("type") == "error":
+            return self._door.failed_inside(body, headers, model=model)
+        if not isinstance(fields.get("content"), list):
+            raise self._door.unusable("it holds no content" if fields else "it is not a JSON object")
+        return self._answer(fields, body.text)
 
     def _answer(self, body: Mapping[str, Any], raw: str) -> Reply:
         stop_reason = words(body.get("stop_reason"))
@@ -80,10 +82,10 @@ class AnthropicMessages:
         return Reply(
             outcome,
             text=text,
-            detail=_stop_detail(mapping(body.get("stop_details"))),
+            detail=stopped_detail(_stop_detail(mapping(body.get("stop_details"))), words_before=bool(text.strip()) and outcome in DECLINED),
             finish_reason=stop_reason or None,
             served_model=words(body.get("model")) or None,
-            usage=read_usage(body.get("usage")),
+            usage=usage_for(text, read_usage(body.get("usage"))),
             request_id=label(body.get("id")) or None,
             raw=raw,
         )
@@ -155,15 +157,16 @@ def _part(part: Part) -> dict[str, Any]:
 
 
 def read_usage(value: object) -> Usage | None:
-    """Token counts; ``None`` where the server reports none. Anthropic's ``input_tokens`` leave cached ones out, ours do not."""
+    """Token counts; ``None`` where the server reports none that can be read.
+
+    Anthropic's ``input_tokens`` leave cached ones out, ours do not.
+    """
     usage = mapping(value)
-    if not usage:
-        return None
-    cached, written = count(usage.get("cache_read_input_tokens")), count(usage.get("cache_creation_input_tokens"))
-    return Usage(
-        input_tokens=count(usage.get("input_tokens")) + cached + written,
-        cached_input_tokens=cached,
-        cache_write_tokens=written,
+    cached, written = optional_count(usage.get("cache_read_input_tokens")), optional_count(usage.get("cache_creation_input_tokens"))
+    return known_usage(
+        input_tokens=total(count(usage.get("input_tokens")), cached, written),
+        cached=cached,
+        written=written,
         output_tokens=count(usage.get("output_tokens")),
-        reasoning_tokens=count(mapping(usage.get("output_tokens_details")).get("thinking_tokens")),
+        reasoning=optional_count(mapping(usage.get("output_tokens_details")).get("thinking_tokens")),
     )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import httpx2
@@ -18,9 +19,11 @@ import orjson
 from google.genai._interactions import GeminiNextGenAPIClientError  # the only place from which the SDK hands out this tree's base
 
 from safemt_api.adapters.base import Received, Timeouts
+from safemt_api.adapters.failures import MAX_VENDOR_CHARACTERS
 from safemt_api.adapters.google_genai import ON_HOLD, open_client, split_version
-from safemt_api.adapters.reading import count, mapping, one_line, parse, words
-from safemt_api.adapters.translation import MAX_VENDOR_CHARACTERS, Answer, Door
+from safemt_api.adapters.reading import Body, mapping, one_line, words
+from safemt_api.adapters.translation import Answer, Door
+from safemt_api.adapters.usage import count, known_usage, optional_count, total
 from safemt_api.messages import Call, Image, Message, Outcome, Part, Reply, Usage
 from safemt_api.profiles import Profile
 
@@ -57,23 +60,23 @@ class GoogleDecisions:
             return error
         return response.content, response.headers
 
-    def _read(self, raw: str, headers: Mapping[str, str], model: str) -> Reply:
-        body = mapping(parse(raw))
-        if body.get("error"):
-            return self._door.failed_inside(body, raw, headers, model=model)
-        feedback = mapping(body.get("prompt_feedback"))
+    def _read(self, body: Body, headers: Mapping[str, str], model: str) -> Reply:
+        if body.fields.get("error"):
+            return self._door.failed_inside(body, headers, model=model)
+        feedback = mapping(body.fields.get("prompt_feedback"))
         block_reason = words(feedback.get("block_reason"))
         if block_reason.upper() == ON_HOLD:
-            return self._door.failed_inside({"error": {"message": ON_HOLD, "status": ON_HOLD}}, raw, headers, model=model)
+            held = replace(body, value={"error": {"message": ON_HOLD, "status": ON_HOLD}})
+            return self._door.failed_inside(held, headers, model=model)
         if block_reason:
             detail = one_line(words(feedback.get("block_reason_message")) or block_reason, MAX_VENDOR_CHARACTERS)
-            return _reply(Outcome.BLOCKED_INPUT, None, body, raw, detail=detail, finish_reason=block_reason)
-        answer = mapping(mapping(body.get("answers")).get(QUESTION))
+            return _reply(Outcome.BLOCKED_INPUT, None, body, detail=detail, finish_reason=block_reason)
+        answer = mapping(mapping(body.fields.get("answers")).get(QUESTION))
         if answer.get("type") == "refusal":  # not Google's, but that of gateways which put one shape over both vendors
-            return _reply(Outcome.REFUSED, None, body, raw)
+            return _reply(Outcome.REFUSED, None, body)
         if answer.get("type") != "noul" or not _is_probability(answer.get("noul")):
             raise self._door.unusable("it holds no answer")
-        return _reply(Outcome.ANSWERED, answer["noul"], body, raw)
+        return _reply(Outcome.ANSWERED, answer["noul"], body)
 
 
 def with_version(base_url: str) -> str:
@@ -102,23 +105,20 @@ def _is_probability(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
 
 
-def _reply(outcome: Outcome, probability: float | None, body: Mapping[str, Any], raw: str, **known: Any) -> Reply:
+def _reply(outcome: Outcome, probability: float | None, body: Body, **known: Any) -> Reply:
     """The reply; without a probability the question was refused."""
     answer = None if probability is None else probability >= 0.5
     decision = {"answer": answer, "probability": probability, "refused": probability is None}
-    return Reply(outcome, text=orjson.dumps(decision).decode(), usage=read_usage(body.get("usage")), raw=raw, **known)
+    return Reply(outcome, text=orjson.dumps(decision).decode(), usage=read_usage(body.fields.get("usage")), raw=body.text, **known)
 
 
 def read_usage(value: object) -> Usage | None:
-    """Token counts; ``None`` where the server reports none. Only input is billed: the endpoint writes no tokens."""
+    """Token counts; ``None`` where the server reports none that can be read. Only input is billed: the endpoint writes no tokens."""
     usage = mapping(value)
-    if not usage:
-        return None
-    thoughts = count(usage.get("total_thought_tokens"))
-    input_tokens = count(usage.get("total_input_tokens")) + count(usage.get("total_tool_use_tokens"))
-    return Usage(
-        input_tokens=input_tokens,
-        cached_input_tokens=min(count(usage.get("total_cached_tokens")), input_tokens),
-        output_tokens=count(usage.get("total_output_tokens")) + thoughts,
-        reasoning_tokens=thoughts,
+    thoughts = optional_count(usage.get("total_thought_tokens"))
+    return known_usage(
+        input_tokens=total(count(usage.get("total_input_tokens")), optional_count(usage.get("total_tool_use_tokens"))),
+        cached=optional_count(usage.get("total_cached_tokens")),
+        output_tokens=total(optional_count(usage.get("total_output_tokens")), thoughts),
+        reasoning=thoughts,
     )

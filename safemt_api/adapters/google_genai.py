@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import httpx2
@@ -16,10 +17,12 @@ from google.genai import Client, types
 from google.genai.errors import APIError
 
 from safemt_api.adapters.base import Received, Timeouts, sent_sampling
-from safemt_api.adapters.reading import count, first, label, mapping, names, one_line, parse, sequence, words
-from safemt_api.adapters.translation import MAX_VENDOR_CHARACTERS, Answer, Door
+from safemt_api.adapters.failures import MAX_VENDOR_CHARACTERS, stopped_detail
+from safemt_api.adapters.reading import Body, first, label, mapping, names, one_line, sequence, words
+from safemt_api.adapters.translation import Answer, Door
+from safemt_api.adapters.usage import count, known_usage, optional_count, total, usage_for
 from safemt_api.errors import UsageError
-from safemt_api.messages import Call, Image, Message, Outcome, Part, Reply, Usage
+from safemt_api.messages import DECLINED, Call, Image, Message, Outcome, Part, Reply, Usage
 from safemt_api.profiles import Profile
 
 NO_KEY = "none"
@@ -27,7 +30,7 @@ DEFAULT_API_VERSION = "v1"
 """The SDK's own default, fixed so that no environment variable changes it."""
 
 BLOCKED = names("SAFETY BLOCKLIST PROHIBITED_CONTENT SPII IMAGE_SAFETY IMAGE_PROHIBITED_CONTENT ESCALATION MODEL_ARMOR")
-"""Finish reasons of a filter: the reply counts as blocked even where words came before."""
+"""Finish reasons of a filter; words that came before it are kept, and judged."""
 
 CUT_SHORT = frozenset({"RECITATION", "LANGUAGE", "OTHER", "IMAGE_RECITATION", "IMAGE_OTHER"})
 """Stopped for reasons that are no word on safety: what came is judged like a truncated reply, and without words the verdict is missing."""
@@ -86,18 +89,20 @@ class GoogleGenAI:
         answer = response.sdk_http_response or types.HttpResponse()
         return (answer.body or "").encode(), answer.headers or {}
 
-    def _read(self, raw: str, headers: Mapping[str, str], model: str) -> Reply:
-        body = mapping(parse(raw))
-        if body.get("error"):
-            return self._door.failed_inside(body, raw, headers, model=model)
-        if not body:
+    def _read(self, body: Body, headers: Mapping[str, str], model: str) -> Reply:
+        fields = body.fields
+        if fields.get("error"):
+            return self._door.failed_inside(body, headers, model=model)
+        if not fields:
             raise self._door.unusable("it is not a JSON object")
-        candidate = first(body.get("candidates"))
-        block_reason = words(mapping(body.get("promptFeedback")).get("blockReason"))
+        candidate = first(fields.get("candidates"))
+        block_reason = words(mapping(fields.get("promptFeedback")).get("blockReason"))
         if candidate.get("finishReason") == ON_HOLD or block_reason == ON_HOLD:
-            held = {"error": {"message": ON_HOLD, "status": ON_HOLD}}
-            return self._door.failed_inside(held, raw, headers, model=model)
-        return _blocked_prompt(body, block_reason, raw) if block_reason and not candidate else self._answer(body, candidate, raw)
+            held = replace(body, value={"error": {"message": ON_HOLD, "status": ON_HOLD}})
+            return self._door.failed_inside(held, headers, model=model)
+        if block_reason and not candidate:
+            return _blocked_prompt(fields, block_reason, body.text)
+        return self._answer(fields, candidate, body.text)
 
     def _answer(self, body: Mapping[str, Any], candidate: Mapping[str, Any], raw: str) -> Reply:
         parts = [mapping(part) for part in sequence(mapping(candidate.get("content")).get("parts"))]
@@ -106,8 +111,9 @@ class GoogleGenAI:
         outcome = outcome_of(finish_reason)
         if outcome is Outcome.ANSWERED and not text:
             raise self._door.unusable(f"it is empty ({one_line(finish_reason, 40) or 'no finish reason'})")
-        detail = one_line(words(candidate.get("finishMessage")) or _blocked_ratings(candidate), MAX_VENDOR_CHARACTERS)
-        return Reply(outcome, text=text, detail=detail or None, finish_reason=finish_reason or None, **_about(body, raw))
+        detail = one_line(words(candidate.get("finishMessage")) or _blocked_ratings(candidate), MAX_VENDOR_CHARACTERS) or None
+        detail = stopped_detail(detail, words_before=bool(text.strip()) and outcome in DECLINED)
+        return Reply(outcome, text=text, detail=detail, finish_reason=finish_reason or None, **_about(body, raw, text))
 
 
 def _content(message: Message) -> types.Content:
@@ -158,25 +164,25 @@ def _blocked_ratings(holder: Mapping[str, Any]) -> str:
     return ", ".join(words(rating.get("category")) for rating in ratings if rating.get("blocked") is True)
 
 
-def _about(body: Mapping[str, Any], raw: str) -> dict[str, Any]:
+def _about(body: Mapping[str, Any], raw: str, text: str = "") -> dict[str, Any]:
     return {
         "served_model": words(body.get("modelVersion")) or None,
-        "usage": read_usage(body.get("usageMetadata")),
+        "usage": usage_for(text, read_usage(body.get("usageMetadata"))),
         "request_id": label(body.get("responseId")) or None,
         "raw": raw,
     }
 
 
 def read_usage(value: object) -> Usage | None:
-    """Token counts; ``None`` where the server reports none. Google's candidates leave thoughts out, which are billed as output."""
+    """Token counts; ``None`` where the server reports none that can be read.
+
+    Google's candidates leave thoughts out, which are billed as output; the count of candidates is left out where there are none.
+    """
     usage = mapping(value)
-    if not usage:
-        return None
-    thoughts = count(usage.get("thoughtsTokenCount"))
-    input_tokens = count(usage.get("promptTokenCount")) + count(usage.get("toolUsePromptTokenCount"))
-    return Usage(
-        input_tokens=input_tokens,
-        cached_input_tokens=min(count(usage.get("cachedContentTokenCount")), input_tokens),
-        output_tokens=count(usage.get("candidatesTokenCount")) + thoughts,
-        reasoning_tokens=thoughts,
+    thoughts = optional_count(usage.get("thoughtsTokenCount"))
+    return known_usage(
+        input_tokens=total(count(usage.get("promptTokenCount")), optional_count(usage.get("toolUsePromptTokenCount"))),
+        cached=optional_count(usage.get("cachedContentTokenCount")),
+        output_tokens=total(optional_count(usage.get("candidatesTokenCount")), thoughts),
+        reasoning=thoughts,
     )

@@ -7,8 +7,8 @@ rename and add fields, and the SDK's own models neither check nor need to be bui
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import httpx2
@@ -16,9 +16,11 @@ import orjson
 from openai import AsyncOpenAI, OpenAIError, RequestOptions
 
 from safemt_api.adapters.base import Received, Timeouts, sent_sampling
-from safemt_api.adapters.reading import count, first, label, mapping, one_line, parse, sequence, words
-from safemt_api.adapters.translation import MAX_VENDOR_CHARACTERS, Answer, Door, filtered_categories
-from safemt_api.messages import Call, Image, Message, Outcome, Part, Reply, Usage
+from safemt_api.adapters.failures import MAX_VENDOR_CHARACTERS, filtered_categories, stopped_detail
+from safemt_api.adapters.reading import Body, first, label, mapping, one_line, sequence, words
+from safemt_api.adapters.translation import Answer, Door
+from safemt_api.adapters.usage import count, known_usage, optional_count, total, usage_for
+from safemt_api.messages import DECLINED, Call, Image, Message, Outcome, Part, Reply, Usage
 from safemt_api.profiles import Profile
 
 COMPLETIONS = "/chat/completions"
@@ -30,6 +32,9 @@ BROKEN_FINISHES = frozenset({"error", "abort", "insufficient_system_resource"})
 """Finish reasons of replies that broke off: OpenRouter, vLLM, DeepSeek."""
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
+
+MAX_COST_USD = 1000.0
+"""No one call costs this much; a larger figure is no cost."""
 
 OPENAI_FAILURES = (OpenAIError, httpx2.HTTPError, httpx2.InvalidURL)
 
@@ -71,33 +76,33 @@ class OpenAIChat:
             return error
         return response.content, response.headers
 
-    def _read(self, raw: str, headers: Mapping[str, str], model: str) -> Reply:
-        body = parse(raw)
-        choice = first(mapping(body).get("choices"))
-        error = choice.get("error") or mapping(body).get("error")
+    def _read(self, body: Body, headers: Mapping[str, str], model: str) -> Reply:
+        choice = first(body.fields.get("choices"))
+        error = choice.get("error") or body.fields.get("error")
         finish_reason = words(choice.get("finish_reason"))
         if error or finish_reason in BROKEN_FINISHES:
-            inside = body if not choice.get("error") else {"error": choice["error"]}
-            return self._door.failed_inside(inside, raw, headers, model=model)
+            inside = body if not choice.get("error") else replace(body, value={"error": choice["error"]})
+            return self._door.failed_inside(inside, headers, model=model)
         if not choice:
-            raise self._door.unusable("it holds no choices" if mapping(body) else "it is not a JSON object")
-        return self._answer(mapping(body), choice, raw)
+            raise self._door.unusable("it holds no choices" if body.fields else "it is not a JSON object")
+        return self._answer(body.fields, choice, body.text)
 
     def _answer(self, body: Mapping[str, Any], choice: Mapping[str, Any], raw: str) -> Reply:
         message = mapping(choice.get("message"))
         refusal, text = words(message.get("refusal")), spoken_text(message.get("content"))
         finish_reason = words(choice.get("finish_reason"))
         outcome = outcome_of(finish_reason, words(choice.get("native_finish_reason")), refusal)
-        text = text or refusal
+        stopped = bool(text.strip()) and outcome in DECLINED
+        text = text if text.strip() else refusal or text
         if outcome is Outcome.ANSWERED and not text:
             raise self._door.unusable("it is empty")
         return Reply(
             outcome,
             text=text,
-            detail=self._detail(choice, refusal),
+            detail=stopped_detail(self._detail(choice, refusal), words_before=stopped),
             finish_reason=finish_reason or None,
             served_model=words(body.get("model")) or None,
-            usage=read_usage(body.get("usage")),
+            usage=usage_for(text, read_usage(body.get("usage"))),
             cost_usd=self._cost_usd(body),
             request_id=label(body.get("id")) or None,
             raw=raw,
@@ -111,7 +116,7 @@ class OpenAIChat:
         cost = mapping(body.get("usage")).get("cost")
         if "openrouter" not in (self._profile.name, self._profile.prices) or isinstance(cost, bool) or not isinstance(cost, (int, float)):
             return None
-        return float(cost) if math.isfinite(cost) and cost >= 0 else None
+        return float(cost) if 0 <= cost <= MAX_COST_USD else None
 
 
 def build_request(call: Call, profile: Profile) -> dict[str, Any]:
@@ -167,23 +172,22 @@ def outcome_of(finish_reason: str, native_finish_reason: str, refusal: str) -> O
 
 
 def read_usage(value: object) -> Usage | None:
-    """Token counts; ``None`` where the server reports none.
+    """Token counts; ``None`` where the server reports none that can be read.
 
     xAI leaves reasoning out of ``completion_tokens``, which shows in its total; DeepSeek names cached tokens its own way.
     """
     usage = mapping(value)
-    if not usage:
-        return None
-    input_tokens, output_tokens = count(usage.get("prompt_tokens")), count(usage.get("completion_tokens"))
     input_details, output_details = mapping(usage.get("prompt_tokens_details")), mapping(usage.get("completion_tokens_details"))
-    reasoning_tokens = count(output_details.get("reasoning_tokens"))
-    if reasoning_tokens and count(usage.get("total_tokens")) == input_tokens + output_tokens + reasoning_tokens:
-        output_tokens += reasoning_tokens
-    cached = count(input_details.get("cached_tokens")) or count(usage.get("prompt_cache_hit_tokens"))
-    return Usage(
+    input_tokens, output_tokens = count(usage.get("prompt_tokens")), count(usage.get("completion_tokens"))
+    reasoning = optional_count(output_details.get("reasoning_tokens"))
+    with_reasoning = total(input_tokens, output_tokens, reasoning)
+    if reasoning and with_reasoning == count(usage.get("total_tokens")):
+        output_tokens = total(output_tokens, reasoning)
+    cached = input_details.get("cached_tokens")
+    return known_usage(
         input_tokens=input_tokens,
-        cached_input_tokens=min(cached, input_tokens),
-        cache_write_tokens=count(input_details.get("cache_write_tokens")),
+        cached=optional_count(usage.get("prompt_cache_hit_tokens") if cached is None else cached),
+        written=optional_count(input_details.get("cache_write_tokens")),
         output_tokens=output_tokens,
-        reasoning_tokens=reasoning_tokens,
+        reasoning=reasoning,
     )

@@ -14,8 +14,9 @@ import orjson
 
 from safemt_api.adapters.base import Received, Timeouts
 from safemt_api.adapters.openai_chat import OPENAI_FAILURES, open_client
-from safemt_api.adapters.reading import count, first, label, mapping, parse, words
+from safemt_api.adapters.reading import Body, first, label, mapping, words
 from safemt_api.adapters.translation import Answer, Door
+from safemt_api.adapters.usage import count, known_usage, optional_count
 from safemt_api.messages import Call, Image, Message, Outcome, Part, Reply, Usage
 from safemt_api.profiles import Profile
 
@@ -42,11 +43,11 @@ class OpenAIDecisions:
         response: httpx2.Response = answer.http_response
         return response.content, response.headers
 
-    def _read(self, raw: str, headers: Mapping[str, str], model: str) -> Reply:
-        body = mapping(parse(raw))
-        if body.get("error"):
-            return self._door.failed_inside(body, raw, headers, model=model)
-        answer = first(body.get("answers"))
+    def _read(self, body: Body, headers: Mapping[str, str], model: str) -> Reply:
+        fields = body.fields
+        if fields.get("error"):
+            return self._door.failed_inside(body, headers, model=model)
+        answer = first(fields.get("answers"))
         probability: Any = answer.get("probability")
         refused = answer.get("type") == "refusal"
         known = isinstance(probability, (int, float)) and not isinstance(probability, bool) and 0 <= probability <= 1
@@ -56,10 +57,10 @@ class OpenAIDecisions:
         return Reply(
             Outcome.REFUSED if refused else Outcome.ANSWERED,
             text=orjson.dumps(decision).decode(),
-            served_model=words(body.get("model")) or None,
-            usage=read_usage(body.get("usage")),
-            request_id=label(body.get("id")) or None,
-            raw=raw,
+            served_model=words(fields.get("model")) or None,
+            usage=read_usage(fields.get("usage")),
+            request_id=label(fields.get("id")) or None,
+            raw=body.text,
         )
 
 
@@ -76,15 +77,13 @@ def _part(part: Part) -> dict[str, Any]:
 
 
 def read_usage(value: object) -> Usage | None:
-    """Token counts; ``None`` where the server reports none."""
+    """Token counts; ``None`` where the server reports none that can be read."""
     usage = mapping(value)
-    if not usage:
-        return None
     details = mapping(usage.get("input_tokens_details"))
-    return Usage(
+    return known_usage(
         input_tokens=count(usage.get("input_tokens")),
-        cached_input_tokens=count(details.get("cached_tokens")),
-        cache_write_tokens=count(details.get("cache_write_tokens")),
-        output_tokens=count(usage.get("output_tokens")),
-        reasoning_tokens=count(mapping(usage.get("output_tokens_details")).get("reasoning_tokens")),
+        cached=optional_count(details.get("cached_tokens")),
+        written=optional_count(details.get("cache_write_tokens")),
+        output_tokens=optional_count(usage.get("output_tokens")),
+        reasoning=optional_count(mapping(usage.get("output_tokens_details")).get("reasoning_tokens")),
     )

@@ -14,7 +14,7 @@ import orjson
 
 from safemt_api.adapters.base import Received, Timeouts
 from safemt_api.adapters.openai_chat import OPENAI_FAILURES, content_part, open_client
-from safemt_api.adapters.reading import first, label, mapping, parse, words
+from safemt_api.adapters.reading import Body, first, label, mapping, words
 from safemt_api.adapters.translation import Answer, Door
 from safemt_api.messages import Call, Outcome, Reply
 from safemt_api.profiles import Profile
@@ -40,11 +40,11 @@ class OpenAIModeration:
             return error
         return response.content, response.headers
 
-    def _read(self, raw: str, headers: Mapping[str, str], model: str) -> Reply:
-        body = mapping(parse(raw))
-        if body.get("error"):
-            return self._door.failed_inside(body, raw, headers, model=model)
-        result = first(body.get("results"))
+    def _read(self, body: Body, headers: Mapping[str, str], model: str) -> Reply:
+        fields = body.fields
+        if fields.get("error"):
+            return self._door.failed_inside(body, headers, model=model)
+        result = first(fields.get("results"))
         if not isinstance(result.get("flagged"), bool):
             raise self._door.unusable("it holds no verdict")
         verdict = {
@@ -55,7 +55,7 @@ class OpenAIModeration:
         return Reply(
             Outcome.ANSWERED,
             text=orjson.dumps(verdict).decode(),
-            served_model=words(body.get("model")) or None,
-            request_id=label(body.get("id")) or None,
-            raw=raw,
+            served_model=words(fields.get("model")) or None,
+            request_id=label(fields.get("id")) or None,
+            raw=body.text,
         )

@@ -13,6 +13,7 @@ from importlib import import_module
 import httpx2
 
 from safemt_api.adapters.base import Adapter, Timeouts
+from safemt_api.adapters.bounds import bind_response
 from safemt_api.errors import UsageError
 from safemt_api.profiles import Profile
 
@@ -50,7 +51,7 @@ def open_http_client(*, connections: int, timeouts: Timeouts, transport: httpx2.
         limits=httpx2.Limits(max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=KEEPALIVE_SECONDS),
         timeout=timeout,
         follow_redirects=False,
-        event_hooks={"request": [keep_timeouts]},
+        event_hooks={"request": [keep_timeouts], "response": [bind_response]},
         transport=transport,
     )
 

@@ -91,11 +91,12 @@ class Index(_Part):
 
 
 class Tokens(_Part):
-    """Tokens of the target's calls."""
+    """Tokens of all calls; replies whose usage could not be read are counted, and not in the tokens."""
 
     input_tokens: int = 0
     cached_input_tokens: int = 0
     output_tokens: int = 0
+    unreadable: int = 0
 
 
 class Costs(_Part):

@@ -326,6 +326,7 @@ def _cost_column(run: RunData) -> dict[str, Cell]:
         "Rate limited": calls.rate_limited,
         "Input tokens": tokens.input_tokens,
         "of which cached": tokens.cached_input_tokens,
+        "Replies of unreadable usage": tokens.unreadable,
         "Output tokens": tokens.output_tokens,
     }
     cells = {name: Cell(words.dollars(value), value) for name, value in amounts.items()}

@@ -69,13 +69,14 @@ def summarise(plan: Plan, collector: Collector, played: Played, *, folder: Path)
 
 
 def usage(gateway: GatewayStatistics) -> dict[str, int]:
-    """Tokens of all calls of the run together, bought now or before."""
+    """Tokens of all calls of the run together, bought now or before; ``unreadable`` replies told none and are booked at their most."""
     total = sum(gateway.usage.values(), Usage())
     return {
         "input_tokens": total.input_tokens,
         "cached_input_tokens": total.cached_input_tokens,
         "output_tokens": total.output_tokens,
         "reasoning_tokens": total.reasoning_tokens,
+        "unreadable": gateway.unread_usage,
     }
 
 

@@ -28,7 +28,6 @@ from safemt_api.errors import (
     UsageError,
 )
 from safemt_api.evaluation import evaluate
-from safemt_api.judges.endpoints import read_decision
 from safemt_api.messages import Call, Outcome, Route, Usage, user
 from safemt_api.simulator import SimulatorSettings, run_simulator
 from safemt_api.simulator.personas import REFUSALS
@@ -128,13 +127,6 @@ async def test_a_refusal_or_a_blocked_prompt_is_no_answer_and_no_label(
     assert (reply.outcome, json.loads(reply.text), reply.detail) == (outcome, REFUSED, detail)
 
 
-async def test_a_400_in_words_of_a_filter_is_a_blocked_prompt(connect: Connect, serve: Serve, make_call: MakeCall) -> None:
-    server = serve(failed(400, "INVALID_ARGUMENT", "The input was rejected as a result of our safety system."), 400)
-    reply = (await connect("google_decisions", server).send(make_call(system="x"))).reply
-    assert (reply.outcome, reply.text) == (Outcome.BLOCKED_INPUT, "")
-    assert read_decision(reply.text, yes="unsafe") is None
-
-
 @pytest.mark.parametrize(
     ("status", "body", "kind", "says"),
     [
@@ -142,6 +134,7 @@ async def test_a_400_in_words_of_a_filter_is_a_blocked_prompt(connect: Connect, 
         (200, failed(503, "UNAVAILABLE", "Overloaded"), ServerError, "Overloaded"),
         (400, failed(400, "INVALID_ARGUMENT", "API key not valid.", {"reason": "API_KEY_INVALID"}), AccountError, "check ACME_API_KEY"),
         (400, failed(400, "INVALID_ARGUMENT", "Blocked for safety."), DialogueError, "Blocked for safety"),
+        (400, failed(400, "INVALID_ARGUMENT", "The input was rejected as a result of our safety system."), DialogueError, "rejected as"),
         (401, failed(401, "UNAUTHENTICATED", "Invalid credentials."), AccountError, "does not accept the API key .HTTP 401"),
         (403, failed(403, "PERMISSION_DENIED", "Denied."), AccountError, "ACME_API_KEY"),
         (404, failed(404, "NOT_FOUND", "models/m-1 is not found"), AccountError, "'m-1'"),

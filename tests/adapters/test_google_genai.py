@@ -153,7 +153,7 @@ async def test_timeouts_are_ours_and_the_server_is_told_seconds(connect: Connect
         ),
         ({"promptFeedback": {"blockReason": "BRAND_NEW"}}, Outcome.BLOCKED_INPUT, "", "BRAND_NEW"),
         (generated(None, "SAFETY"), Outcome.BLOCKED_OUTPUT, "", None),
-        (generated("Par", "PROHIBITED_CONTENT"), Outcome.BLOCKED_OUTPUT, "Par", None),
+        (generated("Par", "PROHIBITED_CONTENT"), Outcome.BLOCKED_OUTPUT, "Par", "stopped after these words"),
         (generated(None, "SPII"), Outcome.BLOCKED_OUTPUT, "", None),
         (generated(None, "OTHER"), Outcome.TRUNCATED, "", None),
         (generated("Par", "RECITATION"), Outcome.TRUNCATED, "Par", None),

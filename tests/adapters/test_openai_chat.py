@@ -115,7 +115,14 @@ async def test_a_schema_is_sent_only_to_models_that_keep_to_it(connect: Connect,
     ("body", "outcome", "text", "detail"),
     [
         (completion({"content": None, "refusal": "I can't help."}), Outcome.REFUSED, "I can't help.", "I can't help."),
-        (completion({"content": "Part"}, "content_filter"), Outcome.BLOCKED_OUTPUT, "Part", None),
+        (completion({"content": "Part"}, "content_filter"), Outcome.BLOCKED_OUTPUT, "Part", "stopped after these words"),
+        (
+            completion({"content": "Sure: …", "refusal": "I can't help."}),
+            Outcome.REFUSED,
+            "Sure: …",
+            "stopped after these words: I can't help.",
+        ),
+        (completion({"content": " \n", "refusal": "I can't help."}), Outcome.REFUSED, "I can't help.", "I can't help."),
         (completion({"content": None}, "content_filter: OTHER"), Outcome.BLOCKED_OUTPUT, "", None),
         (completion({"content": "Par"}, "length"), Outcome.TRUNCATED, "Par", None),
         (completion({"content": None}, "length"), Outcome.TRUNCATED, "", None),
@@ -185,7 +192,6 @@ AZURE_FILTER = {
         ),
         (400, {"error": {"message": "Rejected.", "code": "content_policy_violation"}}, Outcome.BLOCKED_INPUT, "Rejected."),
         (400, {"error": {"message": "This was flagged for cyber risk.", "code": "cyber_policy"}}, Outcome.BLOCKED_INPUT, "cyber"),
-        (400, {"error": {"message": "Content Exists Risk", "type": "invalid_request_error"}}, Outcome.BLOCKED_INPUT, "Exists"),
         (
             400,
             {"error": {"message": "Input data may contain inappropriate content.", "code": "data_inspection_failed"}},
@@ -197,12 +203,6 @@ AZURE_FILTER = {
             {"error": {"message": "Output data may contain inappropriate content.", "code": "data_inspection_failed"}},
             Outcome.BLOCKED_OUTPUT,
             "Output data",
-        ),
-        (
-            403,
-            {"code": "The caller does not have permission", "error": "Content violates usage guidelines. Failed check: X"},
-            Outcome.BLOCKED_INPUT,
-            "Content violates",
         ),
         (
             403,
@@ -308,7 +308,6 @@ async def test_the_pictures_base64_is_made_once(connect: Connect, serve: Serve, 
     [
         (None, None),
         ("x", None),
-        ({"prompt_tokens": "5", "completion_tokens": -1, "prompt_tokens_details": 3}, Usage()),
         ({"prompt_tokens": 10, "completion_tokens": 5, "prompt_cache_hit_tokens": 8}, Usage(10, 8, 0, 5, 0)),
         (
             {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 35, "completion_tokens_details": {"reasoning_tokens": 20}},

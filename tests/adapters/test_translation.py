@@ -6,6 +6,7 @@ import importlib
 import pkgutil
 import traceback
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -23,10 +24,11 @@ from hypothesis import strategies as st
 
 from safemt_api.adapters import sdk_errors
 from safemt_api.adapters.base import Adapter, Timeouts
+from safemt_api.adapters.declines import declined
+from safemt_api.adapters.failures import read_failure, status_in_body
 from safemt_api.adapters.opening import open_adapter, open_http_client
-from safemt_api.adapters.reading import one_line, parse
+from safemt_api.adapters.reading import Body, one_line, parse
 from safemt_api.adapters.sdk_errors import KINDS, kind_of
-from safemt_api.adapters.translation import declined, read_failure, status_in_body
 from safemt_api.errors import (
     AccountError,
     ConnectionFailedError,
@@ -39,12 +41,14 @@ from safemt_api.errors import (
     TransientError,
 )
 from safemt_api.messages import Call, Outcome
-from safemt_api.profiles import Profile, WireFormat
+from safemt_api.profiles import Profile, WireFormat, load_profiles
 
 Connect = Callable[..., Adapter]
 Serve = Callable[..., Any]
 MakeCall = Callable[..., Call]
 
+PROFILES = load_profiles(working_directory=Path(__file__).parent)
+VENDORS = sorted(PROFILES)
 FORMATS = ("openai_chat", "anthropic_messages", "google_genai", "google_decisions")
 
 
@@ -366,10 +370,10 @@ JSON: st.SearchStrategy[Any] = st.recursive(
 )
 
 
-@given(body=JSON, status=st.sampled_from([0, 200, 301, 400, 401, 403, 404, 418, 429, 500, 599]))
-def test_no_body_breaks_the_reading_of_a_failure(body: Any, status: int) -> None:
-    failure = read_failure(status=status, headers={}, body=body, raw="")
-    reply = declined(failure)
+@given(body=JSON, status=st.sampled_from([0, 200, 301, 400, 401, 403, 404, 418, 429, 500, 599]), vendor=st.sampled_from(VENDORS))
+def test_no_body_breaks_the_reading_of_a_failure(body: Any, status: int, vendor: str) -> None:
+    failure = read_failure(status=status, headers={}, body=Body("", body))
+    reply = declined(failure, PROFILES[vendor])
     assert reply is None or reply.outcome in (Outcome.BLOCKED_INPUT, Outcome.BLOCKED_OUTPUT, Outcome.REFUSED, Outcome.TRUNCATED)
     assert status_in_body(body) in range(600)
 
@@ -377,12 +381,12 @@ def test_no_body_breaks_the_reading_of_a_failure(body: Any, status: int) -> None
 @pytest.mark.parametrize("status", [401, 402, 404, 429, 500, 503])
 def test_no_failure_of_account_pace_or_server_is_taken_for_a_decline(status: int) -> None:
     body = {"error": {"code": "content_filter", "message": "content policy"}}
-    assert declined(read_failure(status=status, headers={}, body=body, raw="")) is None
+    assert declined(read_failure(status=status, headers={}, body=Body("", body)), PROFILES["openai"]) is None
 
 
 def test_invalid_prompt_alone_is_no_decline() -> None:
     body = {"error": {"code": "invalid_prompt", "message": "Invalid prompt: messages do not conform to the schema."}}
-    assert declined(read_failure(status=400, headers={}, body=body, raw="")) is None
+    assert declined(read_failure(status=400, headers={}, body=Body("", body)), PROFILES["openai"]) is None
 
 
 def test_vendor_words_are_shown_on_one_clean_line() -> None:

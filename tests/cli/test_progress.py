@@ -25,6 +25,7 @@ def statistics(**changes: Any) -> RunStatistics:
         calls={"target": 12},
         usage={"target": Usage(input_tokens=1000, output_tokens=200), "judge": Usage(input_tokens=34)},
         unpriced=changes.pop("unpriced", frozenset()),
+        unread_usage=0,
         limiters={},
     )
     state = RunStatistics(
