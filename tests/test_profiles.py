@@ -320,7 +320,7 @@ def test_readme_example_is_a_valid_profile(tmp_path: Path) -> None:
 
 
 def test_unknown_provider_lists_the_known_ones() -> None:
-    with pytest.raises(UsageError, match="no provider called 'opnai'; there are: anthropic, azure-openai"):
+    with pytest.raises(UsageError, match=r"no provider called 'opnai' .did you mean 'openai'..; there are: anthropic, azure-openai"):
         find_profile(shipped(), "opnai")
 
 

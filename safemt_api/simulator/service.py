@@ -298,7 +298,7 @@ def _known_model(model: str) -> str:
     try:
         check_model(model)
     except UsageError as error:
-        raise TroubleError("unknown_model", str(error), parameter="model") from None
+        raise TroubleError("unknown_model", f"The model `{model}` does not exist: {error}", parameter="model") from None
     return model
 
 
