@@ -11,6 +11,9 @@ SIMULATED_SAFE = "[simulated safe reply]"
 GUIDANCE_HEADER = "Safety guidance for this conversation"
 """Heads every moderator's guidance to the target; a simulated target that finds it in a system message follows it."""
 
+COLOUR_QUESTION = "Which colour is the circle in the picture? Answer with one word."
+"""What a vendor is asked when it is tried out, since only who sees can answer it; the simulator does look."""
+
 FIXED_REFUSAL = "I'm sorry, but I can't help with this conversation."
 """Answers in the target's place where a guard finds the user's side unsafe."""
 

@@ -72,12 +72,16 @@ class ImageRules(_Facts):
 
 
 class Limits(_Facts):
-    """Published limits of an account, where the vendor publishes them; ``None`` means unknown or none."""
+    """Published limits of an account, where the vendor publishes them; ``None`` means unknown or none.
+
+    They hold from the first call on, until ``--rpm`` or ``--tpm`` or the vendor's own headers say otherwise.
+    """
 
     requests_per_minute: PositiveInt | None = None
-    requests_per_day: PositiveInt | None = None
+    requests_per_day: PositiveInt | None = Field(None, description="a run that needs more is told so before it starts")
     tokens_per_minute: PositiveInt | None = None
-    concurrency: PositiveInt | None = None
+    concurrency: PositiveInt | None = Field(None, description="calls in flight")
+    requests_window_seconds: PositiveInt = Field(60, description="period over which the headers count requests; 86400 for a day")
 
 
 class ModelPrice(_Facts):
@@ -155,6 +159,7 @@ class Profile(_Facts):
     structured_output: bool = Field(False, description="takes a JSON schema and keeps to it")
     system_role: Literal["system", "developer"] = "system"
     prices: str | None = Field(None, description="the vendor's id in genai-prices")
+    reports_cost: bool = Field(False, description="openai_chat only: usage.cost in a reply is what it was charged, in USD")
     local: bool = Field(False, description="runs on the user's own machine: no account, no price")
     extra_headers: dict[str, str] = Field(default_factory=dict)
     extra_query: dict[str, str] = Field(default_factory=dict)

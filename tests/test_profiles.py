@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from safemt_api import profiles as profiles_module
 from safemt_api.errors import MissingKeyError, ProfileError, UsageError
 from safemt_api.prices import find_price
 from safemt_api.profile_folders import shipped_folder
@@ -346,3 +347,19 @@ def test_profile_values_cannot_be_changed_by_accident() -> None:
     rules = ImageRules(source="https://a", checked=date(2026, 11, 21))
     with pytest.raises(ValueError, match="frozen"):
         rules.max_bytes = 1  # type: ignore[misc]  # the point of the test is that this fails
+
+
+def test_what_differs_from_vendor_to_vendor_stands_in_the_files() -> None:
+    profiles = load_profiles()
+    assert {name for name, one in profiles.items() if one.limits.requests_window_seconds == 86_400} == {"groq"}
+    assert {name for name, one in profiles.items() if one.reports_cost} == {"openrouter"}
+    assert profiles["deepseek"].limits.concurrency == 2500
+    sees = {model: profiles["deepseek"].facts(model).vision for model in ("deepseek-flash", "deepseek-v4-flash", "deepseek-v4-pro")}
+    assert sees == {"deepseek-flash": True, "deepseek-v4-flash": True, "deepseek-v4-pro": False}
+
+
+def test_no_vendor_is_named_in_code() -> None:
+    names = "|".join(sorted(EXPECTED - {"simulator", "simulator-anthropic", "simulator-google"}))
+    comparison = re.compile(rf"""name\s*(==|in)[^\n]*["']({names})["']|["']({names})["']\s*(==|not in|in)\b""")
+    package = Path(profiles_module.__file__).parent
+    assert [file.name for file in package.rglob("*.py") if comparison.search(file.read_text(encoding="utf-8"))] == []

@@ -112,9 +112,9 @@ class OpenAIChat:
         return filtered_categories(choice) or one_line(refusal, MAX_VENDOR_CHARACTERS) or None
 
     def _cost_usd(self, body: Mapping[str, Any]) -> float | None:
-        """OpenRouter reports what it charged, in USD; elsewhere the field means other things."""
+        """What the vendor says it charged, where its profile says that this is what the field means."""
         cost = mapping(body.get("usage")).get("cost")
-        if "openrouter" not in (self._profile.name, self._profile.prices) or isinstance(cost, bool) or not isinstance(cost, (int, float)):
+        if not self._profile.reports_cost or isinstance(cost, bool) or not isinstance(cost, (int, float)):
             return None
         return float(cost) if 0 <= cost <= MAX_COST_USD else None
 

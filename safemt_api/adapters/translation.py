@@ -66,8 +66,7 @@ class Door:
 
     def quotas(self, headers: Mapping[str, str]) -> tuple[QuotaHint, ...]:
         """The quota hints of a response's headers."""
-        daily = self.profile.name == "groq"
-        return quota_hints(headers, now_utc=_now_utc(), requests_window_seconds=86400.0 if daily else 60.0)
+        return quota_hints(headers, now_utc=_now_utc(), requests_window_seconds=float(self.profile.limits.requests_window_seconds))
 
     def declined_or_raise(self, error: Exception, *, model: str) -> tuple[Reply, Mapping[str, str]]:
         """The reply that an SDK's exception stands for, with the response's headers, where the vendor declined.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
+from random import choice
 
 import anyio
 import PIL.Image
@@ -27,15 +29,16 @@ from safemt_api.errors import (
     UsageError,
 )
 from safemt_api.evaluation import open_router
-from safemt_api.messages import DECLINED, Call, Image, Parameters, user
+from safemt_api.markers import COLOUR_QUESTION
+from safemt_api.messages import DECLINED, Call, Image, Message, Parameters, user
 from safemt_api.prices import find_price
 from safemt_api.profiles import Profile
 from safemt_api.report import words
 from safemt_api.routes import Destination
 from safemt_api.runs.discovering import served_model
 from safemt_api.runs.settings import EvalSettings
+from safemt_api.simulator.pictures import COLOURS
 
-QUESTION = "Which colour is the circle in the picture? Answer with one word."
 WITHOUT_PICTURE = "Answer with the single word: ready"
 OUTPUT_TOKENS = 256
 REASONING_OUTPUT_TOKENS = 2048
@@ -68,9 +71,10 @@ async def _model(settings: EvalSettings, profile: Profile, url: str) -> str:
 
 
 async def _try(destination: Destination) -> int:
+    colour = choice(tuple(COLOURS))
     title = f"{destination.profile.name}:{destination.route.model} at {destination.route.base_urls[0]}"
     try:
-        received = await _ask(destination, picture=True)
+        received = await _ask(destination, user(COLOUR_QUESTION, circle(colour)))
     except DialogueError as error:
         return await _without_picture(destination, title, error)
     except SafeMTError as error:
@@ -78,14 +82,15 @@ async def _try(destination: Destination) -> int:
         for cure in _cures(error):
             say(cure)
         return EXIT_FAILS
-    for line in _report(destination, received):
+    for line in _report(destination, received, colour):
         say(line)
-    return EXIT_WORKS
+    declined = received.reply.outcome in DECLINED
+    return EXIT_WORKS if declined or names_colour(received.reply.text, colour) else EXIT_FAILS
 
 
 async def _without_picture(destination: Destination, title: str, first: DialogueError) -> int:
     try:
-        await _ask(destination, picture=False)
+        await _ask(destination, user(WITHOUT_PICTURE))
     except SafeMTError as error:
         say(f"{title} does not work: {error}")
         return EXIT_FAILS
@@ -93,7 +98,7 @@ async def _without_picture(destination: Destination, title: str, first: Dialogue
     return EXIT_FAILS
 
 
-async def _ask(destination: Destination, *, picture: bool) -> Received:
+async def _ask(destination: Destination, message: Message) -> Received:
     route, profile = destination
     async with open_http_client(connections=1, timeouts=TIMEOUTS) as client:
         adapter = open_adapter(
@@ -105,7 +110,6 @@ async def _ask(destination: Destination, *, picture: bool) -> Received:
             timeouts=TIMEOUTS,
         )
         most = REASONING_OUTPUT_TOKENS if profile.facts(route.model).reasons else OUTPUT_TOKENS
-        message = user(QUESTION, small_picture()) if picture else user(WITHOUT_PICTURE)
         try:
             with anyio.fail_after(TIMEOUTS.total_seconds):
                 return await adapter.send(Call(route, (message,), parameters=Parameters(max_output_tokens=most)))
@@ -113,24 +117,34 @@ async def _ask(destination: Destination, *, picture: bool) -> Received:
             raise CallError(f"no whole answer within {TIMEOUTS.total_seconds:.0f} s") from error
 
 
-def small_picture() -> Image:
-    """A red circle on white, a few hundred bytes."""
+def circle(colour: str) -> Image:
+    """A circle of that colour on white, a few hundred bytes."""
     picture = PIL.Image.new("RGB", (96, 96), "white")
-    PIL.ImageDraw.Draw(picture).ellipse((16, 16, 80, 80), fill="red")
+    PIL.ImageDraw.Draw(picture).ellipse((16, 16, 80, 80), fill=COLOURS[colour])
     target = io.BytesIO()
     picture.save(target, "PNG")
     data = target.getvalue()
     return Image(data, digest=f"sha256:{sha256(data).hexdigest()}", media_type="image/png", width_pixels=96, height_pixels=96)
 
 
-def _report(destination: Destination, received: Received) -> Iterator[str]:
+def names_colour(text: str, colour: str) -> bool:
+    """Whether the answer names that colour and none of the others."""
+    named = set(re.findall(r"[a-z]+", text.casefold())) & set(COLOURS)
+    return named == {colour}
+
+
+def _report(destination: Destination, received: Received, colour: str) -> Iterator[str]:
     route, profile = destination
     reply = received.reply
-    yield f"{profile.name}:{route.model} at {route.base_urls[0]} works: it took the picture and answered in {reply.latency_seconds:.1f} s"
+    title, said = f"{profile.name}:{route.model} at {route.base_urls[0]}", words.printable(reply.text.strip(), limit=80) or "nothing"
     if reply.outcome in DECLINED:
+        yield f"{title} works: it took the picture and answered in {reply.latency_seconds:.1f} s"
         yield f"  it declined to answer ({reply.outcome.value}: {reply.detail}); the way there is fine"
-    elif reply.text.strip():
-        yield f"  it said: {words.printable(reply.text.strip(), limit=80)}"
+    elif names_colour(reply.text, colour):
+        yield f"{title} works: it took the picture and saw that the circle is {colour}, in {reply.latency_seconds:.1f} s"
+    else:
+        yield f"{title} answers, but does not see: the circle in the picture is {colour}, and it said: {said}"
+        yield "  SafeMT needs a model that sees; `providers show` names some"
     if reply.served_model and reply.served_model != route.model:
         yield f"  served by: {reply.served_model}"
     usage = reply.usage

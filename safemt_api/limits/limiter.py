@@ -117,6 +117,12 @@ class Limiter:
         self._admitted: deque[float] = deque(maxlen=ADMITTED_KEPT)
         self.history: list[Change] = []
 
+    def expect(self, *, requests_per_minute: float | None = None, tokens_per_minute: float | None = None) -> None:
+        """Hold what the vendor publishes, until its headers tell more; what the user gave stays."""
+        for kind, limit in (("requests", requests_per_minute), ("tokens", tokens_per_minute)):
+            if limit is not None and kind not in self._fixed:
+                self._set_quota(kind, limit, 60.0, "published")
+
     @asynccontextmanager
     async def slot(self, tokens: int) -> AsyncIterator[Slot]:
         """Wait for room, hold a place while the call is in flight. ``tokens``: expected input plus reserved output."""
@@ -197,13 +203,13 @@ class Limiter:
             return  # a day's quota is there to be used now, not to be spread over the day
         # Input and output quotas of one vendor are stricter than their sum; only the joint kinds are paced, the rest through 429s.
         if hint.kind in ("requests", "tokens") and kind not in self._fixed and hint.limit is not None and hint.limit > 0:
-            self._set_quota(kind, float(hint.limit), hint.window_seconds)
+            self._set_quota(kind, float(hint.limit), hint.window_seconds, "from headers")
         if hint.remaining == 0 and hint.limit:
             # A vendor's reset tells when the bucket is full again, not when the next call fits: wait for one call's worth, then ask again.
             one = hint.window_seconds / hint.limit if kind == "requests" else HOLD_SECONDS
             self._blocked_until = max(self._blocked_until, now + min(one, hint.reset_seconds or one, LONGEST_HOLD_SECONDS))
 
-    def _set_quota(self, kind: str, limit: float, window_seconds: float) -> None:
+    def _set_quota(self, kind: str, limit: float, window_seconds: float, origin: str) -> None:
         quota = self._quotas.get(kind)
         if quota is None:
             self._quotas[kind] = quota = Quota(limit, window_seconds)
@@ -211,10 +217,10 @@ class Limiter:
                 self._concurrency.trust()
                 for time in self._admitted:
                     quota.take(time, 1.0)
-            self._note(f"{kind} quota from headers")
+            self._note(f"{kind} quota {origin}")
         elif quota.limit != limit:
             quota.resize(limit, window_seconds)
-            self._note(f"{kind} quota from headers")
+            self._note(f"{kind} quota {origin}")
         if kind == "requests":
             self._rate.quota_per_second = self._quotas[kind].per_second
 

@@ -55,17 +55,15 @@ def account_opener(
         )
         endpoints: list[Endpoint[Adapter]] = [Endpoint(url, adapter(base_url=url)) for url in route.base_urls]
         own = (route.profile, route.endpoint) == (target.profile, target.endpoint)
-        return Account(
-            profile=profile,
-            fleet=Fleet(endpoints),
-            limiter=Limiter(
-                concurrency=min(settings.concurrency, profile.limits.concurrency or settings.concurrency),
-                requests_per_minute=settings.requests_per_minute if own else None,
-                tokens_per_minute=settings.tokens_per_minute if own else None,
-                cautious=not profile.local,
-            ),
-            price_of=partial(find_price, profile),
+        published = profile.limits
+        limiter = Limiter(
+            concurrency=min(settings.concurrency, published.concurrency or settings.concurrency),
+            requests_per_minute=settings.requests_per_minute if own else None,
+            tokens_per_minute=settings.tokens_per_minute if own else None,
+            cautious=not profile.local,
         )
+        limiter.expect(requests_per_minute=published.requests_per_minute, tokens_per_minute=published.tokens_per_minute)
+        return Account(profile=profile, fleet=Fleet(endpoints), limiter=limiter, price_of=partial(find_price, profile))
 
     return open_account
 

@@ -128,7 +128,12 @@ def make_plan(settings: EvalSettings, *, router: Router, environ: Mapping[str, s
         moderator=moderator,
         router=router,
         identity=identity,
-        remarks=(*replacements(settings.providers), *remarks, *(_without_store(settings, before) if judging_only else ())),
+        remarks=(
+            *replacements(settings.providers),
+            *remarks,
+            *_more_than_a_day(settings, profile, dataset),
+            *(_without_store(settings, before) if judging_only else ()),
+        ),
         resumed=before is not None,
         rubrics=rubrics,
     )
@@ -152,6 +157,14 @@ def check_still_same(plan: Plan, before: Mapping[str, Any], *, judging_only: boo
         free = JUDGE_IDENTITY if judging_only else ()
         both = ({**identity_defaults(), **before["identity"]}, plan.identity)
         check_same_run(plan.run, *({name: one[name] for name in one if name not in free} for one in both))
+
+
+def _more_than_a_day(settings: EvalSettings, profile: Profile, dataset: Dataset) -> Iterator[str]:
+    """What to expect of a run that is larger than the vendor's published quota for a day."""
+    daily = profile.limits.requests_per_day
+    calls = sum(entry.length for entry in dataset.entries) if settings.protocol == "live" else len(dataset.entries)
+    if daily is not None and calls > daily:
+        yield f"{profile.name} publishes {daily:,} requests a day and the target alone needs {calls:,}: resume it the next day"
 
 
 def choose_data(settings: EvalSettings, environ: Mapping[str, str]) -> tuple[Dataset, tuple[str, ...]]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from safemt_api.errors import UsageError
-from safemt_api.markers import CODE_OF_QUESTION, SIMULATED_SAFE, SIMULATED_UNSAFE
+from safemt_api.markers import CODE_OF_QUESTION, COLOUR_QUESTION, SIMULATED_SAFE, SIMULATED_UNSAFE
 from safemt_api.simulator.personas import (
     guard_flags,
     guess_scenario,
@@ -25,6 +25,7 @@ from safemt_api.simulator.personas import (
     trimmed,
     unsafe_reply,
 )
+from safemt_api.simulator.pictures import colour_in_the_middle
 from safemt_api.simulator.reading import Question
 from safemt_api.simulator.settings import SimulatorSettings
 from safemt_api.suggestions import did_you_mean
@@ -93,6 +94,8 @@ def play(question: Question, settings: SimulatorSettings) -> Played:
 
 
 def _play_target(question: Question, settings: SimulatorSettings) -> Played:
+    if question.last_text == COLOUR_QUESTION and question.pictures:
+        return Played("target", colour_in_the_middle(question.pictures[-1]) or "none that I know", question.user_texts)
     persona, texts, guided = persona_of(question.model), question.user_texts, question.guided
     about = (persona.name, "guided" if guided else "", *trimmed(texts))
     benign = settings.known_benign

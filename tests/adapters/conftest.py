@@ -40,9 +40,10 @@ def make_profile() -> Callable[..., Profile]:
 
     def make(wire_format: str, *, facts: dict[str, Any] | None = None, **fields: Any) -> Profile:
         models = (ModelFacts.model_validate({"match": "m*", **SEEN, **facts}),) if facts is not None else ()
-        settings = {"name": "acme", "title": "Acme", "key_variables": ("ACME_API_KEY",), "structured_output": True, **fields}
+        settings: dict[str, Any] = {"name": "acme", "title": "Acme", "key_variables": ("ACME_API_KEY",), "structured_output": True} | fields
+        limits = Limits(**SEEN, **settings.pop("limits", {}))
         known: WireFormat = wire_format if wire_format in WIRE_FORMATS else "openai_chat"
-        return Profile(wire_format=known, images=ImageRules(**SEEN), limits=Limits(**SEEN), models=models, **SEEN, **settings)
+        return Profile(wire_format=known, images=ImageRules(**SEEN), limits=limits, models=models, **SEEN, **settings)
 
     return make
 

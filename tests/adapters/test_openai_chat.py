@@ -321,10 +321,10 @@ async def test_usage_of_any_dialect_is_normalised(
     assert (await connect("openai_chat", serve(completion(usage=usage))).send(make_call())).reply.usage == expected
 
 
-async def test_only_openrouters_cost_is_in_usd(connect: Connect, serve: Serve, make_call: MakeCall) -> None:
+async def test_a_cost_counts_where_the_profile_says_that_it_is_in_usd(connect: Connect, serve: Serve, make_call: MakeCall) -> None:
     body = completion(usage={**USAGE, "cost": 0.0125})
-    assert (await connect("openai_chat", serve(body), name="openrouter").send(make_call())).reply.cost_usd == 0.0125
-    assert (await connect("openai_chat", serve(body)).send(make_call())).reply.cost_usd is None
+    assert (await connect("openai_chat", serve(body), name="any", reports_cost=True).send(make_call())).reply.cost_usd == 0.0125
+    assert (await connect("openai_chat", serve(body), name="openrouter").send(make_call())).reply.cost_usd is None
 
 
 async def test_no_key_is_needed_and_no_variable_of_the_sdk_leaks_in(
@@ -381,3 +381,11 @@ async def test_timeouts_of_the_http_layer_are_ours(connect: Connect, make_call: 
 
     await connect("openai_chat", handler).send(make_call())
     assert seen == {"connect": 10.0, "read": 120.0, "write": 120.0, "pool": None}
+
+
+async def test_the_window_of_announced_requests_is_the_profiles(connect: Connect, serve: Serve, make_call: MakeCall) -> None:
+    server = serve(completion(), headers={"x-ratelimit-limit-requests": "14400", "x-ratelimit-limit-tokens": "6000"})
+    by_day = await connect("openai_chat", server, limits={"requests_window_seconds": 86_400}).send(make_call())
+    by_minute = await connect("openai_chat", server, name="groq").send(make_call())
+    assert [quota.window_seconds for quota in by_day.quotas] == [86_400.0, 60.0]
+    assert [quota.window_seconds for quota in by_minute.quotas] == [60.0, 60.0]

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from safemt_api.cli import _explained, our_error
+from safemt_api.cli import _explained, checking, our_error
 from safemt_api.cli.listing import key_state
 from safemt_api.errors import BudgetExhaustedError, UsageError
+from safemt_api.simulator.pictures import COLOURS
 
 Cli = Callable[..., Any]
 PROJECT = Path(__file__).resolve().parents[2]
@@ -91,8 +92,22 @@ def test_key_states() -> None:
 def test_check_works_over_each_wire_format(cli: Cli, name: str) -> None:
     said = cli("providers", "check", name)
     assert said.code == 0
-    assert "works: it took the picture" in said.err
+    assert "works: it took the picture and saw that the circle is" in said.err
     assert "price: known" in said.err
+
+
+def test_check_fails_a_model_that_names_another_colour(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checking, "COLOURS", {"red": COLOURS["blue"]})
+    said = cli("providers", "check", "simulator")
+    assert said.code == 2
+    assert "answers, but does not see: the circle in the picture is red, and it said: blue" in said.err
+
+
+@pytest.mark.parametrize(
+    ("text", "names"), [("Blue.", True), ("**blue**", True), ("red or blue", False), ("It is blueish", False), ("", False)]
+)
+def test_an_answer_names_the_colour_or_it_does_not(text: str, names: bool) -> None:
+    assert checking.names_colour(text, "blue") is names
 
 
 def test_check_says_what_is_wrong(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

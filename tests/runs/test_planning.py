@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from safemt_api.errors import MissingKeyError, SettingsChangedError, UsageError
+from safemt_api.profile_folders import shipped_folder
 from safemt_api.profiles import load_profiles
 from safemt_api.routes import Router
 from safemt_api.runs.manifest import MANIFEST_FILE, SCHEMA, write_json
@@ -141,3 +142,13 @@ def test_the_rubric_decides_which_run_it_is(tmp_path: Path) -> None:
     usual = by_name[None].rubrics
     assert usual is not None
     assert usual.name == "safemt"
+
+
+@pytest.mark.parametrize(("protocol", "calls"), [("scripted", 34), ("live", 136)])
+def test_a_run_larger_than_a_published_day_is_told_so(tmp_path: Path, protocol: str, calls: int) -> None:
+    profile = (shipped_folder() / "simulator.toml").read_text(encoding="utf-8").replace("[limits]\n", "[limits]\nrequests_per_day = 33\n")
+    (tmp_path / "simulator.toml").write_text(profile, encoding="utf-8")
+    router = Router(load_profiles(tmp_path), base_urls={"simulator": ("http://127.0.0.1:1",)})
+    settings = EvalSettings(protocol=protocol, lengths=(4,), results=tmp_path / "r", judges=("rules",))  # type: ignore[arg-type] # one of two
+    remarks = " ".join(make_plan(settings, router=router, environ={}).remarks)
+    assert f"publishes 33 requests a day and the target alone needs {calls}:" in remarks
