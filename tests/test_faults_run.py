@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from safemt_api.errors import AccountError
+from safemt_api.errors import AccountError, EndpointError
 from safemt_api.evaluation import evaluate
 from safemt_api.runs.execution import RunResult
 from safemt_api.simulator.faults import OUTCOME_FAULTS, TRANSIENT_FAULTS, FaultPlan
@@ -16,10 +16,11 @@ from safemt_api.simulator.settings import SimulatorSettings
 
 PROVIDERS = ("simulator", "simulator-anthropic", "simulator-google")
 STOPPING = {"daily_quota", "account_hold"}
+WORDS_LEFT = {"filtered_reply", "refusal_beside_words"}
 MIXED = ("rate_limit", "rate_limit_retry_after", "error_500", "error_503", "overloaded_529", "reset", "malformed", "truncated_body", "html")
 
 
-async def run(results: Path, provider: str, faults: str = "") -> RunResult:
+async def run(results: Path, provider: str, faults: str = "", **more: Any) -> RunResult:
     """A few dialogues, judged by the simulator; stalls are cut off after a moment."""
     plan = FaultPlan.parse(faults, retry_after_seconds=0.1, stall_seconds=20.0) if faults else FaultPlan()
     options: dict[str, Any] = {"lengths": (1, 2), "sample": 2, "seed": 3, "concurrency": 8, "idle_seconds": 0.5, "max_failures": 1.0}
@@ -29,7 +30,7 @@ async def run(results: Path, provider: str, faults: str = "") -> RunResult:
         run="run",
         judges=(f"{provider}:sim-judge",),
         simulator=SimulatorSettings(seed=3, faults=plan),
-        **options,
+        **{**options, **more},
     )
 
 
@@ -85,7 +86,46 @@ async def test_what_a_vendor_does_for_good_is_an_outcome_or_a_named_failure(tmp_
         return
     declined = outcomes["refused"] + outcomes["blocked_input"] + outcomes["blocked_output"]
     labels = set(verdicts(result).values())
+    if kind in WORDS_LEFT:
+        assert declined == len(verdicts(result))
+        return
     assert declined or outcomes["truncated"] or result.summary["failures"]
     assert labels <= ({"safe"} if declined else {"safe", "unsafe", None})
     if result.summary["failures"]:
         assert labels == {None}
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize("kind", sorted(WORDS_LEFT))
+async def test_words_that_reached_the_user_are_judged_whatever_the_outcome(tmp_path: Path, provider: str, kind: str) -> None:
+    brittle: dict[str, Any] = {"model": "sim-brittle", "lengths": (1, 8), "sample": 4}
+    calm = await run(tmp_path / "calm", provider, **brittle)
+    stormy = await run(tmp_path / "stormy", provider, f"{kind}@sim-brittle:1.0", **brittle)
+    outcomes = stormy.summary["outcomes"]
+    assert outcomes["refused"] + outcomes["blocked_output"] == len(verdicts(stormy))
+    assert verdicts(stormy) == verdicts(calm)
+    assert "unsafe" in verdicts(calm).values()
+    rows = pl.read_parquet(stormy.folder / "transcripts.parquet")
+    assert all(rows["reply_text"].str.len_chars() > 0)
+    assert all(rows["detail"].str.starts_with("stopped after these words"))
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_a_firewall_before_the_vendor_never_makes_a_run_look_safe(tmp_path: Path, provider: str) -> None:
+    plan = FaultPlan.parse("firewall@sim-average:1.0")
+    options: dict[str, Any] = {"lengths": (1, 2, 4), "sample": 20, "seed": 3, "results": tmp_path, "run": "run", "provider": provider}
+    result = await evaluate(simulator=SimulatorSettings(seed=3, faults=plan), **options)
+    assert isinstance(result.stopped_by, EndpointError)
+    assert "check --base-url, the network's proxy or firewall" in str(result.stopped_by)
+    assert (result.exit_code, result.summary["status"]) == (2, "partial")
+    assert result.summary["safety_index"]["value"] is None
+    assert result.summary["calls"]["sent"] < 60
+    assert set(verdicts(result).values()) <= {None}
+
+
+async def test_a_firewall_that_stops_some_prompts_leaves_their_verdicts_missing(tmp_path: Path) -> None:
+    calm = await run(tmp_path / "calm", "simulator")
+    stormy = await run(tmp_path / "stormy", "simulator", "firewall@sim-average:0.4")
+    assert same_or_named(stormy, calm)
+    failed = [failure for failure in stormy.summary["failures"] if "something before simulator refuses the request" in str(failure)]
+    assert 0 < len(failed) == stormy.summary["dialogues"]["failed"] < len(verdicts(calm))

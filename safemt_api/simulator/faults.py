@@ -28,8 +28,18 @@ TRANSIENT_FAULTS: tuple[str, ...] = (
 )
 """Drawn anew for every attempt: sending the same call again may succeed (the last two end a run, as an account's state does)."""
 
-OUTCOME_FAULTS: tuple[str, ...] = ("content_filter", "prompt_blocked", "refusal", "truncated_reply", "too_long")
-"""Drawn once for a conversation: the vendor's word on it, the same on every attempt and in every wire format."""
+OUTCOME_FAULTS: tuple[str, ...] = (
+    "content_filter",
+    "prompt_blocked",
+    "refusal",
+    "filtered_reply",
+    "refusal_beside_words",
+    "truncated_reply",
+    "too_long",
+    "firewall",
+)
+"""Drawn once for a conversation: the word on it, the same on every attempt and in every wire format. ``filtered_reply`` is cut off half-way
+by the filter, ``refusal_beside_words`` leaves the whole reply beside the vendor's refusal, ``firewall`` is a 403 of something before it."""
 
 FAULTS = TRANSIENT_FAULTS + OUTCOME_FAULTS
 

@@ -33,7 +33,9 @@ BAD_KEY = "bad-key"
 NO_CREDIT_KEY = "no-credit"
 CONTEXT_TOKENS = 128_000
 _GENERATE = re.compile(r"/v1(?:beta)?/models/([^/:]+):generateContent")
+NOT_ANSWERED = frozenset({"too_long", "firewall"})
 _CLASSIFYING = frozenset({"/v1/moderations", "/v1/decisions", "/v1beta/decisions"})
+_FIREWALL = b"<!doctype html><html><head><title>403 Forbidden</title></head><body>Blocked by a content management policy.</body></html>"
 _HTML = b"<!doctype html><html><head><title>502 Bad Gateway</title></head><body><h1>Bad Gateway</h1></body></html>"
 
 
@@ -224,13 +226,16 @@ class Service:
         if trouble is not None:
             words = replace(words, text="", tokens=Tokens(0, 0))
             response = self._trouble(wire_format, trouble, call_id=call_id)
+        elif fault == "firewall":
+            words = replace(words, text="", tokens=Tokens(0, 0))
+            response = Response(403, _FIREWALL, content_type="text/html", delayed=True)
         else:
             response = Response(200, answer_body(wire_format, words), self._headers(wire_format, call_id), delayed=True)
         truth = truth_of(
             question,
             played,
             outcome=_outcome(fault, wire_format, words),
-            unsafe=None if played.unsafe is None or fault == "too_long" else played.unsafe and SIMULATED_UNSAFE in words.text,
+            unsafe=None if played.unsafe is None or fault in NOT_ANSWERED else played.unsafe and SIMULATED_UNSAFE in words.text,
             fault=fault,
             keep_texts=self.settings.keep_texts,
         )
@@ -241,7 +246,7 @@ class Service:
         text = "" if stop in {"content_filter", "prompt_blocked", "refusal"} else played.text
         reasoning = played.reasoning_tokens if text else 0
         room = question.max_output_tokens
-        if stop == "length":
+        if stop in {"length", "filtered_reply"}:
             text = cut_to(text, count_tokens(text) // 2)
         if room is not None and text and count_tokens(text) + reasoning > room:
             reasoning = min(reasoning, room)
@@ -324,6 +329,8 @@ def _stop(fault: str | None) -> Stop:
         "content_filter": "content_filter",
         "prompt_blocked": "prompt_blocked",
         "refusal": "refusal",
+        "filtered_reply": "filtered_reply",
+        "refusal_beside_words": "refusal_beside_words",
         "truncated_reply": "length",
     }
     return stops.get(fault, "end")
@@ -349,11 +356,12 @@ def _too_long(wire_format: WireFormat) -> str:
 
 
 def _outcome(fault: str | None, wire_format: WireFormat, words: Words) -> Outcome:
-    if fault == "content_filter":
+    if fault in {"content_filter", "filtered_reply"}:
         return Outcome.REFUSED if wire_format == "anthropic_messages" else Outcome.BLOCKED_OUTPUT
-    if fault == "refusal":
+    if fault in {"refusal", "refusal_beside_words"}:
         return Outcome.BLOCKED_OUTPUT if wire_format == "google_genai" else Outcome.REFUSED
     if fault == "prompt_blocked":
         return Outcome.BLOCKED_OUTPUT if wire_format == "anthropic_messages" else Outcome.BLOCKED_INPUT
-    plain = {"too_long": Outcome.ERROR}
-    return plain.get(fault or "", Outcome.TRUNCATED if words.stop == "length" else Outcome.ANSWERED)
+    if fault in NOT_ANSWERED:
+        return Outcome.ERROR
+    return Outcome.TRUNCATED if words.stop == "length" else Outcome.ANSWERED

@@ -10,7 +10,7 @@ import orjson
 
 from safemt_api.profiles import WireFormat
 
-Stop = Literal["end", "length", "content_filter", "prompt_blocked", "refusal", "account_hold"]
+Stop = Literal["end", "length", "content_filter", "prompt_blocked", "refusal", "filtered_reply", "refusal_beside_words", "account_hold"]
 
 CREATED = 1_767_225_600
 CHARACTERS_A_TOKEN = 4
@@ -59,9 +59,10 @@ def answer_body(wire_format: WireFormat, words: Words) -> bytes:
 
 def _openai(words: Words) -> Mapping[str, Any]:
     tokens = words.tokens
-    finish = {"length": "length", "content_filter": "content_filter"}.get(words.stop, "stop")
-    refused = words.stop == "refusal"
-    message = {"role": "assistant", "content": None if refused else words.text, "refusal": VENDOR_REFUSAL if refused else None}
+    finish = {"length": "length", "content_filter": "content_filter", "filtered_reply": "content_filter"}.get(words.stop, "stop")
+    refused = words.stop in {"refusal", "refusal_beside_words"}
+    content = None if words.stop == "refusal" else words.text
+    message = {"role": "assistant", "content": content, "refusal": VENDOR_REFUSAL if refused else None}
     return {
         "id": f"chatcmpl-{words.call_id}",
         "object": "chat.completion",
@@ -80,7 +81,7 @@ def _openai(words: Words) -> Mapping[str, Any]:
 
 def _anthropic(words: Words) -> Mapping[str, Any]:
     tokens = words.tokens
-    refused = words.stop in {"refusal", "content_filter"}
+    refused = words.stop in {"refusal", "content_filter", "filtered_reply", "refusal_beside_words"}
     return {
         "id": f"msg_{words.call_id}",
         "type": "message",
@@ -105,7 +106,9 @@ _GOOGLE_FINISH = {
     "end": "STOP",
     "length": "MAX_TOKENS",
     "content_filter": "SAFETY",
+    "filtered_reply": "SAFETY",
     "refusal": "PROHIBITED_CONTENT",
+    "refusal_beside_words": "PROHIBITED_CONTENT",
     "account_hold": "PUP_LIMITED_DISABLED",
 }
 
@@ -116,9 +119,9 @@ def _google(words: Words) -> Mapping[str, Any]:
     if words.stop == "prompt_blocked":
         return {"promptFeedback": {"blockReason": "PROHIBITED_CONTENT"}, **about}
     candidate: dict[str, Any] = {"index": 0, "finishReason": _GOOGLE_FINISH[words.stop]}
-    if words.stop in {"end", "length"}:
+    if words.stop not in {"content_filter", "refusal"}:
         candidate["content"] = {"role": "model", "parts": [{"text": words.text}] if words.text else []}
-    elif words.stop == "content_filter":
+    if words.stop in {"content_filter", "filtered_reply"}:
         candidate["safetyRatings"] = [{"category": "HARM_CATEGORY_DANGEROUS_CONTENT", "probability": "HIGH", "blocked": True}]
     return {"candidates": [candidate], **about}
 

@@ -19,6 +19,7 @@ from safemt_api.simulator import OUTCOME_FAULTS, TRANSIENT_FAULTS, Fault, FaultP
 Stage = Callable[..., Any]
 ALL_WIRES = pytest.mark.parametrize("wire", WIRE_FORMATS)
 LINES = [("user", "a question")]
+KINDS_IN_200 = ("content_filter", "refusal", "filtered_reply", "refusal_beside_words", "truncated_reply")
 STATUS = {
     "rate_limit": {429},
     "rate_limit_retry_after": {429},
@@ -153,7 +154,7 @@ async def test_daily_quotas_are_told_apart_from_pace(stage: Stage) -> None:
 
 async def test_openai_outcomes(stage: Stage) -> None:
     outcomes: dict[str, Any] = {}
-    for kind in ("content_filter", "refusal", "truncated_reply"):
+    for kind in KINDS_IN_200:
         async with stage(SimulatorSettings(faults=FaultPlan.parse(f"{kind}:1"))) as playing:
             choice = (await playing.client("openai_chat").ask("sim-safe", LINES)).choices[0]
             (truth,) = playing.simulator.truth
@@ -161,32 +162,38 @@ async def test_openai_outcomes(stage: Stage) -> None:
     assert outcomes == {
         "content_filter": ("content_filter", False, False, "blocked_output", "content_filter"),
         "refusal": ("stop", False, True, "refused", "refusal"),
+        "filtered_reply": ("content_filter", True, False, "blocked_output", "filtered_reply"),
+        "refusal_beside_words": ("stop", True, True, "refused", "refusal_beside_words"),
         "truncated_reply": ("length", True, False, "truncated", "truncated_reply"),
     }
 
 
 async def test_anthropic_outcomes(stage: Stage) -> None:
     outcomes: dict[str, Any] = {}
-    for kind in ("content_filter", "refusal", "truncated_reply"):
+    for kind in KINDS_IN_200:
         async with stage(SimulatorSettings(faults=FaultPlan.parse(f"{kind}:1"))) as playing:
             answer = await playing.client("anthropic_messages").ask("sim-safe", LINES)
             outcomes[kind] = (answer.stop_reason, len(answer.content), playing.simulator.truth[0].outcome)
     assert outcomes == {
         "content_filter": ("refusal", 0, "refused"),
         "refusal": ("refusal", 0, "refused"),
+        "filtered_reply": ("refusal", 1, "refused"),
+        "refusal_beside_words": ("refusal", 1, "refused"),
         "truncated_reply": ("max_tokens", 1, "truncated"),
     }
 
 
 async def test_google_outcomes(stage: Stage) -> None:
     outcomes: dict[str, Any] = {}
-    for kind in ("content_filter", "refusal", "truncated_reply"):
+    for kind in KINDS_IN_200:
         async with stage(SimulatorSettings(faults=FaultPlan.parse(f"{kind}:1"))) as playing:
             answer = await playing.client("google_genai").ask("sim-safe", LINES)
             outcomes[kind] = (answer.candidates[0].finish_reason.value, bool(answer.text), playing.simulator.truth[0].outcome)
     assert outcomes == {
         "content_filter": ("SAFETY", False, "blocked_output"),
         "refusal": ("PROHIBITED_CONTENT", False, "blocked_output"),
+        "filtered_reply": ("SAFETY", True, "blocked_output"),
+        "refusal_beside_words": ("PROHIBITED_CONTENT", True, "blocked_output"),
         "truncated_reply": ("MAX_TOKENS", True, "truncated"),
     }
 
@@ -208,6 +215,27 @@ async def test_blocked_prompts_and_long_ones(wire: WireFormat, stage: Stage) -> 
     async with stage(SimulatorSettings(faults=FaultPlan.parse("too_long:1"))) as playing:
         with pytest.raises(API_ERRORS, match=r"too long|maximum context length|exceeds the maximum"):
             await playing.client(wire).ask("sim-brittle", LINES)
+        assert [(truth.outcome, truth.unsafe) for truth in playing.simulator.truth] == [("error", None)]
+
+
+@ALL_WIRES
+async def test_words_that_a_filter_or_refusal_leaves_keep_their_truth(wire: WireFormat, stage: Stage) -> None:
+    said = [[("user", f"question {number}")] for number in range(12)]
+    for kind in ("filtered_reply", "refusal_beside_words"):
+        async with stage(SimulatorSettings(faults=FaultPlan.parse(f"{kind}:1"), keep_texts=True)) as playing:
+            for lines in said:
+                await playing.client(wire).ask("sim-brittle", lines)
+            played = {truth.user_texts: truth.unsafe for truth in playing.simulator.truth}
+        assert played == {texts: plays_unsafe("sim-brittle", seed=0, user_texts=texts) for texts in played}
+        assert set(played.values()) == {True, False}
+
+
+@ALL_WIRES
+async def test_a_firewalls_page_is_no_error_of_the_vendor(wire: WireFormat, stage: Stage) -> None:
+    async with stage(SimulatorSettings(faults=FaultPlan.parse("firewall:1"))) as playing:
+        with pytest.raises(API_ERRORS) as caught:
+            await playing.client(wire).ask("sim-brittle", LINES)
+        assert getattr(caught.value, "status_code", getattr(caught.value, "code", None)) == 403
         assert [(truth.outcome, truth.unsafe) for truth in playing.simulator.truth] == [("error", None)]
 
 
@@ -256,6 +284,6 @@ async def test_faults_are_played_at_their_share(wire: WireFormat, stage: Stage) 
 
 def test_every_fault_is_played_by_some_test_above() -> None:
     broken = {"reset", "truncated_body", "stall", "malformed", "html", "error_in_200", "empty"}
-    outcomes = {"content_filter", "refusal", "truncated_reply", "prompt_blocked", "too_long"}
+    outcomes = {*KINDS_IN_200, "prompt_blocked", "too_long", "firewall"}
     assert set(STATUS) | broken == set(TRANSIENT_FAULTS)
     assert outcomes == set(OUTCOME_FAULTS)
