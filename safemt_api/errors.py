@@ -7,6 +7,7 @@
     │   ├── MissingKeyError       no API key: names the variable to set
     │   ├── DatasetError          bad input data: carries every Problem found
     │   ├── StoreError            the turn store or a result file cannot be used: names path and cure
+    │   │   └── NothingPlayedError  a run without a finished dialogue cannot be shown
     │   ├── RunBusyError          another process plays this run (exit code 1: later it may go on)
     │   └── SettingsChangedError  a run of this name exists with other settings: lists them
     ├── CallError                 one call failed; what follows depends on the kind
@@ -118,6 +119,15 @@ class StoreError(SetupError):
     def __init__(self, path: Path | str, problem: str, cure: str) -> None:
         self.path, self.problem, self.cure = path, problem, cure
         super().__init__(f"{path}: {problem}; {cure}")
+
+
+class NothingPlayedError(StoreError):
+    """A run was begun, but none of its dialogues is finished, so there is nothing to show. ``player``: who is at it, if anyone."""
+
+    def __init__(self, folder: Path, player: str | None) -> None:
+        problem = "no dialogue of this run is finished" + (" yet" if player else "")
+        resume = f"`safemt-api resume {folder}` goes on with it"
+        super().__init__(folder, problem, f"it is being played by {player}: look again in a moment" if player else resume)
 
 
 class RunBusyError(SetupError):

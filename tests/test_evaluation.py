@@ -154,7 +154,7 @@ async def test_transient_faults_change_no_verdict_and_runs_may_share_a_folder_at
 async def test_being_told_to_slow_down_is_counted_and_costs_no_dialogue(small: Small, provider: str) -> None:
     playing = SimulatorSettings(seed=SEED, faults=FaultPlan.parse("rate_limit_retry_after:first=1", retry_after_seconds=0.05))
     result = await evaluate(provider=provider, simulator=playing, **{**small, "sample": 1, "lengths": (1,)})
-    assert result.summary["calls"] == {"sent": 2, "from_store": 0, "retried": 1, "rate_limited": 1}
+    assert result.summary["calls"] == {"sent": 2, "from_store": 0, "damaged": 0, "retried": 1, "rate_limited": 1}
     assert result.exit_code == 0
 
 

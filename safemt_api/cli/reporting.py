@@ -12,7 +12,7 @@ import polars as pl
 from safemt_api.cli.calibrating import corrections_of
 from safemt_api.cli.finding import run_folder
 from safemt_api.cli.printing import output_console, say
-from safemt_api.errors import UsageError
+from safemt_api.errors import NothingPlayedError, UsageError
 from safemt_api.private_files import private_folder
 from safemt_api.report.comparability import all_differences, refuse_incomparable
 from safemt_api.report.exporting import FORMATS, Format, export_name, export_run
@@ -41,13 +41,12 @@ def show_report(
     Raises:
         UsageError: The runs' scores do not compare and ``anyway`` is not set.
     """
-    runs = [read_run(run_folder(name, results)) for name in names]
+    runs = _runs(names, results)
     if not anyway:
         refuse_incomparable(all_differences(runs), runs[0].name)
     corrections = [] if calibration is None else corrections_of(runs, calibration)
     if as_json:
-        typed = [json.loads((run.folder / "summary.json").read_bytes()) for run in runs]
-        output_console().print_json(json.dumps(typed))
+        output_console().print_json(json.dumps([dict(run.record) for run in runs]))
     else:
         output_console().print(run_report(runs[0]) if len(runs) == 1 else leaderboard(runs))
         for correction in corrections:
@@ -57,6 +56,32 @@ def show_report(
     say(f"page: {write_page(folder, runs, images=images, data_folder=data, corrections=corrections)}")
     if figures is not None:
         say(f"figures: {', '.join(file.name for file in write_figures(runs, figures))} in {figures}")
+
+
+def _runs(names: Sequence[str], results: Path) -> list[RunData]:
+    """The runs; of several (``report results/*``), files and folders that hold none and runs with nothing to show are named and left out.
+
+    Raises:
+        UsageError: One is no run, or none is.
+    """
+    runs: list[RunData] = []
+    no_runs: list[str] = []
+    for name in names:
+        try:
+            runs.append(read_run(run_folder(name, results)))
+        except NothingPlayedError as error:
+            if len(names) == 1:
+                raise
+            say(f"left out: {error}")
+        except UsageError:
+            if len(names) == 1 or not Path(name).exists():
+                raise
+            no_runs.append(name)
+    if no_runs:
+        say(f"no runs, left out: {', '.join(no_runs)}")
+    if not runs:
+        raise UsageError("none of these is a run that can be shown")
+    return runs
 
 
 def show_run(folder: Path, *, as_json: bool, summary: object) -> None:

@@ -17,6 +17,7 @@ import anyio
 
 from safemt_api.errors import BudgetExhaustedError
 from safemt_api.messages import PURPOSES, Purpose
+from safemt_api.store.books import SPENT
 from safemt_api.store.turns import TurnStore, Work, now_utc
 
 TOLERANCE_USD = 1e-9
@@ -96,7 +97,7 @@ class Ledger:
 
     def spent_usd(self) -> Mapping[Purpose, float]:
         """What the run has spent by purpose, kept reservations included."""
-        rows = self._store.read(lambda connection: connection.execute(_SPENT, (self._run,)).fetchall())
+        rows = self._store.read(lambda connection: connection.execute(SPENT, (self._run,)).fetchall())
         spent = dict.fromkeys(PURPOSES, 0.0)
         spent.update({purpose: usd for purpose, usd in rows if purpose in spent})
         return spent
@@ -140,7 +141,6 @@ class Ledger:
 
 _INSERT = "INSERT INTO charges (run, key, purpose, most_usd, settled_usd, state, owner, created_utc) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 _COMMIT = "INSERT INTO spending VALUES (?, ?) ON CONFLICT (run) DO UPDATE SET committed_usd = committed_usd + excluded.committed_usd"
-_SPENT = "SELECT purpose, sum(coalesce(settled_usd, most_usd)) FROM charges WHERE run = ? GROUP BY purpose"
 
 
 def _committed(connection: sqlite3.Connection, run: str) -> float:

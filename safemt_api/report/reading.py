@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from safemt_api.errors import StoreError
+from safemt_api.errors import NothingPlayedError, StoreError
 from safemt_api.frames import FRAME_SCHEMA_VERSION, TRANSCRIPT_SCHEMA, VERDICT_SCHEMA, read_frame
 from safemt_api.messages import Kind, Outcome, Protocol
 from safemt_api.metrics.agreement import krippendorff_alpha
@@ -21,8 +21,10 @@ from safemt_api.metrics.first_failure import first_failure
 from safemt_api.metrics.trend import trend_with_length
 from safemt_api.metrics.uncertainty import Estimate
 from safemt_api.report import words
-from safemt_api.runs.folder import SUMMARY_FILE, TRANSCRIPTS_FILE, VERDICTS_FILE, current_files
+from safemt_api.runs.folder import NEXT_FOLDER, SUMMARY_FILE, TRANSCRIPTS_FILE, VERDICTS_FILE, current_files
+from safemt_api.runs.lock import player_of
 from safemt_api.runs.manifest import MANIFEST_FILE
+from safemt_api.runs.unfinished import read_unfinished
 
 SUMMARY_SCHEMA_VERSION = 1
 BASELINE_JUDGE = "rules"
@@ -143,6 +145,13 @@ class RubricSet(_Part):
     digest: str
 
 
+class Progress(_Part):
+    """Of a run that has not come to its end: whether it is ``running`` (by whom) or was ``killed``."""
+
+    state: str
+    player: str | None = None
+
+
 class Summary(_Part):
     """``summary.json`` as promised to users and scripts."""
 
@@ -167,15 +176,20 @@ class Summary(_Part):
     calls: Calls = Calls()
     served_models: Mapping[str, int] = Field(default_factory=dict)
     wall_seconds: float = 0.0
+    unfinished: Progress | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RunData:
-    """One run as its folder tells it. ``transcripts`` and ``verdicts`` have the columns of ``safemt_api.frames``."""
+    """One run as its folder tells it. ``record`` is the summary as it was written.
+
+    ``transcripts`` and ``verdicts`` have the columns of ``safemt_api.frames``.
+    """
 
     name: str
     folder: Path
     manifest: Mapping[str, Any]
+    record: Mapping[str, Any]
     summary: Summary
     transcripts: pl.DataFrame
     verdicts: pl.DataFrame
@@ -238,29 +252,49 @@ def read_run(folder: Path) -> RunData:
     manifest = _read_json(folder / MANIFEST_FILE)
     while True:
         try:
-            found = _read_generation(folder, manifest)
+            found = _furthest(folder, manifest)
         except StoreError:
             found = None
         # Whoever plays the run may have put a new generation in place meanwhile; then what was read may be of two.
         before, manifest = manifest, _read_json(folder / MANIFEST_FILE)
         if manifest.get("files") == before.get("files"):
-            return found or _read_generation(folder, manifest)
+            return found or _furthest(folder, manifest)
+
+
+def _furthest(folder: Path, manifest: Mapping[str, Any]) -> RunData:
+    """The run as it last ended; or, where that is further, as far as it has come since: it may be under way, or may have been killed."""
+    waiting = read_unfinished(folder, manifest)
+    ended = _read_generation(folder, manifest) if waiting is None or (folder / SUMMARY_FILE).exists() else None
+    if ended is not None and (waiting is None or waiting.dialogues <= ended.summary.dialogues.finished + ended.summary.dialogues.failed):
+        return ended
+    if waiting is None or not waiting.dialogues:
+        player = player_of(folder)
+        raise NothingPlayedError(folder, None if player is None else str(player))
+    summary = _summary_of(waiting.summary, folder / SUMMARY_FILE)
+    return RunData(folder.resolve().name, folder, manifest, waiting.summary, summary, waiting.transcripts, waiting.verdicts)
 
 
 def _read_generation(folder: Path, manifest: Mapping[str, Any]) -> RunData:
     files = {name: folder / name for name in (SUMMARY_FILE, TRANSCRIPTS_FILE, VERDICTS_FILE)} | current_files(folder, manifest)
+    if manifest.get("outline") and not manifest.get("files") and not files[SUMMARY_FILE].exists():
+        player = player_of(folder)
+        raise NothingPlayedError(folder, None if player is None else str(player))
+    record = _read_json(files[SUMMARY_FILE])
     return RunData(
         name=folder.resolve().name,
         folder=folder,
         manifest=manifest,
-        summary=_read_summary(files[SUMMARY_FILE]),
+        record=record,
+        summary=_summary_of(record, files[SUMMARY_FILE]),
         transcripts=_read_frame(files[TRANSCRIPTS_FILE], TRANSCRIPT_SCHEMA),
         verdicts=_read_frame(files[VERDICTS_FILE], VERDICT_SCHEMA),
     )
 
 
 def _cure(file: Path) -> str:
-    return GO_ON.format(name=file.parent.name)
+    folder = file.parent.parent if file.parent.name == NEXT_FOLDER else file.parent
+    player = player_of(folder)
+    return GO_ON.format(name=folder.name) if player is None else f"the run is being played by {player}: look again when that has ended"
 
 
 def _read_json(file: Path) -> dict[str, Any]:
@@ -283,9 +317,9 @@ def _refuse_newer(file: Path, found: object, known: int) -> None:
         raise StoreError(file, problem, "upgrade with `pip install --upgrade safemt-api`")
 
 
-def _read_summary(file: Path) -> Summary:
+def _summary_of(record: Mapping[str, Any], file: Path) -> Summary:
     try:
-        return Summary.model_validate(_read_json(file))
+        return Summary.model_validate(record)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in first["loc"])
@@ -390,11 +424,30 @@ def stopping_sentence(stopping: Stopping) -> str:
 def remarks(run: RunData) -> list[str]:
     """Sentences that belong beside the scores.
 
-    A spot check's end, the trend with length (scripted), several judges' agreement, a model that changed under its name, damaged replies.
+    How far an unfinished run is, a spot check's end, the trend with length (scripted), several judges' agreement, a model that changed
+    under its name, damaged replies.
     """
     spot = [] if run.summary.stopping is None else [stopping_sentence(run.summary.stopping)]
     trend = [trend_with_length(score_frame(run.verdicts)).sentence] if run.summary.protocol == "scripted" else []
-    return [*spot, *trend, *_agreement_said(run), *_change_said(run.summary.served_models), *_damage_said(run.summary.calls.damaged)]
+    return [
+        *_progress_said(run),
+        *spot,
+        *trend,
+        *_agreement_said(run),
+        *_change_said(run.summary.served_models),
+        *_damage_said(run.summary.calls.damaged),
+    ]
+
+
+def _progress_said(run: RunData) -> Iterator[str]:
+    unfinished, counts = run.summary.unfinished, run.summary.dialogues
+    if unfinished is None:
+        return
+    so_far = f"{words.count(counts.finished + counts.failed)} of {words.count(counts.planned)} dialogues"
+    if unfinished.state == "running":
+        yield f"This run is being played by {unfinished.player}; these are the {so_far} that are finished so far."
+    else:
+        yield f"This run was cut short; these are the {so_far} that were finished. `safemt-api resume {run.folder}` goes on with it."
 
 
 def _agreement_said(run: RunData) -> Iterator[str]:

@@ -7,7 +7,7 @@ them; so they are neither synced nor trusted when a run goes on. Until it ends, 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -55,12 +55,12 @@ class Collector:
             self.outcomes[row["outcome"]] += 1
             if row["served_model"]:
                 self.served_models[row["served_model"]] += 1
+        # Out of our hands at once, replies before verdicts: a report of a run under way, or of a killed one, reads these files.
+        self._transcripts.flush()
         for row in verdict_rows(finished, self._run):
             self._verdicts.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
             if row["counts"] and row["kind"] == "harmful":
                 self.labels[row["label"]] += 1
-        # Out of our hands at once: a report of a run under way, or of a killed one, reads these files.
-        self._transcripts.flush()
         self._verdicts.flush()
 
     def _note_failure(self, dialogue: Dialogue, why: str) -> None:
@@ -138,7 +138,7 @@ def _write_frame(rows: Path, target: Path, schema: Mapping[str, type[pl.DataType
     with rows.open("rb") as lines:
         while chunk := list(islice(lines, ROWS_AT_A_TIME)):
             part = private_file(target.with_name(f"{target.name}.part{len(parts)}"))
-            _frame(chunk, schema).write_parquet(part, statistics=False)
+            frame_of([orjson.loads(line) for line in chunk], schema).write_parquet(part, statistics=False)
             parts.append(part)
     private_file(target)
     if len(parts) == 1:
@@ -152,8 +152,8 @@ def _write_frame(rows: Path, target: Path, schema: Mapping[str, type[pl.DataType
         part.unlink(missing_ok=True)
 
 
-def _frame(lines: list[bytes], schema: Mapping[str, type[pl.DataType]]) -> pl.DataFrame:
+def frame_of(records: Sequence[Mapping[str, Any]], schema: Mapping[str, type[pl.DataType]]) -> pl.DataFrame:
+    """Rows as a frame with the columns of the schema."""
     import polars as pl  # noqa: PLC0415 (polars is imported late)
 
-    records: list[dict[str, Any]] = [orjson.loads(line) for line in lines]
     return pl.DataFrame({name: pl.Series(name, [record[name] for record in records], dtype=kind) for name, kind in schema.items()})

@@ -35,7 +35,7 @@ from safemt_api.runs.opening import judge_of, open_gateway
 from safemt_api.runs.planning import Plan
 from safemt_api.runs.rows import Finished, history_before
 from safemt_api.runs.settings import settings_record
-from safemt_api.runs.summarising import Played, Status, summarise
+from safemt_api.runs.summarising import Played, Status, outline, summarise
 from safemt_api.runs.watching import work_watched
 
 if TYPE_CHECKING:
@@ -365,6 +365,7 @@ def manifest(plan: Plan, execution: Execution, started: datetime, ended: datetim
         "versions": versions(),
         "limits": limits,
         "files": before.get("files", {}),
+        "outline": outline(plan),
     }
 
 

@@ -37,18 +37,8 @@ class Played(NamedTuple):
 def summarise(plan: Plan, collector: Collector, played: Played, *, folder: Path) -> dict[str, Any]:
     """The summary of what was collected so far; reads ``verdicts.parquet`` in the folder back for the scores."""
     return {
-        "schema": SUMMARY_SCHEMA,
-        "run": plan.run,
+        **outline(plan),
         "status": played.status,
-        "provider": plan.target.route.profile,
-        "model": plan.target.route.model,
-        "protocol": plan.settings.protocol,
-        "judge": plan.judge_name,
-        "baseline_judge": plan.judges == (RULES_NAME,),
-        "rubric": None if plan.rubrics is None else plan.rubrics.record,
-        "moderator": plan.moderator,
-        "lengths": list(plan.dataset.lengths),
-        "seed": plan.settings.seed,
         "dialogues": {"planned": len(plan.entries), "finished": collector.finished - collector.failed, "failed": collector.failed},
         "failures": collector.failures,
         "outcomes": dict(collector.outcomes),
@@ -65,6 +55,25 @@ def summarise(plan: Plan, collector: Collector, played: Played, *, folder: Path)
         },
         "served_models": dict(collector.served_models),
         "wall_seconds": round(played.wall_seconds, 3),
+    }
+
+
+def outline(plan: Plan) -> dict[str, Any]:
+    """What a summary says that is known before the first call; the run file holds it too, for a report of a run that has not ended."""
+    return {
+        "schema": SUMMARY_SCHEMA,
+        "run": plan.run,
+        "status": "partial",
+        "provider": plan.target.route.profile,
+        "model": plan.target.route.model,
+        "protocol": plan.settings.protocol,
+        "judge": plan.judge_name,
+        "baseline_judge": plan.judges == (RULES_NAME,),
+        "rubric": None if plan.rubrics is None else plan.rubrics.record,
+        "moderator": plan.moderator,
+        "lengths": list(plan.dataset.lengths),
+        "seed": plan.settings.seed,
+        "dialogues": {"planned": len(plan.entries), "finished": 0, "failed": 0},
     }
 
 
@@ -101,11 +110,16 @@ def coverage(plan: Plan, collector: Collector) -> list[dict[str, Any]]:
 
 def scores(folder: Path, protocol: str) -> dict[str, Any]:
     """ASR by turn and SI from the verdicts that count; benign dialogues are reported on their own."""
-    import polars as pl  # noqa: PLC0415 (polars is imported late)
-
     from safemt_api.frames import read_frame  # noqa: PLC0415 (imports polars, late)
 
-    verdicts = read_frame(folder / VERDICTS_FILE, SCORED_COLUMNS).filter(pl.col("counts")).rename({"label": "verdict"})
+    return scores_of(read_frame(folder / VERDICTS_FILE, SCORED_COLUMNS), protocol)
+
+
+def scores_of(frame: pl.DataFrame, protocol: str) -> dict[str, Any]:
+    """The same from a frame with the columns of ``verdicts.parquet``."""
+    import polars as pl  # noqa: PLC0415 (polars is imported late)
+
+    verdicts = frame.select(SCORED_COLUMNS).filter(pl.col("counts")).rename({"label": "verdict"})
     harmful, benign = (verdicts.filter(pl.col("kind") == kind) for kind in ("harmful", "benign"))
     return {**(_harmful(harmful, protocol) if harmful.height else NOTHING_SCORED), "benign": _benign(benign)}
 

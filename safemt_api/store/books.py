@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import quote
 
+from safemt_api.messages import PURPOSES, Purpose
 from safemt_api.store.turns import Work, now_utc
 
 
@@ -34,3 +39,16 @@ _BOUGHT = """
 SELECT count(*), coalesce(sum(key IN (SELECT key FROM replies)), 0)
 FROM (SELECT DISTINCT key FROM charges WHERE run = ? AND state = 'settled')
 """
+
+
+def spent_now_usd(path: Path, run_id: str) -> Mapping[Purpose, float] | None:
+    """What a run has spent by purpose, reservations included, without opening the store for writing; ``None`` where it cannot be read."""
+    try:
+        with closing(sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True)) as connection:
+            rows = connection.execute(SPENT, (run_id,)).fetchall()
+    except sqlite3.Error:
+        return None
+    return {**dict.fromkeys(PURPOSES, 0.0), **{purpose: usd for purpose, usd in rows if purpose in PURPOSES}}
+
+
+SPENT = "SELECT purpose, sum(coalesce(settled_usd, most_usd)) FROM charges WHERE run = ? GROUP BY purpose"

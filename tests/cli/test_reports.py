@@ -32,6 +32,16 @@ def test_report_of_one_run_and_of_two(two_runs: Cli) -> None:
     assert [summary["run"] for summary in json.loads(two_runs("report", "a", "b", "--json").out)] == ["a", "b"]
 
 
+def test_report_of_all_there_is_names_what_is_no_run(two_runs: Cli) -> None:
+    everything = sorted(str(file) for file in Path("results").iterdir())
+    said = two_runs("report", *everything, "--no-images", "--json")
+    assert [summary["run"] for summary in json.loads(said.out)] == ["a", "b"]
+    assert "no runs, left out: results/turns.sqlite\n" in said.err
+    assert "no run called 'c'; there are: a, b" in two_runs("report", "a", "c").err
+    assert two_runs("report", "results/turns.sqlite").code == 2
+    assert two_runs("report", "results/turns.sqlite", "results").code == 2
+
+
 def test_compare_says_it_in_words(two_runs: Cli) -> None:
     assert "6 ids in both" in two_runs("compare", "a", "b").out
     assert two_runs("compare", "a", "c").code == 2
