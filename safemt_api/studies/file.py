@@ -1,0 +1,125 @@
+"""A study as a TOML file, and the ones that ship.
+
+max_usd = 300                        # one ceiling over all arms, judges and moderators included
+
+[settings]                           # options of eval, the same in all arms
+data = "data/safemt"
+
+[vary]                               # one arm for each combination; the first value of each list is the reference
+target = ["openai:gpt-6-luna", "anthropic:claude-haiku-5-5"]
+moderator = ["none", "policy:openai:gpt-6-luna"]
+
+[[arm]]                              # single arms beside them
+name = "qwen"
+target = "vllm:Qwen/Qwen2.5-VL-7B-Instruct"
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from safemt_api.errors import UsageError
+from safemt_api.runs.planning import slug
+from safemt_api.studies.arms import OF_THE_STUDY, SAME_IN_ALL_ARMS, Arm, Axis, Study, options_from, product_arms
+from safemt_api.suggestions import did_you_mean
+
+MAX_FILE_BYTES = 1_000_000
+TOP_KEYS = ("name", "max_usd", "settings", "vary", "arm")
+ARM_KEYS = ("name", "reference")
+ONCE = "belongs to the whole study, not to an arm"
+SAME = "is the same in all arms: it stands in [settings]"
+
+
+def read_study(file: Path) -> Study:
+    """The study that a file describes; without ``name`` it is called after the file.
+
+    Raises:
+        UsageError: Names file and key, and says what would be right.
+    """
+    try:
+        if file.stat().st_size > MAX_FILE_BYTES:
+            raise UsageError(f"{file}: larger than {MAX_FILE_BYTES // 1000} KB; a study is a page of text")
+        written = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise UsageError(f"{file}: cannot be read as TOML ({getattr(error, 'strerror', None) or error})") from error
+    try:
+        return study_from(written, name=slug(file.stem))
+    except UsageError as error:
+        raise UsageError(f"{file}: {error}") from error
+
+
+def study_from(written: Mapping[str, Any], *, name: str) -> Study:
+    """The study in the tables of a TOML document.
+
+    Raises:
+        UsageError: Names the key, and says what would be right.
+    """
+    for key in written:
+        if key not in TOP_KEYS:
+            raise UsageError(f"no such key: {key}{did_you_mean(key, TOP_KEYS)}; there are: {', '.join(TOP_KEYS)}")
+    own = OF_THE_STUDY | SAME_IN_ALL_ARMS
+    with _at("[settings]"):
+        shared = options_from(_table(written, "settings"), refuse=OF_THE_STUDY, why=ONCE)
+    with _at("[vary]"):
+        axes = [_axis(key, values) for key, values in _table(written, "vary").items()]
+        varied = product_arms(axes, lambda given: options_from(given, refuse=own, why=SAME)) if axes else ()
+    singles = tuple(_arm(number, table) for number, table in enumerate(_tables(written), start=1))
+    max_usd = written.get("max_usd")
+    if isinstance(max_usd, bool) or not isinstance(max_usd, (int, float, type(None))):
+        raise UsageError(f"max_usd {max_usd!r}: give dollars as a number")
+    study = Study(_text(written, "name", name), (*varied, *singles), MappingProxyType(shared), max_usd)
+    for arm in study.arms:
+        # What is wrong with a value shows before anything is asked of anyone.
+        study.settings(arm)
+    return study
+
+
+def _arm(number: int, written: Mapping[str, Any]) -> Arm:
+    name = _text(written, "name", "")
+    with _at(f"[[arm]] {name or number}"):
+        if not name:
+            raise UsageError("it has no name")
+        options = {key: value for key, value in written.items() if key not in ARM_KEYS}
+        given = options_from(options, refuse=OF_THE_STUDY | SAME_IN_ALL_ARMS, why=SAME)
+        return Arm(name, MappingProxyType(given), _text(written, "reference", "") or None)
+
+
+def _axis(key: str, values: object) -> Axis:
+    if not isinstance(values, list):
+        raise UsageError(f"{key}: give a list of values, the reference first")
+    return Axis(key, tuple(values))
+
+
+def _table(written: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    table = written.get(key, {})
+    if not isinstance(table, dict):
+        raise UsageError(f"{key} is no table: write [{key}] and one option a line below it")
+    return table
+
+
+def _tables(written: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    tables = written.get("arm", [])
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise UsageError("arm is no list of tables: write [[arm]], with two brackets, above each")
+    return tables
+
+
+def _text(written: Mapping[str, Any], key: str, default: str) -> str:
+    value = written.get(key, default)
+    if not isinstance(value, str):
+        raise UsageError(f"{key} {value!r}: give text in quotes")
+    return value
+
+
+@contextmanager
+def _at(place: str) -> Iterator[None]:
+    """Names the place in the file that an error is about."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"{place}: {error}") from error
