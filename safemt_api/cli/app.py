@@ -17,6 +17,7 @@ from safemt_api.cli.providers import providers_app
 from safemt_api.cli.report import report
 from safemt_api.cli.resume import resume
 from safemt_api.cli.simulate import simulate
+from safemt_api.cli.tables import tables
 
 EPILOGUE = (
     "Keys come from the environment or from .env in the working directory. "
@@ -62,3 +63,4 @@ app.add_typer(data_app, name="data")
 app.add_typer(providers_app, name="providers")
 app.command("simulate", cls=GroupedCommand)(simulate)
 app.command("export", cls=GroupedCommand)(export)
+app.command("tables", cls=GroupedCommand)(tables)

@@ -1,0 +1,87 @@
+"""The paper's tables: what they hold is what the summaries say, in three forms that survive hostile names."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from safemt_api.errors import UsageError
+from safemt_api.report.paper_tables import MARKUPS, paper_tables, rendered
+from safemt_api.report.reading import RunData, read_run
+
+MakeRun = Callable[..., Path]
+
+
+def _with_moderator(folder: Path, moderator: str) -> RunData:
+    summary = json.loads((folder / "summary.json").read_bytes())
+    (folder / "summary.json").write_text(json.dumps(summary | {"moderator": moderator}))
+    return read_run(folder)
+
+
+def test_the_scores_are_the_summaries(make_run: MakeRun) -> None:
+    runs = [read_run(make_run("one", model="a")), read_run(make_run("two", model="b", base=0.5))]
+    (table,) = (table for table in paper_tables(runs) if table.name == "scores")
+    assert table.headings == ("Model", "length 1", "length 2", "length 4", "length 6", "length 8", "SI", "SI bounds", "missing")
+    for run, row in zip(runs, table.rows, strict=True):
+        assert row[0].text == run.summary.model
+        assert [cell.text for cell in row[1:6]] == [f"{100 * (one.asr or 0):.1f}" for one in run.summary.asr_by_turn]
+        assert row[6].text == f"{run.summary.safety_index.value:.3f}"
+
+
+def test_scenarios_stand_beside_each_other(make_run: MakeRun) -> None:
+    run = read_run(make_run())
+    (table,) = (table for table in paper_tables([run]) if table.name == "by-scenario")
+    judged = run.verdicts.filter((pl.col("kind") == "harmful") & (pl.col("scenario") == "Fraud")).drop_nulls("label")
+    assert table.rows[0][table.headings.index("Fraud")].text == f"{100 * (judged['label'] == 'unsafe').sum() / judged.height:.1f}"
+
+
+def test_methods_have_a_table_only_where_dialogues_name_them(make_run: MakeRun) -> None:
+    folder = make_run()
+    assert "by-method" not in {table.name for table in paper_tables([read_run(folder)])}
+    frame = pl.read_parquet(folder / "transcripts.parquet")
+    frame.with_columns(method=pl.when(pl.col("scenario") == "Fraud").then(pl.lit("fiction")).otherwise(None)).write_parquet(
+        folder / "transcripts.parquet"
+    )
+    (table,) = (table for table in paper_tables([read_run(folder)]) if table.name == "by-method")
+    assert table.headings == ("Model", "fiction", "not named")
+
+
+def test_a_defence_stands_beside_its_undefended_model(make_run: MakeRun) -> None:
+    before = read_run(make_run("none", base=0.6))
+    after = _with_moderator(make_run("policy", base=0.0, step=0.0), "policy:x:y")
+    (table,) = (table for table in paper_tables([before, after]) if table.name == "defences")
+    assert [cell.text for cell in table.rows[0][:2]] == ["brittle", "policy:x:y"]
+    assert table.rows[0][2].text.endswith("→ 0.0")
+    assert [table.name for table in paper_tables([before, after], references={})].count("defences") == 0
+
+
+def test_protocols_and_lengths_do_not_share_a_table(make_run: MakeRun) -> None:
+    runs = [read_run(make_run("a")), read_run(make_run("b", lengths=(1, 2))), read_run(make_run("c", protocol="live"))]
+    assert [table.name for table in paper_tables(runs) if table.name.startswith("scores")] == ["scores-1", "scores-2", "scores-3"]
+    assert all(len(table.rows) == 1 for table in paper_tables(runs) if table.name.startswith("scores"))
+
+
+@pytest.mark.parametrize("to", MARKUPS)
+def test_hostile_names_stay_words(make_run: MakeRun, to: str) -> None:
+    run = read_run(make_run(model="=cmd|a & b_% <i>\x1b[31m"))
+    text = rendered(paper_tables([run]), to)  # type: ignore[arg-type] # parametrized over all there are
+    assert "\x1b" not in text
+    if to == "latex":
+        assert r"=cmd|a \& b\_\% \textless{}i\textgreater{}" in text
+    elif to == "csv":
+        assert next(row for row in csv.reader(io.StringIO(text)) if "cmd" in row[0])[0].startswith("'=")
+    else:
+        assert r"=cmd\|a & b_% &lt;i>" in text
+
+
+def test_a_form_that_is_not_there_is_named() -> None:
+    with pytest.raises(UsageError, match="latex, csv, md"):
+        rendered([], "html")  # type: ignore[arg-type] # the error is the test
+    with pytest.raises(UsageError, match="at least one run"):
+        paper_tables([])
