@@ -22,6 +22,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("limits", "moderators"),
     ("gateway", "dialogues", "metrics"),
     ("runs",),
+    ("studies",),
     ("report", "simulator"),
     ("evaluation",),
     ("defence",),
