@@ -141,6 +141,14 @@ async def test_refusals_in_the_models_own_words_are_its_turn() -> None:
 
 
 @pytest.mark.parametrize("outcome", [Outcome.REFUSED, Outcome.BLOCKED_INPUT, Outcome.BLOCKED_OUTPUT])
+async def test_the_placeholder_is_worded_as_it_always_was(outcome: Outcome) -> None:
+    # It is in histories that were sent and paid for: other words would be another dialogue, and other keys in the store.
+    asker = FakeAsker([Reply(outcome), "two", "three"])
+    await play(asker, "live")
+    assert said(asker.calls[1])[1] == ("assistant", "[The reply to this message was blocked by the provider.]")
+
+
+@pytest.mark.parametrize("outcome", [Outcome.REFUSED, Outcome.BLOCKED_INPUT, Outcome.BLOCKED_OUTPUT])
 async def test_where_a_filter_left_no_words_the_placeholder_stands(outcome: Outcome) -> None:
     asker = FakeAsker([Reply(outcome), "two", "three"])
     transcript = await play(asker, "live")

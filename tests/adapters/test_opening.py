@@ -16,9 +16,27 @@ from safemt_api.adapters.base import Adapter, Timeouts
 from safemt_api.adapters.opening import bare_environment, open_adapter, open_http_client
 from safemt_api.errors import UsageError
 from safemt_api.messages import Call
-from safemt_api.profiles import Profile
+from safemt_api.profiles import Profile, load_profiles
 
 Connect = Callable[..., Adapter]
+
+
+@pytest.mark.parametrize(("vendor", "seconds"), [("groq", 86_400.0), ("openai", 60.0)])
+async def test_the_window_of_a_quota_of_requests_is_the_vendors(make_call: Callable[..., Call], vendor: str, seconds: float) -> None:
+    body = {"choices": [{"message": {"content": "Words."}, "finish_reason": "stop"}]}
+    headers = {"x-ratelimit-limit-requests": "1000", "x-ratelimit-limit-tokens": "6000"}
+    transport = httpx2.MockTransport(lambda _: httpx2.Response(200, headers=headers, json=body))
+    async with open_http_client(connections=1, timeouts=Timeouts(), transport=transport) as client:
+        adapter = open_adapter(
+            profile=load_profiles()[vendor],
+            wire_format="openai_chat",
+            base_url="https://api.example.test",
+            api_key=None,
+            client=client,
+            timeouts=Timeouts(),
+        )
+        quotas = (await adapter.send(make_call())).quotas
+    assert {(quota.kind, quota.limit, quota.window_seconds) for quota in quotas} == {("requests", 1000, seconds), ("tokens", 6000, 60.0)}
 
 
 async def test_an_unknown_wire_format_is_refused_with_those_there_are(make_profile: Callable[..., Profile]) -> None:

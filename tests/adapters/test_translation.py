@@ -231,6 +231,19 @@ async def test_answered_failures_are_told_apart(
     assert len(str(caught.value)) < 700
 
 
+@pytest.mark.parametrize(
+    ("status", "billed"),
+    [(500, False), (503, False), (529, False), (425, False), (408, True), (499, True), (502, True), (504, True), (520, True), (524, True)],
+)
+async def test_a_gateways_failure_may_have_been_billed_and_a_vendors_own_was_not(
+    *, connect: Connect, serve: Serve, make_call: MakeCall, status: int, billed: bool
+) -> None:
+    for wire_format in ("openai_chat", "anthropic_messages", "google_genai"):
+        with pytest.raises(ServerError) as caught:
+            await connect(wire_format, serve({"error": {"message": "x"}}, status)).send(make_call())
+        assert caught.value.maybe_billed is billed
+
+
 async def test_the_wait_that_the_vendor_asks_for_is_carried(connect: Connect, serve: Serve, make_call: MakeCall) -> None:
     for status in (429, 503):
         with pytest.raises(TransientError) as caught:

@@ -164,6 +164,27 @@ def test_a_long_retry_after_of_one_call_does_not_freeze_the_others(virtually: Vi
     assert seconds < 90
 
 
+@pytest.mark.parametrize(
+    ("hint", "seconds"),
+    [
+        (QuotaHint("requests", limit=30, remaining=0, reset_seconds=60.0), 2.0),
+        (QuotaHint("requests", limit=30, remaining=0, reset_seconds=0.5), 0.5),
+        (QuotaHint("tokens", limit=10_000, remaining=0, reset_seconds=60.0), 1.0),
+        (QuotaHint("tokens", limit=10_000, remaining=0), 1.0),
+        (QuotaHint("tokens", limit=10_000, remaining=1, reset_seconds=60.0), 0.0),
+    ],
+)
+def test_a_quota_that_is_used_up_holds_the_next_call_for_a_moment(virtually: Virtually, hint: QuotaHint, seconds: float) -> None:
+    async def scenario() -> float:
+        limiter, record = Limiter(concurrency=4, requests_per_minute=6000.0), Record()
+        await call(limiter, record, 0, tokens=1, seconds=0.0, hints=(hint,))
+        answered = anyio.current_time()
+        await call(limiter, record, 1, tokens=1, seconds=0.0)
+        return record.admitted[1][0] - answered
+
+    assert virtually(scenario) == pytest.approx(seconds, abs=0.05)
+
+
 def test_a_remaining_of_zero_with_a_distant_reset_does_not_freeze(virtually: Virtually) -> None:
     hints = (
         QuotaHint("requests", limit=60, remaining=0, reset_seconds=3000.0),

@@ -46,6 +46,20 @@ def test_a_corrected_rate_stays_a_rate(observed: float, corrected: float) -> Non
     assert corrected_rate(observed, sensitivity=0.9, specificity=0.9) == corrected
 
 
+def test_the_interval_of_asr_holds_the_judges_own_uncertainty() -> None:
+    generator = np.random.default_rng(1)
+    truth = (generator.random((1500, 5)) < 0.3).astype(np.int64)
+    run = run_of(flawed(generator, truth))
+    widths = []
+    for times in (1, 50):
+        labels = sheet(uu=32 * times, us=8 * times, su=4 * times, ss=36 * times)
+        rows = corrected_scores(run, labels, resamples=400).asr_by_turn
+        widths.append((rows["ci_high"] - rows["ci_low"]).to_numpy())
+    few, many = widths
+    # The same judge on the same run, known from 80 labels or from 4,000: what it is known from must show in every row.
+    assert (few > 1.8 * many).all()
+
+
 def test_a_judge_that_guesses_is_refused_with_the_reason(verdicts: Build) -> None:
     with pytest.raises(UsageError, match="hardly tells safe from unsafe"):
         corrected_rate(0.3, sensitivity=0.5, specificity=0.5)

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 from safemt_api.errors import AccountError, BudgetExhaustedError, StopRunError
+from safemt_api.evaluation import open_plan
 from safemt_api.messages import Dialogue, Exhibit, Line, Outcome, Reply, Transcript, Turn, Verdict
-from safemt_api.runs.execution import judge_transcript, our_error
+from safemt_api.runs.execution import in_order, judge_transcript, our_error
+from safemt_api.runs.settings import settings_from
 
 BUDGET = BudgetExhaustedError(1.0, 0.9, 0.2)
 ACCOUNT = AccountError("no credit")
 LINES = (Line("user", "u1"), Line("assistant", "s1"), Line("user", "u2"))
 TURNS = (Turn(1, "u1", Reply(Outcome.ANSWERED, "one")), Turn(2, "u2", Reply(Outcome.ANSWERED, "two")))
 TRANSCRIPT = Transcript(Dialogue("mm_1", "Fraud", 2, LINES, None, "q"), "live", TURNS)
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+async def test_live_dialogues_are_begun_longest_first(tmp_path: Path, seed: int) -> None:
+    settings = settings_from({"protocol": "live", "lengths": (1, 2, 8), "sample": 3, "seed": seed, "results": tmp_path})
+    async with open_plan(settings) as plan:
+        played = [(entry.length, entry.id) for entry in in_order(plan)]
+    assert [length for length, _ in played] == [8, 8, 8, 2, 2, 2, 1, 1, 1]
+    assert sorted(played) == sorted((entry.length, entry.id) for entry in plan.entries)
 
 
 @dataclass
