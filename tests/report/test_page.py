@@ -10,6 +10,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Callable
 from hashlib import sha256
 from html import unescape
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +195,34 @@ def test_a_thumbnail_is_at_most_160_pixels_and_never_from_outside_the_folder(tmp
     assert small is not None
     assert len(small) < 10_000
     assert [thumbnail(data, path) for path in ("../secret.png", "link.png", "text.png", "absent.png", "a\0b", "n" * 5000)] == [None] * 6
+
+
+@pytest.mark.parametrize(("kind", "mode"), [("PNG", "RGB"), ("PNG", "L"), ("JPEG", "RGB"), ("JPEG", "CMYK")])
+def test_a_thumbnail_is_made_without_converting_the_whole_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, mode: str
+) -> None:
+    Pictures.linear_gradient("L").resize((1200, 900)).convert(mode).save(tmp_path / "a", kind)
+    sizes = list[int]()
+    real = Pictures.Image.convert
+
+    def counted(picture: Pictures.Image, *args: Any, **options: Any) -> Pictures.Image:
+        sizes.append(picture.width)
+        return real(picture, *args, **options)
+
+    monkeypatch.setattr(Pictures.Image, "convert", counted)
+    small = thumbnail(tmp_path, "a")
+    assert small is not None
+    assert Pictures.open(BytesIO(small)).size == (160, 120)
+    assert max(sizes) <= 400
+
+
+@pytest.mark.parametrize("mode", ["1", "P", "I;16", "LA", "RGBA"])
+def test_a_thumbnail_is_made_of_odd_pixels_too(tmp_path: Path, mode: str) -> None:
+    grey = Pictures.linear_gradient("L").resize((400, 300))
+    (grey.convert("I").convert("I;16") if mode == "I;16" else grey.convert(mode)).save(tmp_path / "a", "PNG")
+    small = thumbnail(tmp_path, "a")
+    assert small is not None
+    assert Pictures.open(BytesIO(small)).size == (160, 120)
 
 
 def test_a_decompression_bomb_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
