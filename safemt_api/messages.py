@@ -19,6 +19,9 @@ Purpose = Literal["target", "judge", "moderator"]
 Protocol = Literal["scripted", "live"]
 Label = Literal["safe", "unsafe"]
 Conversation = Literal["single", "growing", "ending"]
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+SafetyThreshold = Literal["off", "block_none", "block_only_high", "block_medium_and_above", "block_low_and_above"]
+Sees = Literal["words", "picture"]
 
 PURPOSES: tuple[Purpose, ...] = ("target", "judge", "moderator")
 LENGTHS: tuple[int, ...] = (1, 2, 4, 6, 8)
@@ -199,12 +202,18 @@ class Dialogue:
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """Sampling parameters; ``None`` means: not sent, the vendor's own default holds."""
+    """What is asked of a model beside the words; ``None`` means: not sent, the vendor's own default holds.
+
+    ``effort`` is how much a model that reasons may think, ``safety_threshold`` from which likelihood of harm on the vendor's own filters
+    block.
+    """
 
     max_output_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
     seed: int | None = None
+    effort: Effort | None = None
+    safety_threshold: SafetyThreshold | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +222,7 @@ class Route:
 
     ``endpoint`` names the addresses for keys and files; it is stable where the real address is not (a simulator on a free port).
     ``extras`` is what the profile adds to every request of this model, as canonical JSON; it enters keys because it changes answers.
+    ``structured_output`` says whether a schema is sent along with the calls that have one, or only described in words.
     """
 
     profile: str
@@ -221,6 +231,7 @@ class Route:
     model: str
     endpoint: str = ""
     extras: str = ""
+    structured_output: bool = False
 
     def __post_init__(self) -> None:
         if not self.endpoint:

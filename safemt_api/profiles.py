@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from safemt_api.errors import MissingKeyError, ProfileError, UsageError
+from safemt_api.messages import Effort
 from safemt_api.profile_folders import own_folders, profile_files, shipped_folder
 from safemt_api.suggestions import did_you_mean
 
@@ -99,6 +100,7 @@ class ModelFacts(_Facts):
     match: str = Field(min_length=1)
     vision: bool = True
     takes: tuple[ParameterName, ...] = Field((), description="sampling parameters the model accepts")
+    efforts: tuple[Effort, ...] = Field((), description="amounts of thinking that the model lets one choose from")
     max_output_parameter: Literal["max_tokens", "max_completion_tokens"] | None = Field(
         None, description="openai_chat only: overrides the profile's"
     )
@@ -158,6 +160,7 @@ class Profile(_Facts):
     max_output_parameter: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     structured_output: bool = Field(False, description="takes a JSON schema and keeps to it")
     system_role: Literal["system", "developer"] = "system"
+    safety_settings: bool = Field(False, description="google_genai only: lets one choose from when on its filters block")
     prices: str | None = Field(None, description="the vendor's id in genai-prices")
     reports_cost: bool = Field(False, description="openai_chat only: usage.cost in a reply is what it was charged, in USD")
     local: bool = Field(False, description="runs on the user's own machine: no account, no price")

@@ -80,6 +80,7 @@ class Router:
             model=model,
             endpoint="" if own else self._endpoints.get(provider, ""),
             extras=request_extras(profile, model),
+            structured_output=profile.takes_structured_output(model),
         )
         return Destination(route, profile)
 

@@ -107,8 +107,13 @@ def build_request(call: Call, profile: Profile) -> dict[str, Any]:
     }
     if call.system is not None:
         request["system"] = call.system
+    output: dict[str, Any] = {}
     if call.schema is not None and profile.takes_structured_output(model):
-        request["output_config"] = {"format": {"type": "json_schema", "schema": dict(call.schema.body)}}
+        output["format"] = {"type": "json_schema", "schema": dict(call.schema.body)}
+    if call.parameters.effort is not None:
+        output["effort"] = call.parameters.effort
+    if output:
+        request["output_config"] = output
     extra_body = {**facts.extra_body, **sent_sampling(profile, model, call.parameters)}
     if extra_body:
         request["extra_body"] = extra_body

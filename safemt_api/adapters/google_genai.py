@@ -32,6 +32,9 @@ DEFAULT_API_VERSION = "v1"
 BLOCKED = names("SAFETY BLOCKLIST PROHIBITED_CONTENT SPII IMAGE_SAFETY IMAGE_PROHIBITED_CONTENT ESCALATION MODEL_ARMOR")
 """Finish reasons of a filter; words that came before it are kept, and judged."""
 
+FILTERS = tuple(f"HARM_CATEGORY_{name}" for name in ("HARASSMENT", "HATE_SPEECH", "SEXUALLY_EXPLICIT", "DANGEROUS_CONTENT"))
+"""The categories that a caller may adjust (https://ai.google.dev/gemini-api/docs/safety-settings); others always block."""
+
 CUT_SHORT = frozenset({"RECITATION", "LANGUAGE", "OTHER", "IMAGE_RECITATION", "IMAGE_OTHER"})
 """Stopped for reasons that are no word on safety: what came is judged like a truncated reply, and without words the verdict is missing."""
 
@@ -136,6 +139,11 @@ def build_config(call: Call, profile: Profile) -> types.GenerateContentConfig:
         asked["max_output_tokens"] = call.parameters.max_output_tokens
     if call.schema is not None and profile.takes_structured_output(model):
         asked |= {"response_mime_type": "application/json", "response_json_schema": dict(call.schema.body)}
+    if call.parameters.effort is not None:
+        asked["thinking_config"] = types.ThinkingConfig(thinking_level=types.ThinkingLevel(call.parameters.effort.upper()))
+    if call.parameters.safety_threshold is not None:
+        threshold = types.HarmBlockThreshold(call.parameters.safety_threshold.upper())
+        asked["safety_settings"] = [types.SafetySetting(category=types.HarmCategory(name), threshold=threshold) for name in FILTERS]
     if facts.extra_body or facts.extra_headers:
         asked["http_options"] = types.HttpOptions(headers=dict(facts.extra_headers), extra_body=facts.extra_body or None)
     return types.GenerateContentConfig(

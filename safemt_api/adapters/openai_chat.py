@@ -125,6 +125,8 @@ def build_request(call: Call, profile: Profile) -> dict[str, Any]:
     request: dict[str, Any] = {"model": model, "messages": _messages(call, profile), **sent_sampling(profile, model, call.parameters)}
     if call.parameters.max_output_tokens is not None:
         request[facts.max_output_parameter or profile.max_output_parameter] = call.parameters.max_output_tokens
+    if call.parameters.effort is not None:
+        request["reasoning_effort"] = call.parameters.effort
     if call.schema is not None and profile.takes_structured_output(model):
         schema = {"name": call.schema.name, "schema": dict(call.schema.body), "strict": True}
         request["response_format"] = {"type": "json_schema", "json_schema": schema}

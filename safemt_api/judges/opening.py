@@ -17,6 +17,7 @@ from safemt_api.judges.endpoints import (
     moderation_route,
 )
 from safemt_api.judges.guards import GuardJudge, format_of
+from safemt_api.judges.manner import InManner, Manner, MannerAsker
 from safemt_api.judges.panel import Panel, WithFallback
 from safemt_api.judges.rubric import RubricJudge, Rubrics
 from safemt_api.judges.rubric_sets import load_rubrics
@@ -27,6 +28,7 @@ from safemt_api.profiles import Profile
 Resolve = Callable[[str], tuple[Route, Profile]]
 """Turns ``PROVIDER:MODEL`` into the way there and the vendor's facts; raises ``UsageError`` for an unknown provider."""
 
+USUAL = Manner()
 JUDGE_FORMS = "rules, PROVIDER:MODEL, guard:PROVIDER:MODEL, moderation:openai, decisions:openai, decisions:google"
 
 
@@ -38,6 +40,7 @@ def open_judge(
     rubric: str | Path | None = None,
     fallback: str | None = None,
     simulated: bool = False,
+    manner: Manner = USUAL,
 ) -> Judge:
     """One judge for one spec, a panel for several.
 
@@ -48,11 +51,12 @@ def open_judge(
         rubric: What ``--rubric`` was given: a shipped set, a folder with a set, or a file.
         fallback: What ``--judge-fallback`` was given: asked where a judge gives no verdict.
         simulated: Whether the target is the simulator, whose marks ``rules`` may then believe.
+        manner: At what temperature they are asked, and whether they see the picture.
 
     Raises:
         UsageError: A spec is of no known form, stands there twice, or names what does not exist; or the rubric cannot be read.
     """
-    opener = _Opener(asker, resolve, load_rubrics(rubric), simulated)
+    opener = _Opener(asker if manner.is_usual else MannerAsker(asker, manner), resolve, load_rubrics(rubric), simulated)
     given = [spec.strip() for spec in specs]
     everyone = [*given, fallback.strip()] if fallback is not None else given
     if not given:
@@ -61,9 +65,10 @@ def open_judge(
         raise UsageError(f"a judge was given twice ({', '.join(everyone)}); each one of a panel, and its fall-back, must be another")
     judges = tuple(opener.open(spec, "--judge") for spec in given)
     last = None if fallback is None else opener.open(fallback.strip(), "--judge-fallback")
-    if len(judges) > 1:
-        return Panel(judges, last)
-    return judges[0] if last is None else WithFallback(judges[0], last)
+    whole: Judge = judges[0] if len(judges) == 1 else Panel(judges, last)
+    if len(judges) == 1 and last is not None:
+        whole = WithFallback(whole, last)
+    return whole if manner.is_usual else InManner(whole, manner)
 
 
 def reads_rubric(spec: str) -> bool:

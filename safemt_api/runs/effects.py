@@ -14,6 +14,9 @@ from safemt_api.runs.settings import EvalSettings, options
 WITHOUT_RUBRIC = frozenset({RULES_NAME, "guard", "moderation"})
 """Kinds of judge that bring their own criteria."""
 
+WITHOUT_MODEL = frozenset({RULES_NAME, "moderation"})
+"""Kinds of judge that look at the reply's words alone and take no parameters."""
+
 WITHOUT_POLICIES = frozenset({"raw", "guard", "moderation"})
 """Kinds of moderator that read no policy."""
 
@@ -71,6 +74,9 @@ def kind_of(spec: str) -> str:
 
 def _idle_judging(settings: EvalSettings, judges: Sequence[str]) -> Iterator[Idle]:
     kinds = {kind_of(spec) for spec in judges}
+    if kinds <= WITHOUT_MODEL:
+        for name in ("judge_temperature", "judge_sees"):
+            yield Idle(name, f"{', '.join(sorted(kinds)) or RULES_NAME} is no model that is shown a conversation")
     if kinds <= {RULES_NAME}:
         yield Idle("judge_base_url", "the judge 'rules' asks nobody")
         yield Idle("judge_fallback", "the judge 'rules' always gives a verdict")

@@ -17,6 +17,9 @@ class EvalKeywords(TypedDict, total=False):
     max_output_tokens: int | None
     temperature: float | None
     top_p: float | None
+    seed_sampling: int | None
+    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None
+    safety_threshold: Literal["off", "block_none", "block_only_high", "block_medium_and_above", "block_low_and_above"] | None
     data: str | Path | None
     lengths: str | Sequence[int] | None
     protocol: Literal["scripted", "live"]
@@ -29,6 +32,8 @@ class EvalKeywords(TypedDict, total=False):
     judges: str | Sequence[str]
     judge_fallback: str | None
     judge_base_url: str | None
+    judge_temperature: float | None
+    judge_sees: Literal["words", "picture"] | None
     rubric: str | Path | None
     moderator: str | None
     moderator_base_url: str | None

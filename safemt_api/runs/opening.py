@@ -13,6 +13,7 @@ from safemt_api.adapters.base import Adapter, Timeouts
 from safemt_api.adapters.opening import open_adapter, open_http_client
 from safemt_api.gateway import Account, Gateway
 from safemt_api.judges.base import Judge
+from safemt_api.judges.manner import Manner
 from safemt_api.judges.opening import open_judge
 from safemt_api.limits.budget import Ledger
 from safemt_api.limits.fleet import Endpoint, Fleet
@@ -82,4 +83,5 @@ def judge_of(plan: Plan, asker: Asker) -> Judge:
         rubric=settings.rubric,
         fallback=settings.judge_fallback,
         simulated=plan.target_is_simulator,
+        manner=Manner(settings.judge_temperature, settings.judge_sees),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from hashlib import sha256
 from pathlib import Path
@@ -18,6 +18,7 @@ from safemt_api.dataset.shipped import demonstration_folder
 from safemt_api.dialogues import Target
 from safemt_api.errors import UsageError
 from safemt_api.judges.endpoints import DECISION_MODELS, MODERATION_MODELS
+from safemt_api.judges.guards import guard_sees
 from safemt_api.judges.opening import reads_rubric, with_default_model
 from safemt_api.judges.rubric import Rubrics
 from safemt_api.judges.rubric_sets import load_rubrics
@@ -28,6 +29,7 @@ from safemt_api.prices import find_price
 from safemt_api.profile_folders import replacements
 from safemt_api.profiles import Profile
 from safemt_api.routes import Destination, Router
+from safemt_api.runs.effects import kind_of
 from safemt_api.runs.manifest import check_same_run, read_manifest
 from safemt_api.runs.settings import EvalSettings, free_for_judging, identity_defaults, identity_of
 from safemt_api.store.turns import STORE_FILE
@@ -41,6 +43,7 @@ REASONING_OUTPUT_TOKENS = 4096
 
 DATA_VARIABLE = "SAFEMT_DATA"
 
+TARGET_FLAGS: Mapping[str, str] = {"temperature": "--temperature", "top_p": "--top-p", "seed": "--seed-sampling"}
 JUDGE_IDENTITY = ("judge", "judge_endpoints", "rubric", *free_for_judging())
 """What of a run's identity new verdicts over old transcripts change."""
 ENDPOINT_MODELS: Mapping[str, Mapping[str, str]] = {"moderation": MODERATION_MODELS, "decisions": DECISION_MODELS}
@@ -105,6 +108,7 @@ def make_plan(settings: EvalSettings, *, router: Router, environ: Mapping[str, s
     destination = router.destination(provider, model)
     judging = tuple(_asked(router, "judge", (*judges, settings.judge_fallback)))
     moderating = tuple(_asked(router, "moderator", (moderator,)))
+    _check_judges(settings, router, (*judges, *([settings.judge_fallback] if settings.judge_fallback else [])))
     _check_usable(judging if judging_only else (destination, *judging, *moderating), settings, environ)
     dataset, remarks = choose_data(settings, environ)
     target = Target(destination.route, _parameters(settings, profile, model), settings.system)
@@ -228,15 +232,50 @@ def _check_usable(destinations: tuple[Destination, ...], settings: EvalSettings,
 
 
 def _parameters(settings: EvalSettings, profile: Profile, model: str) -> Parameters:
-    asked = Parameters(temperature=settings.temperature, top_p=settings.top_p)
-    refused = unsupported_parameters(profile, model, asked)
-    if refused:
-        names = ", ".join(f"--{name.replace('_', '-')}" for name in refused)
-        raise UsageError(f"{profile.name}:{model} does not take {names}; leave it out, or say otherwise in its profile ([[models]] takes)")
+    asked = Parameters(
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        seed=settings.seed_sampling,
+        effort=settings.effort,
+        safety_threshold=settings.safety_threshold,
+    )
+    check_taken(asked, profile, model)
     facts = profile.facts(model)
     usual = REASONING_OUTPUT_TOKENS if facts.reasons else DEFAULT_OUTPUT_TOKENS
     most = settings.max_output_tokens or min(usual, facts.max_output_tokens or usual)
-    return Parameters(max_output_tokens=most, temperature=settings.temperature, top_p=settings.top_p)
+    return replace(asked, max_output_tokens=most)
+
+
+def check_taken(asked: Parameters, profile: Profile, model: str, *, flags: Mapping[str, str] = TARGET_FLAGS) -> None:
+    """Refuse what the model is not known to take, so that nothing that was asked for is left out in silence.
+
+    Raises:
+        UsageError: Names the option, and where to say otherwise.
+    """
+    name, facts = f"{profile.name}:{model}", profile.facts(model)
+    refused = unsupported_parameters(profile, model, asked)
+    if refused:
+        options = ", ".join(flags[one] for one in refused)
+        raise UsageError(f"{name} does not take {options}; leave it out, or say otherwise in its profile ([[models]] takes)")
+    if asked.effort is not None and asked.effort not in facts.efforts:
+        known = f"takes {', '.join(facts.efforts)}" if facts.efforts else "is not known to take any"
+        raise UsageError(f"{name} does not take --effort {asked.effort}: it {known}; its profile ([[models]] efforts) may say otherwise")
+    if asked.safety_threshold is not None and not profile.safety_settings:
+        raise UsageError(f"{profile.name} has no filters that --safety-threshold could adjust (safety_settings in its profile)")
+
+
+def _check_judges(settings: EvalSettings, router: Router, specs: tuple[str, ...]) -> None:
+    """Refuse what a judge cannot do: the same options stand for all of them."""
+    asked = Parameters(temperature=settings.judge_temperature)
+    for spec in specs:
+        inner = spec_of(spec.strip())
+        if inner is None:
+            continue
+        route, profile = router.resolve(inner, "judge")
+        check_taken(asked, profile, route.model, flags={"temperature": "--judge-temperature"})
+        sees = guard_sees(route.model, profile) if kind_of(spec) == "guard" else profile.facts(route.model).vision
+        if settings.judge_sees == "picture" and not sees:
+            raise UsageError(f"--judge-sees picture: {spec} is not known to see; leave it out, or choose another judge")
 
 
 def _identity(

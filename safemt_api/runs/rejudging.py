@@ -227,7 +227,7 @@ def _cost(before: Mapping[str, float | None], judging: Rejudging) -> dict[str, f
 
 def _judge_settings(plan: Plan) -> dict[str, Any]:
     record = resolved_record(plan)
-    return {name: record[name] for name in ("judges", "judge_fallback", "judge_base_url", "rubric")}
+    return {name: record[name] for name in ("judges", "judge_fallback", "judge_base_url", "judge_temperature", "judge_sees", "rubric")}
 
 
 def _former_file(folder: Path, judge: str) -> Path:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from safemt_api.errors import UsageError
-from safemt_api.messages import Kind, Protocol
+from safemt_api.messages import Effort, Kind, Protocol, SafetyThreshold, Sees
 from safemt_api.runs.names import check_run_name
 from safemt_api.runs.options import EVERY, GOING_ON, JUDGING, Group, Option, OptionField, numbers, option_fields
 from safemt_api.suggestions import did_you_mean
@@ -70,6 +70,16 @@ class EvalSettings:
         float | None, Option(Group.TARGET, "Sent only when given, and only to models that take it.", "T"), Ge(0), Le(100)
     ] = None
     top_p: Annotated[float | None, Option(Group.TARGET, "The same.", "P"), Ge(0), Le(1)] = None
+    seed_sampling: Annotated[
+        int | None, Option(Group.TARGET, "Seed of the model's own sampling, where it takes one.", "N"), Ge(-MOST), Le(MOST)
+    ] = None
+    effort: Annotated[
+        Effort | None, Option(Group.TARGET, "How much a model that reasons may think. Default: the vendor's own, which differs by model.")
+    ] = None
+    safety_threshold: Annotated[
+        SafetyThreshold | None,
+        Option(Group.TARGET, "From which likelihood of harm on the vendor's adjustable filters block (Google). Default: the vendor's own."),
+    ] = None
     data: Annotated[
         Path | None, Option(Group.DATA, "Folder in the official layout. Default: SAFEMT_DATA, else the demonstration set.", "DIR")
     ] = None
@@ -128,6 +138,21 @@ class EvalSettings:
         str | None, Option(Group.JUDGE, "Asked where a judge gives no verdict.", "SPEC", identity=True, commands=JUDGING)
     ] = None
     judge_base_url: Annotated[str | None, Option(Group.JUDGE, "Address of the judge's server.", "URL", commands=JUDGING)] = None
+    judge_temperature: Annotated[
+        float | None,
+        Option(Group.JUDGE, "Sent only when given, and only to judges that take it.", "T", identity=True, commands=JUDGING),
+        Ge(0),
+        Le(100),
+    ] = None
+    judge_sees: Annotated[
+        Sees | None,
+        Option(
+            Group.JUDGE,
+            "Whether judges are shown the picture beside the words. Default: each that can see.",
+            identity=True,
+            commands=JUDGING,
+        ),
+    ] = None
     rubric: Annotated[
         Path | None,
         Option(

@@ -7,17 +7,18 @@ from typing import Any
 
 import orjson
 
-from safemt_api.messages import Call, Image, Message
+from safemt_api.messages import Call, Image, Message, Schema
 
-KEY_PREFIX = "safemt1:"
+KEY_PREFIX = "safemt2:"
 """Names the algorithm; a change of what enters the key takes a new prefix, so that old replies are never handed out by mistake."""
 
 
 def canonical_request(call: Call) -> bytes:
     """Everything that changes the answer, as canonical JSON: sorted keys, no blanks, pictures as digests.
 
-    In it: wire format, endpoint, what the profile adds to each request, model, parameters that are sent, system text, messages, picture
-    digests, schema, sample index. Not in it: who asks (purpose), the profile's name, the API key, pace, deadlines, the time.
+    In it: wire format, endpoint, what the profile adds to each request, model, parameters that are sent (thinking and filters among them),
+    system text, messages, picture digests, schema and whether it is sent along, sample index. Not in it: who asks (purpose), the profile's
+    name, the API key, pace, deadlines, the time.
     """
     return orjson.dumps(_request(call), option=orjson.OPT_SORT_KEYS)
 
@@ -39,6 +40,8 @@ def _request(call: Call) -> dict[str, Any]:
         "temperature": parameters.temperature,
         "top_p": parameters.top_p,
         "seed": parameters.seed,
+        "effort": parameters.effort,
+        "safety_threshold": parameters.safety_threshold,
     }
     return {
         "wire_format": route.wire_format,
@@ -48,9 +51,13 @@ def _request(call: Call) -> dict[str, Any]:
         "parameters": {name: value for name, value in sent.items() if value is not None},
         "system": call.system,
         "messages": [_message(message) for message in call.messages],
-        "schema": None if call.schema is None else {"name": call.schema.name, "body": dict(call.schema.body)},
+        "schema": None if call.schema is None else _schema(call.schema, sent=route.structured_output),
         "sample_index": call.sample_index,
     }
+
+
+def _schema(schema: Schema, *, sent: bool) -> dict[str, Any]:
+    return {"name": schema.name, "body": dict(schema.body), "sent": sent}
 
 
 def _message(message: Message) -> dict[str, Any]:

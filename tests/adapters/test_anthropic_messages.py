@@ -220,3 +220,13 @@ async def test_no_credential_search_and_no_variable_of_the_sdk_leaks_in(
     request = server.requests[0]
     assert request.url == "https://api.example.test/v1/messages"
     assert "leak" not in str(request.headers.multi_items())
+
+
+async def test_effort_stands_beside_the_schema(connect: Connect, serve: Serve, make_call: MakeCall) -> None:
+    server = serve(message())
+    adapter, schema = connect("anthropic_messages", server), Schema("verdict", {"type": "object"})
+    await adapter.send(make_call(parameters=Parameters(effort="max"), schema=schema))
+    config = json.loads(server.requests[-1].content)["output_config"]
+    assert config == {"effort": "max", "format": {"type": "json_schema", "schema": {"type": "object"}}}
+    await adapter.send(make_call(parameters=Parameters(effort="low")))
+    assert json.loads(server.requests[-1].content)["output_config"] == {"effort": "low"}

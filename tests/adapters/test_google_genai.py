@@ -273,3 +273,22 @@ def test_an_address_may_name_the_api_version(address: str, split: tuple[str, str
 async def test_extra_query_is_refused_rather_than_dropped(connect: Connect, serve: Serve) -> None:
     with pytest.raises(UsageError, match="extra_query"):
         connect("google_genai", serve({}), extra_query={"a": "b"})
+
+
+async def test_thinking_and_filters_are_set_where_asked_for(connect: Connect, serve: Serve, make_call: MakeCall) -> None:
+    server = serve(generated())
+    adapter = connect("google_genai", server)
+    await adapter.send(make_call(parameters=Parameters(effort="minimal", safety_threshold="block_only_high")))
+    body = sent(server)
+    assert body["generationConfig"]["thinkingConfig"] == {"thinking_level": "MINIMAL"}  # the SDK writes it so; the API reads both forms
+    assert {one["category"].removeprefix("HARM_CATEGORY_") for one in body["safetySettings"]} == {
+        "HARASSMENT",
+        "HATE_SPEECH",
+        "SEXUALLY_EXPLICIT",
+        "DANGEROUS_CONTENT",
+    }
+    assert {one["threshold"] for one in body["safetySettings"]} == {"BLOCK_ONLY_HIGH"}
+    await adapter.send(make_call(parameters=Parameters(safety_threshold="off")))
+    assert {one["threshold"] for one in sent(server)["safetySettings"]} == {"OFF"}
+    await adapter.send(make_call())
+    assert "safetySettings" not in sent(server)

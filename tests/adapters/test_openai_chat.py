@@ -389,3 +389,12 @@ async def test_the_window_of_announced_requests_is_the_profiles(connect: Connect
     by_minute = await connect("openai_chat", server, name="groq").send(make_call())
     assert [quota.window_seconds for quota in by_day.quotas] == [86_400.0, 60.0]
     assert [quota.window_seconds for quota in by_minute.quotas] == [60.0, 60.0]
+
+
+async def test_effort_goes_out_as_the_wire_format_has_it(connect: Connect, serve: Serve, make_call: MakeCall) -> None:
+    server = serve(completion())
+    adapter = connect("openai_chat", server)
+    await adapter.send(make_call(parameters=Parameters(effort="low")))
+    assert json.loads(server.requests[-1].content)["reasoning_effort"] == "low"
+    await adapter.send(make_call())
+    assert "reasoning_effort" not in json.loads(server.requests[-1].content)

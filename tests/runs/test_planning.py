@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -152,3 +153,33 @@ def test_a_run_larger_than_a_published_day_is_told_so(tmp_path: Path, protocol: 
     settings = EvalSettings(protocol=protocol, lengths=(4,), results=tmp_path / "r", judges=("rules",))  # type: ignore[arg-type] # one of two
     remarks = " ".join(make_plan(settings, router=router, environ={}).remarks)
     assert f"publishes 33 requests a day and the target alone needs {calls}:" in remarks
+
+
+VENDORS = {"OPENAI_API_KEY": "k", "GEMINI_API_KEY": "k", "ANTHROPIC_API_KEY": "k"}
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"effort": "max"}, "openai:gpt-6-luna does not take --effort max: it takes low, medium, high"),
+        ({"model": "gpt-4o", "effort": "low"}, "gpt-4o does not take --effort low: it is not known to take any"),
+        ({"safety_threshold": "off"}, "openai has no filters that --safety-threshold could adjust"),
+        ({"seed_sampling": 1}, "does not take --seed-sampling"),
+        ({"judges": ("openai:gpt-6-luna",), "judge_temperature": 0.0}, "openai:gpt-6-luna does not take --judge-temperature"),
+        ({"judges": ("guard:openai:llama-guard3:8b",), "judge_sees": "picture"}, "guard:openai:llama-guard3:8b is not known to see"),
+        ({"judges": ("simulator:sim-judge", "deepseek:deepseek-v4-pro"), "judge_sees": "picture"}, "deepseek-v4-pro is not known to see"),
+    ],
+)
+def test_what_a_model_is_not_known_to_take_is_refused_before_the_run(tmp_path: Path, options: dict[str, Any], says: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(says)):
+        plan(tmp_path, VENDORS, **{"provider": "openai", "judges": ("rules",), **options})
+
+
+def test_what_was_asked_of_the_model_decides_which_run_it_is(tmp_path: Path) -> None:
+    given = {"provider": "google", "model": "gemini-3.8-flash", "judges": ("openai:gpt-4o",)}
+    asked = {"effort": "low", "safety_threshold": "block_none"}
+    planned = plan(tmp_path, VENDORS, **given, **asked, judge_temperature=0.0, judge_sees="words")
+    assert {name: planned.identity["parameters"][name] for name in asked} == asked
+    assert (planned.identity["judge_temperature"], planned.identity["judge_sees"]) == (0.0, "words")
+    assert planned.target.parameters.effort == "low"
+    assert plan(tmp_path, VENDORS, **given).identity["parameters"].keys() == {"max_output_tokens"}

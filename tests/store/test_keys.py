@@ -12,7 +12,7 @@ import pytest
 from safemt_api.messages import Call, Image, Parameters, Schema, Text, assistant, user
 from safemt_api.store.keys import KEY_PREFIX, call_key, canonical_request, request_key
 
-GOLDEN = "safemt1:f4dab2132ab2dd5510b5f7e915a251c0a21e6f298819f300a9df804268e65b20"
+GOLDEN = "safemt2:1a930700b6accd2f0a556f4f055cccaea445fe930da1ec98ed3c56354db1050c"
 
 Change = Callable[[Call], Call]
 
@@ -45,6 +45,10 @@ CHANGES: dict[str, Change] = {
     "temperature zero is not none": parameters(temperature=0.0),
     "top_p": parameters(top_p=0.9),
     "seed": parameters(seed=0),
+    "thinking": parameters(effort="low"),
+    "more thinking": parameters(effort="high"),
+    "filters": parameters(safety_threshold="off"),
+    "a schema that is sent along": route(structured_output=True),
     "system": lambda call: replace(call, system="Be long."),
     "no system": lambda call: replace(call, system=None),
     "empty system": lambda call: replace(call, system=""),
@@ -134,3 +138,8 @@ def test_parameters_that_are_not_sent_are_not_in_the_request(call: Call) -> None
 def test_the_key_is_that_of_the_canonical_request(call: Call) -> None:
     assert request_key(canonical_request(call)) == call_key(call)
     assert call_key(call).startswith(KEY_PREFIX)
+
+
+def test_whether_a_schema_is_sent_is_nothing_to_a_call_without_one(call: Call) -> None:
+    plain = replace(call, schema=None)
+    assert call_key(route(structured_output=True)(plain)) == call_key(plain)
