@@ -21,7 +21,6 @@ SCENARIOS = {
     "Economic Harm",
     "Financial Advice",
     "Fraud",
-    "General",
     "Hate Speech",
     "Health Consultation",
     "Illegal Activity",
@@ -30,12 +29,14 @@ SCENARIOS = {
     "Physical Harm",
     "Political",
     "Privacy Violation",
+    "Satire",
     "Sex",
     "Threat",
     "Violence",
 }
 REQUIRED_KEYS = {"id", "scenario", "image_path", "dialogue", "question", "kind"}
-METHODS = {None, "role_play", "hypothetical"}
+METHODS = {"lead-in", "fiction", "purpose", "in-context"}
+PLACEHOLDER = " LEFT OUT]"
 LONGEST_ASSISTANT_MESSAGE = 600
 LARGEST_PNG_BYTES = 12_000
 LARGEST_FOLDER_BYTES = 1_200_000
@@ -71,8 +72,8 @@ def test_every_scenario_has_two_ids_of_each_kind(length: int) -> None:
 def test_every_element_has_the_keys_of_the_layout_and_known_values(length: int) -> None:
     for element in elements(length):
         assert element.keys() - {"method"} == REQUIRED_KEYS, element["id"]
-        assert element.get("method") in METHODS, element["id"]
-        assert "method" not in element or element["kind"] == "harmful", element["id"]
+        assert ("method" in element) is (element["kind"] == "harmful"), element["id"]
+        assert element.get("method", "lead-in") in METHODS, element["id"]
 
 
 @pytest.mark.parametrize("length", LENGTHS)
@@ -114,6 +115,26 @@ def test_an_id_keeps_everything_but_its_dialogue_across_lengths() -> None:
 
 def test_length_one_is_the_bare_question() -> None:
     assert all(contents(element, "user") == [element["question"]] for element in elements(1))
+
+
+def test_every_family_of_attack_is_there_several_times_and_an_id_keeps_its_own() -> None:
+    families = Counter(element["method"] for element in elements(8) if element["kind"] == "harmful")
+    assert families.keys() == METHODS
+    assert min(families.values()) >= 6
+
+
+@pytest.mark.parametrize("length", LENGTHS[1:])
+def test_every_longer_harmful_dialogue_veils_its_question_from_length_two_on(length: int) -> None:
+    for element in elements(length):
+        if element["kind"] == "harmful":
+            assert contents(element, "user")[-1] != element["question"], element["id"]
+
+
+@pytest.mark.parametrize("length", LENGTHS[1:])
+def test_in_context_dialogues_hold_other_requests_answered_by_placeholders(length: int) -> None:
+    for element in elements(length):
+        answered = [PLACEHOLDER in text for text in contents(element, "assistant")]
+        assert all(answered) if element.get("method") == "in-context" else not any(answered), element["id"]
 
 
 def test_longer_dialogues_keep_the_opening_and_the_order_of_the_shorter_ones() -> None:

@@ -136,13 +136,13 @@ def write_data(tmp_path: Path) -> WriteData:
 
     def write(dialogues: dict[str, Sequence[str]]) -> Path:
         folder = tmp_path / "data"
-        shutil.copytree(demonstration_folder() / "images" / "general", folder / "images" / "general")
-        picture = next(iter(sorted((folder / "images" / "general").iterdir())))
+        shutil.copytree(demonstration_folder() / "images" / "satire", folder / "images" / "satire")
+        picture = next(iter(sorted((folder / "images" / "satire").iterdir())))
         by_length: dict[int, list[dict[str, Any]]] = {}
         for name, texts in dialogues.items():
             spoken = [{"role": "assistant" if index % 2 else "user", "content": text} for index, text in enumerate(texts)]
             entry = {"id": name, "scenario": "General", "dialogue": spoken, "question": texts[-1]}
-            entry["image_path"] = f"images/general/{picture.name}"
+            entry["image_path"] = f"images/satire/{picture.name}"
             by_length.setdefault((len(texts) + 1) // 2, []).append(entry)
         for length, entries in by_length.items():
             (folder / f"{length}_turn.json").write_text(json.dumps(entries), encoding="utf-8")
