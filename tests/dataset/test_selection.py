@@ -137,7 +137,9 @@ def test_scenarios_match_in_any_case_and_as_slugs(name: str) -> None:
 
 def test_unknown_scenarios_and_empty_choices_are_usage_errors() -> None:
     dataset = dataset_of({"Legal Opinion": 2, "Fraud": 2})
-    with pytest.raises(UsageError, match="--scenario 'Frod': no such scenario; there are: Fraud, Legal Opinion"):
+    with pytest.raises(
+        UsageError, match=r"--scenario 'Frod': no such scenario \(did you mean 'Fraud'\?\); there are: Fraud, Legal Opinion"
+    ):
         select(dataset, sample=None, scenarios=["Fraud", "Frod"], seed=0)
     with pytest.raises(UsageError, match="has no benign ones"):
         select(dataset, sample=None, kinds={"benign"}, seed=0)
