@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from safemt_api.cli.app import app
+from safemt_api.dataset.parsing import parse_dialogue
 from safemt_api.errors import (
     AccountError,
     BudgetExhaustedError,
@@ -59,6 +61,13 @@ def test_every_option_in_the_readme_exists(command: str) -> None:
     text = help_text(path)
     for option in re.findall(r"(?<!\S)--[a-z-]+", command):
         assert option in text
+
+
+def test_the_element_in_the_readme_is_a_dialogue() -> None:
+    (element,) = re.findall(r"```json\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    dialogue, problems = parse_dialogue(json.loads(element), length=2)
+    assert problems == ()
+    assert dialogue is not None
 
 
 def test_the_exit_codes_in_the_readme_are_those_of_the_program() -> None:

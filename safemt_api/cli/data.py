@@ -1,4 +1,4 @@
-"""``safemt-api data``: check, describe and download dialogues."""
+"""``safemt-api data``: check, describe, show and download dialogues."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from safemt_api.cli.command import GroupedCommand
+from safemt_api.runs.options import numbers
 
-data_app = typer.Typer(help="Check, describe and download dialogues.", no_args_is_help=True, rich_markup_mode=None)
+data_app = typer.Typer(help="Check, describe, show and download dialogues.", no_args_is_help=True, rich_markup_mode=None)
 
 Folder = Annotated[
     Path | None, typer.Argument(metavar="DIR", help="A folder in the official layout. Default: SAFEMT_DATA, else the demonstration set.")
@@ -30,6 +31,25 @@ def stats(folder: Folder = None) -> None:
     from safemt_api.cli.inspecting import show_statistics  # noqa: PLC0415 (imports Pillow and rich, which --help must not)
 
     show_statistics(folder)
+
+
+@data_app.command("show", cls=GroupedCommand)
+def show(
+    dialogue_id: Annotated[str, typer.Argument(metavar="ID", help="The dialogue's id, which is the same in all lengths.")],
+    folder: Folder = None,
+    *,
+    lengths: Annotated[
+        str | None, typer.Option("--lengths", metavar="1,2,4,6,8", help="Only these lengths. Default: all there are.")
+    ] = None,
+    page: Annotated[
+        Path | None,
+        typer.Option("--html", metavar="FILE", help="Write a page with the picture instead, in one file."),
+    ] = None,
+) -> None:
+    """Show one id of a data folder: its dialogues, and its picture or what it is."""
+    from safemt_api.cli.showing import show_dialogue  # noqa: PLC0415 (imports Pillow and rich, which --help must not)
+
+    show_dialogue(dialogue_id, folder, lengths=None if lengths is None else numbers(lengths), page=page)
 
 
 @data_app.command("fetch", cls=GroupedCommand)

@@ -14,6 +14,7 @@ from safemt_api.dataset.fetching import describe_source, fetch_dataset
 from safemt_api.dataset.official import load_dataset
 from safemt_api.dataset.shipped import demonstration_folder
 from safemt_api.dataset.statistics import dataset_statistics
+from safemt_api.errors import MAX_PROBLEMS_SHOWN
 from safemt_api.report import words
 from safemt_api.runs.planning import DATA_VARIABLE
 
@@ -63,5 +64,16 @@ def fetch_data(to: Path, *, revision: str | None, yes: bool) -> int:
         say("not downloaded (--yes does not ask)")
         return EXIT_BAD_DATA
     folder = fetch_dataset(to, revision=revision)
-    say(f"the data is in {folder}: safemt-api eval --data {folder}")
+    say(f"downloaded into {folder}; checking all dialogues and pictures, which takes a moment")
+    found = examine(folder)
+    if found.problems:
+        for problem in found.problems[:MAX_PROBLEMS_SHOWN]:
+            put(str(problem))
+        say(
+            f"what is in {folder} has {len(found.problems):,} problems (`safemt-api data check {folder}` lists all); run the same command "
+            "again to complete a broken download, or leave the bad ones out with eval --skip-invalid"
+        )
+        return EXIT_BAD_DATA
+    counted = f"{found.dialogues:,} dialogues and {found.pictures:,} pictures"
+    say(f"the data is in {folder}, {counted}, checked: safemt-api eval --data {folder}")
     return 0
