@@ -204,7 +204,8 @@ async def test_changed_settings_are_refused_and_listed(small: Small) -> None:
     await evaluate(**small)
     with pytest.raises(SettingsChangedError) as caught:
         await evaluate(**{**small, "protocol": "live", "max_output_tokens": 77, "judges": ("simulator:sim-judge",)})
-    assert {line.partition(":")[0] for line in caught.value.differences} == {"protocol", "parameters", "judge", "judge_endpoints"}
+    changed = {"protocol", "parameters", "judge", "judge_endpoints", "rubric"}
+    assert {line.partition(":")[0] for line in caught.value.differences} == changed
     assert 'protocol: "scripted" → "live"' in caught.value.differences
     await evaluate(**{**small, "concurrency": 2, "max_usd": 5.0, "requests_per_minute": 6000})
 
