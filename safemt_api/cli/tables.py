@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from safemt_api.cli import options
+from safemt_api.foreign_text import printable
 
 
 class MarkupName(StrEnum):
@@ -40,6 +41,6 @@ def tables(
         refuse_incomparable(all_differences(found), found[0].name)
     text = rendered(paper_tables(found), to.value)
     if output is None:
-        sys.stdout.write(text)
+        sys.stdout.write(printable(text))
     else:
         write_atomically(output, text.encode("utf-8"))
