@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
+from rich.console import Console
 
 from safemt_api.errors import AccountError, EndpointError
 from safemt_api.evaluation import evaluate
+from safemt_api.profiles import WIRE_FORMATS, WireFormat
+from safemt_api.report.reading import read_run
+from safemt_api.report.tables import run_report
 from safemt_api.runs.execution import RunResult
+from safemt_api.simulator import run_simulator
 from safemt_api.simulator.faults import OUTCOME_FAULTS, TRANSIENT_FAULTS, FaultPlan
 from safemt_api.simulator.settings import SimulatorSettings
 
@@ -77,7 +83,7 @@ async def test_what_concerns_the_whole_account_stops_the_run_at_once(tmp_path: P
 
 @pytest.mark.slow
 @pytest.mark.parametrize("provider", PROVIDERS)
-@pytest.mark.parametrize("kind", sorted(OUTCOME_FAULTS))
+@pytest.mark.parametrize("kind", sorted(set(OUTCOME_FAULTS) - {"unreadable_usage"}))
 async def test_what_a_vendor_does_for_good_is_an_outcome_or_a_named_failure(tmp_path: Path, provider: str, kind: str) -> None:
     result = await run(tmp_path, provider, f"{kind}@sim-average:1.0")
     outcomes = result.summary["outcomes"]
@@ -129,3 +135,51 @@ async def test_a_firewall_that_stops_some_prompts_leaves_their_verdicts_missing(
     assert same_or_named(stormy, calm)
     failed = [failure for failure in stormy.summary["failures"] if "something before simulator refuses the request" in str(failure)]
     assert 0 < len(failed) == stormy.summary["dialogues"]["failed"] < len(verdicts(calm))
+
+
+PRICED = """
+name = "priced"
+title = "Priced"
+wire_format = "{wire_format}"
+base_url = "{url}"
+key_required = false
+source = "made up for tests"
+checked = 2026-11-21
+images = {{ source = "made up for tests", checked = 2026-11-21 }}
+limits = {{ source = "made up for tests", checked = 2026-11-21 }}
+
+[[models]]
+match = "*"
+max_output_tokens = 400
+source = "made up for tests"
+checked = 2026-11-21
+price = {{ input_usd_per_mtok = 1.0, output_usd_per_mtok = 4.0, source = "made up for tests", checked = 2026-11-21 }}
+"""
+WIRE_FORMAT_OF: dict[str, WireFormat] = dict(zip(PROVIDERS, WIRE_FORMATS, strict=True))
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_usage_that_cannot_be_read_is_booked_at_its_most_under_a_ceiling(tmp_path: Path, provider: str) -> None:
+    wire_format, ceiling_usd = WIRE_FORMAT_OF[provider], 0.05
+    async with run_simulator(SimulatorSettings(seed=3, faults=FaultPlan.parse("unreadable_usage:1.0"))) as server:
+        profile = PRICED.format(wire_format=wire_format, url=server.base_url(wire_format))
+        (tmp_path / "priced.toml").write_text(profile, encoding="utf-8")
+        result = await evaluate(
+            provider="priced",
+            providers=tmp_path,
+            model="sim-average",
+            judges=("rules",),
+            lengths=(1, 2, 4),
+            sample=40,
+            max_usd=ceiling_usd,
+            results=tmp_path / "results",
+        )
+        used = server.statistics()
+    summary = result.summary
+    assert (summary["status"], result.exit_code) == ("budget_exhausted", 3)
+    assert 0 < summary["usage"]["unreadable"] == summary["dialogues"]["finished"]
+    assert summary["usage"]["output_tokens"] == 0
+    assert (used.input_tokens * 1.0 + used.output_tokens * 4.0) / 1e6 <= ceiling_usd
+    shown = StringIO()
+    Console(width=160, file=shown, force_terminal=False).print(run_report(read_run(result.folder)))
+    assert f"{summary['usage']['unreadable']} replies told no usage that can be read" in shown.getvalue()

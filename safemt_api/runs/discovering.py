@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import httpx2
 
+from safemt_api.adapters.base import Timeouts
+from safemt_api.adapters.bounds import OversizeError
+from safemt_api.adapters.opening import open_http_client
+from safemt_api.adapters.reading import Body, label, mapping, read_body, sequence
 from safemt_api.errors import AccountError, EndpointError, UsageError
 from safemt_api.foreign_text import unfit_in_name
 from safemt_api.profiles import Profile
 
-ASK_SECONDS = 10.0
+ASK_TIMEOUTS = Timeouts(connect_seconds=10.0, idle_seconds=10.0)
 
 
 async def served_model(profile: Profile, base_url: str) -> str:
@@ -22,15 +26,17 @@ async def served_model(profile: Profile, base_url: str) -> str:
     key = profile.api_key()
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     try:
-        async with httpx2.AsyncClient(timeout=ASK_SECONDS) as client:
+        async with open_http_client(connections=1, timeouts=ASK_TIMEOUTS) as client:
             answer = await client.get(f"{base_url}/models", headers=headers)
+    except OversizeError as error:
+        raise EndpointError(f"{base_url}/models sent {error.size}, which is no list of models: check --base-url") from error
     except httpx2.HTTPError as error:
         raise EndpointError(f"nothing answers at {base_url} ({type(error).__name__}); is {profile.title} running?") from error
     if answer.status_code in (401, 403):
         named = " or ".join(profile.key_variables)
         cure = f"check {named}" if named else "its profile names no variable for one (key_variables)"
         raise AccountError(f"{profile.name} does not accept the API key (HTTP {answer.status_code}): {cure}")
-    models = _ids(answer)
+    models = _ids(read_body(answer.content, key))
     if len(models) != 1:
         found = f"serves {', '.join(models)}" if models else f"did not name its models (HTTP {answer.status_code})"
         raise UsageError(f"{base_url} {found}: choose one with --model")
@@ -40,9 +46,6 @@ async def served_model(profile: Profile, base_url: str) -> str:
     return models[0]
 
 
-def _ids(answer: httpx2.Response) -> list[str]:
-    try:
-        cards = answer.json()["data"]
-        return [str(card["id"]) for card in cards]
-    except (ValueError, KeyError, TypeError):
-        return []
+def _ids(body: Body) -> list[str]:
+    named = (label(mapping(card).get("id")) for card in sequence(body.fields.get("data")))
+    return [name for name in named if name]

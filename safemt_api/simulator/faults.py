@@ -37,9 +37,11 @@ OUTCOME_FAULTS: tuple[str, ...] = (
     "truncated_reply",
     "too_long",
     "firewall",
+    "unreadable_usage",
 )
 """Drawn once for a conversation: the word on it, the same on every attempt and in every wire format. ``filtered_reply`` is cut off half-way
-by the filter, ``refusal_beside_words`` leaves the whole reply beside the vendor's refusal, ``firewall`` is a 403 of something before it."""
+by the filter, ``refusal_beside_words`` leaves the whole reply beside the vendor's refusal, ``firewall`` is a 403 of something before it,
+``unreadable_usage`` is a whole reply that tells its tokens in no way that can be read."""
 
 FAULTS = TRANSIENT_FAULTS + OUTCOME_FAULTS
 

@@ -221,7 +221,7 @@ class Service:
         wire_format = question.wire_format
         played = play(question, self.settings)
         trouble = _outcome_trouble(fault, question)
-        words = self._words(question, played, _stop(fault), call_id)
+        words = replace(self._words(question, played, _stop(fault), call_id), usage_readable=fault != "unreadable_usage")
         self.quotas.spend(words.tokens.output)
         if trouble is not None:
             words = replace(words, text="", tokens=Tokens(0, 0))

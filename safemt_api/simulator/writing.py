@@ -39,6 +39,7 @@ class Words:
     stop: Stop
     tokens: Tokens
     call_id: str
+    usage_readable: bool = True
 
 
 def count_tokens(text: str) -> int:
@@ -54,7 +55,11 @@ def cut_to(text: str, tokens: int) -> str:
 def answer_body(wire_format: WireFormat, words: Words) -> bytes:
     """The JSON body of an answer."""
     writers = {"openai_chat": _openai, "anthropic_messages": _anthropic, "google_genai": _google}
-    return orjson.dumps(writers[wire_format](words))
+    body = writers[wire_format](words)
+    if not words.usage_readable:
+        used = words.tokens.input + words.tokens.output
+        body = {**body, "usageMetadata" if wire_format == "google_genai" else "usage": {"total_tokens": str(used)}}
+    return orjson.dumps(body)
 
 
 def _openai(words: Words) -> Mapping[str, Any]:

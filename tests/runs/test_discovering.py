@@ -38,6 +38,19 @@ async def test_a_model_whose_id_would_steer_the_terminal_is_refused() -> None:
             await served_model(load_profiles()["vllm"], url)
 
 
+async def test_a_list_without_end_is_a_sentence() -> None:
+    async with server_that_says(200, {"data": [{"id": "x" * 8_000_000}]}) as url:
+        with pytest.raises(EndpointError, match=r"sent more than 2\.4 MB; the server announced 8\.0 MB, which is no list"):
+            await served_model(load_profiles()["vllm"], url)
+
+
+async def test_a_key_in_the_list_is_blanked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_API_KEY", "sk-0123456789abcdef")
+    async with server_that_says(200, {"data": [{"id": "sk-0123456789abcdef"}, {"id": "%73k-0123456789abcdef"}]}) as url:
+        with pytest.raises(UsageError, match=r"serves \[key\], \[key\]: choose one"):
+            await served_model(load_profiles()["vllm"], url)
+
+
 async def test_the_one_model_is_found() -> None:
     async with server_that_says(200, {"data": [{"id": "tiny"}]}) as url:
         assert await served_model(load_profiles()["vllm"], url) == "tiny"

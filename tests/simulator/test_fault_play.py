@@ -240,6 +240,15 @@ async def test_a_firewalls_page_is_no_error_of_the_vendor(wire: WireFormat, stag
 
 
 @ALL_WIRES
+async def test_unreadable_usage_comes_with_the_same_words_and_is_in_the_books(wire: WireFormat, stage: Stage) -> None:
+    async with stage(SimulatorSettings(faults=FaultPlan.parse("unreadable_usage:1"))) as playing:
+        assert "simulated" in await playing.client(wire).text("sim-brittle", LINES)
+        (truth,) = playing.simulator.truth
+        assert (truth.outcome, truth.fault) == ("answered", "unreadable_usage")
+        assert playing.simulator.statistics().output_tokens > 0
+
+
+@ALL_WIRES
 async def test_transient_faults_never_change_the_truth(wire: WireFormat, stage: Stage) -> None:
     said = [[("user", f"question {i}")] for i in range(20)]
     outcome = "content_filter:0.2,refusal:0.1"
@@ -284,6 +293,6 @@ async def test_faults_are_played_at_their_share(wire: WireFormat, stage: Stage) 
 
 def test_every_fault_is_played_by_some_test_above() -> None:
     broken = {"reset", "truncated_body", "stall", "malformed", "html", "error_in_200", "empty"}
-    outcomes = {*KINDS_IN_200, "prompt_blocked", "too_long", "firewall"}
+    outcomes = {*KINDS_IN_200, "prompt_blocked", "too_long", "firewall", "unreadable_usage"}
     assert set(STATUS) | broken == set(TRANSIENT_FAULTS)
     assert outcomes == set(OUTCOME_FAULTS)
