@@ -16,6 +16,7 @@ from safemt_api.cli.judge import judge_app
 from safemt_api.cli.providers import providers_app
 from safemt_api.cli.report import report
 from safemt_api.cli.resume import resume
+from safemt_api.cli.runs import runs
 from safemt_api.cli.simulate import simulate
 from safemt_api.cli.tables import tables
 
@@ -64,3 +65,4 @@ app.add_typer(providers_app, name="providers")
 app.command("simulate", cls=GroupedCommand)(simulate)
 app.command("export", cls=GroupedCommand)(export)
 app.command("tables", cls=GroupedCommand)(tables)
+app.command("runs", cls=GroupedCommand)(runs)

@@ -1,0 +1,54 @@
+"""The table of a results folder's runs, for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from safemt_api.report import words
+from safemt_api.runs.overview import RunOverview
+
+
+def run_table(found: Sequence[RunOverview], results: Path) -> RenderableType:
+    """One row a run, readable at 80 columns; what is wrong with a damaged one stands below."""
+    if not found:
+        return Text(f"no runs in {results}")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), expand=False)
+    for name, justify in (
+        ("run", "left"),
+        ("state", "left"),
+        ("done", "right"),
+        ("missing", "right"),
+        ("ASR", "right"),
+        ("cost", "right"),
+        ("age", "right"),
+    ):
+        table.add_column(name, justify="right" if justify == "right" else "left", header_style="dim", overflow="fold")
+    for one in found:
+        done = words.NOTHING if one.planned is None else f"{_share_done(one)} of {one.planned:,}"
+        age = words.NOTHING if one.age_seconds is None else brief_age(one.age_seconds)
+        spent = words.NOTHING if one.spent_usd is None else words.dollars(one.spent_usd)
+        table.add_row(one.run, _state(one), done, words.count(one.missing), words.percent(one.asr), spent, age)
+    return table
+
+
+def _share_done(one: RunOverview) -> str:
+    return f"{(one.finished or 0) + (one.failed or 0):,}"
+
+
+def _state(one: RunOverview) -> str:
+    if one.state == "running":
+        return f"running ({(one.player or '').partition(' since ')[0]})"
+    return f"damaged: {one.problem}" if one.state == "damaged" else one.state
+
+
+def brief_age(seconds: float) -> str:
+    """An age in its largest unit: 40 s, 12 min, 3 h, 9 d."""
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"

@@ -1,0 +1,156 @@
+"""What stands in a results folder: every run with its state, read from disk alone, so that a killed run shows as well as a finished one.
+
+Imports polars where a run has not ended; no lock is taken for longer than a look.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from safemt_api.errors import StoreError
+from safemt_api.runs.collecting import scratch
+from safemt_api.runs.folder import SUMMARY_FILE, VERDICTS_FILE, current_files
+from safemt_api.runs.lock import player_of
+from safemt_api.runs.manifest import MANIFEST_FILE, read_manifest
+
+DEEPEST = 3
+"""Folders below the results folder in which runs are looked for; a study's runs stand one below their study."""
+
+State = Literal["running", "finished", "interrupted", "killed", "out of money", "stopped", "damaged"]
+ENDED: Mapping[str, State] = {
+    "complete": "finished",
+    "interrupted": "interrupted",
+    "budget_exhausted": "out of money",
+    "partial": "stopped",
+}
+
+
+class RunOverview(NamedTuple):
+    """One run. Counts and ``asr`` (all lengths together, in [0, 1]) are of what is on disk now; ``None`` where it is not known.
+
+    ``problem`` says why a run is ``damaged``; ``player`` which process plays it; ``age_seconds`` how long ago it was last played.
+    """
+
+    run: str
+    folder: str
+    state: State
+    model: str | None = None
+    protocol: str | None = None
+    judge: str | None = None
+    moderator: str | None = None
+    planned: int | None = None
+    finished: int | None = None
+    failed: int | None = None
+    missing: int | None = None
+    asr: float | None = None
+    spent_usd: float | None = None
+    ceiling_usd: float | None = None
+    player: str | None = None
+    started_utc: str | None = None
+    age_seconds: float | None = None
+    problem: str | None = None
+
+
+def overview(results: Path) -> list[RunOverview]:
+    """Every run below a results folder, the latest played first."""
+    found = [run_overview(folder, results) for folder in _run_folders(results, DEEPEST)]
+    return sorted(found, key=lambda one: (one.age_seconds is None, one.age_seconds, one.run))
+
+
+def _run_folders(folder: Path, depth: int) -> Iterator[Path]:
+    try:
+        inside = sorted(one for one in folder.iterdir() if one.is_dir() and not one.is_symlink() and not one.name.startswith("."))
+    except OSError:
+        return
+    for one in inside:
+        if (one / MANIFEST_FILE).is_file():
+            yield one
+        elif depth > 1:
+            yield from _run_folders(one, depth - 1)
+
+
+def run_overview(folder: Path, results: Path) -> RunOverview:
+    """One run as it stands on disk."""
+    name = folder.relative_to(results).as_posix()
+    age = _age_seconds(folder)
+    try:
+        manifest = read_manifest(folder) or {}
+        player = player_of(folder)
+        summary = _summary(folder, manifest, running=player is not None)
+    except StoreError as error:
+        return RunOverview(name, str(folder), "damaged", age_seconds=age, problem=str(error))
+    state = _state(summary, running=player is not None)
+    return RunOverview(
+        name,
+        str(folder),
+        state,
+        **_figures({**_mapping(manifest.get("outline")), **(summary or {})}),
+        player=None if player is None else str(player),
+        started_utc=manifest.get("started_utc") if isinstance(manifest.get("started_utc"), str) else None,
+        age_seconds=age,
+    )
+
+
+def _summary(folder: Path, manifest: Mapping[str, Any], *, running: bool) -> dict[str, Any] | None:
+    """What is known of the run's numbers: the rows that wait beside a run which is played or was killed, else its summary."""
+    ended = manifest.get("ended_utc") is not None and not running
+    if not ended and scratch(folder, VERDICTS_FILE).exists():
+        from safemt_api.runs.unfinished import read_unfinished  # noqa: PLC0415 (imports polars, late)
+
+        waiting = read_unfinished(folder, manifest)
+        if waiting is not None:
+            return waiting.summary
+    file = current_files(folder, manifest).get(SUMMARY_FILE, folder / SUMMARY_FILE)
+    try:
+        read = json.loads(file.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise StoreError(
+            file, f"cannot be read as JSON ({error})", f"run `safemt-api resume {folder.name}` to have it written anew"
+        ) from error
+    return read if isinstance(read, dict) else None
+
+
+def _state(summary: Mapping[str, Any] | None, *, running: bool) -> State:
+    if running:
+        return "running"
+    if summary is None or _mapping(summary.get("unfinished")):
+        return "killed"
+    return ENDED.get(str(summary.get("status")), "stopped")
+
+
+def _figures(summary: Mapping[str, Any]) -> dict[str, Any]:
+    dialogues, cost = _mapping(summary.get("dialogues")), _mapping(summary.get("cost_usd"))
+    rows = [_mapping(row) for row in summary.get("asr_by_turn") or []]
+    unsafe, safe = (sum(_number(row.get(name)) or 0 for row in rows) for name in ("unsafe", "safe"))
+    words = {name: value if isinstance(value := summary.get(name), str) else None for name in ("model", "protocol", "judge", "moderator")}
+    return {
+        **words,
+        **{name: _number(dialogues.get(name)) for name in ("planned", "finished", "failed")},
+        "missing": int(sum(_number(row.get("missing")) or 0 for row in rows)) if rows else None,
+        "asr": unsafe / (unsafe + safe) if unsafe + safe else None,
+        "spent_usd": _number(cost.get("total")),
+        "ceiling_usd": _number(cost.get("ceiling")),
+    }
+
+
+def _age_seconds(folder: Path) -> float | None:
+    """Since anything in the run's folder was last written."""
+    try:
+        latest = max(file.stat().st_mtime for file in folder.iterdir() if file.is_file())
+    except (OSError, ValueError):
+        return None
+    return max(0.0, datetime.now(UTC).timestamp() - latest)
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _number(value: object) -> Any:
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
