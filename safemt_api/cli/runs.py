@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import Annotated
 
 import typer
 
 from safemt_api.cli import options
-
-EVERY_SECONDS = 2.0
 
 
 def runs(
@@ -20,21 +17,14 @@ def runs(
     as_json: options.AsJson = False,
 ) -> None:
     """List the runs of a results folder: state, progress, ASR so far, missing verdicts, spend, age."""
-    from rich.live import Live  # noqa: PLC0415 (only what this command needs)
-
     from safemt_api.cli.printing import output_console  # noqa: PLC0415 (imports rich)
-    from safemt_api.report.run_table import run_table  # noqa: PLC0415 (the same)
+    from safemt_api.report.run_table import run_table, watch_table  # noqa: PLC0415 (the same)
     from safemt_api.runs.overview import overview  # noqa: PLC0415 (the same)
 
     console = output_console()
     if as_json:
         console.out(json.dumps([one._asdict() for one in overview(results)], indent=2), highlight=False)
-    elif not watch:
-        console.print(run_table(overview(results), results))
+    elif watch:
+        watch_table(results, console)
     else:
-        with Live(console=console, auto_refresh=False) as live:
-            while True:
-                started = time.monotonic()
-                live.update(run_table(overview(results), results), refresh=True)
-                # A folder that takes long to look through is looked at less often.
-                time.sleep(max(EVERY_SECONDS, 4 * (time.monotonic() - started)))
+        console.print(run_table(overview(results), results))

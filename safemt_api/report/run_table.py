@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import RenderableType
+from rich.console import Console, RenderableType
+from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from safemt_api.report import words
-from safemt_api.runs.overview import RunOverview
+from safemt_api.runs.overview import RunOverview, overview
+
+EVERY_SECONDS = 2.0
 
 
 def run_table(found: Sequence[RunOverview], results: Path) -> RenderableType:
@@ -52,3 +56,13 @@ def brief_age(seconds: float) -> str:
         if seconds >= size:
             return f"{seconds / size:.0f} {unit}"
     return f"{seconds:.0f} s"
+
+
+def watch_table(results: Path, console: Console) -> None:
+    """Keep the table fresh until Ctrl-C."""
+    with Live(console=console, auto_refresh=False) as live:
+        while True:
+            started = time.monotonic()
+            live.update(run_table(overview(results), results), refresh=True)
+            # A folder that takes long to look through is looked at less often.
+            time.sleep(max(EVERY_SECONDS, 4 * (time.monotonic() - started)))
