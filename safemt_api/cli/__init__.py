@@ -34,6 +34,7 @@ def _guarded(arguments: list[str], *, debug: bool) -> int:
         load_environment(Path.cwd())
         _run(arguments)
     except KeyboardInterrupt:
+        _say("interrupted; whatever was paid for is kept")
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         _drop_output()

@@ -8,5 +8,14 @@ import sys
 
 BACKEND_OPTIONS = {"use_uvloop": importlib.util.find_spec("uvloop") is not None}
 
-ENDING_SIGNALS: tuple[signal.Signals, ...] = () if sys.platform == "win32" else (signal.SIGINT, signal.SIGTERM)
+
+def _ending_signals() -> tuple[signal.Signals, ...]:
+    if sys.platform == "win32":
+        return ()
+    # ``nohup`` has it ignored, and means it.
+    closed = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
+    return (signal.SIGINT, signal.SIGTERM, *closed)
+
+
+ENDING_SIGNALS = _ending_signals()
 """End a run as interrupted (asyncio on Windows cannot wait for signals; there Ctrl-C ends it the plain way)."""

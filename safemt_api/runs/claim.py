@@ -16,7 +16,7 @@ from safemt_api.runs.location import store_record
 from safemt_api.runs.lock import playing
 from safemt_api.runs.manifest import read_manifest
 from safemt_api.runs.planning import Plan, check_still_same
-from safemt_api.store.books import entered, is_entered, replies_bought
+from safemt_api.store.books import entered, name_of, replies_bought
 from safemt_api.store.turns import STORE_FILE, TurnStore, open_store
 
 LOST = "restore it from a copy, or choose another --run to buy every reply anew"
@@ -58,7 +58,8 @@ async def claim_run(plan: Plan, *, judging_only: bool = False) -> AsyncIterator[
                 _refuse(path, _what_is_lost(store, before, plan, expected))
             name = str(before.get("run") or plan.run)
             run_id = _run_id(before, store.id, name)
-            await store.write(entered(run_id, name))
+            if store.read(name_of(run_id)) != name:
+                await store.write(entered(run_id, name))
             yield Claim(run_id, store, {"id": run_id, "store": before.get("store") or store_record(plan.folder, path, store.id)})
 
 
@@ -102,7 +103,7 @@ def _what_is_lost(store: TurnStore, before: Mapping[str, Any], plan: Plan, expec
     run_id = str(before.get("id"))
     if store.id != expected:
         return f"is not the store that run {plan.run!r} was bought into"
-    if before.get("ended_utc") is not None and not store.read(is_entered(run_id)):
+    if before.get("ended_utc") is not None and store.read(name_of(run_id)) is None:
         return f"knows nothing of run {plan.run!r}, which was bought into it"
     bought, kept = store.read(replies_bought(run_id))
     if kept < bought:

@@ -36,7 +36,7 @@ from safemt_api.runs.planning import Plan
 from safemt_api.runs.rows import Finished, history_before
 from safemt_api.runs.settings import settings_record
 from safemt_api.runs.summarising import Played, Status, outline, summarise
-from safemt_api.runs.watching import work_watched
+from safemt_api.runs.watching import handlers_kept, work_watched
 
 if TYPE_CHECKING:
     from safemt_api.runs.stopping import SpotCheck
@@ -105,8 +105,12 @@ class Execution:
         """
         beside = [partial(self.gateway.watch_stall, self.plan.settings.stall_seconds)]
         if watch is not None:
-            beside.append(partial(watch, self))
-        self.interrupted = await work_watched(self._play_all, beside=beside, signals=signals)
+            beside.append(partial(shown, watch, self))
+        await work_watched(self._play_all, beside=beside, signals=signals, interrupted=self.interrupt, ending=self.claim.store.hurry)
+
+    def interrupt(self) -> None:
+        """Note that a signal, or whoever started the run, ended it."""
+        self.interrupted = True
 
     async def _play_all(self) -> None:
         parts = [in_order(self.plan)] if self.spot_check is None else self.spot_check.parts()
@@ -159,6 +163,12 @@ class Execution:
         verdicts = await judge_transcript(transcript, self.judge, image)
         digest, note = (None, None) if image is None else (image.digest_given, image.note)
         return Finished(transcript, verdicts, route.profile, route.model, digest, note)
+
+
+async def shown(watch: Callable[[Any], Coroutine[Any, Any, None]], execution: Any) -> None:
+    """Display the run for as long as there is somewhere to: a terminal that was closed is no reason to end it."""
+    with suppress(OSError):
+        await watch(execution)
 
 
 def _leave_out_the_rest(take: MemoryObjectReceiveStream[Entry]) -> None:
@@ -265,11 +275,16 @@ async def execute(plan: Plan, *, watch: Watcher | None = None, signals: tuple[si
     Args:
         plan: What to run.
         watch: Reads ``Execution.statistics()`` while the run goes on; cancelled when it ends.
-        signals: End the run as interrupted when one of these arrives.
+        signals: End the run as interrupted when one of these arrives; the next one ends the process at once.
 
     Raises:
         SetupError: The run cannot start.
     """
+    with handlers_kept(signals):
+        return await _execute(plan, watch, signals)
+
+
+async def _execute(plan: Plan, watch: Watcher | None, signals: tuple[signal.Signals, ...]) -> RunResult:
     started = datetime.now(UTC)
     stopped_by: SafeMTError | None = None
     async with open_execution(plan) as execution:
@@ -279,7 +294,7 @@ async def execute(plan: Plan, *, watch: Watcher | None = None, signals: tuple[si
         except BaseExceptionGroup as group:
             stopped_by = our_error(group)
         except anyio.get_cancelled_exc_class():
-            execution.interrupted = True
+            execution.interrupt()
             _finish(plan, execution, started, None)
             raise
         return _finish(plan, execution, started, stopped_by)
@@ -319,7 +334,7 @@ def _status(execution: Execution, stopped_by: SafeMTError | None) -> Status:
 
 
 def _exit_code(plan: Plan, execution: Execution, status: Status, stopped_by: SafeMTError | None) -> int:
-    if stopped_by is not None:
+    if stopped_by is not None and not execution.interrupted:
         return stopped_by.exit_code
     if status != "complete":
         return EXIT_INTERRUPTED if status == "interrupted" else EXIT_BUDGET

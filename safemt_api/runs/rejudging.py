@@ -38,6 +38,7 @@ from safemt_api.runs.execution import (
     our_error,
     picture_of,
     resolved_record,
+    shown,
 )
 from safemt_api.runs.folder import SUMMARY_FILE, TRANSCRIPTS_FILE, VERDICTS_FILE, begin_generation, current_files, switch_generation
 from safemt_api.runs.manifest import read_manifest, write_json
@@ -46,7 +47,7 @@ from safemt_api.runs.planning import Plan, slug
 from safemt_api.runs.rows import Finished, verdict_rows
 from safemt_api.runs.stopping import judged_again
 from safemt_api.runs.summarising import scores
-from safemt_api.runs.watching import work_watched
+from safemt_api.runs.watching import handlers_kept, work_watched
 
 Rows = list[dict[str, Any]]
 ROWS_FILE = ".judging.rows"
@@ -89,8 +90,13 @@ class Rejudging:
         """
         beside = [partial(self.gateway.watch_stall, self.plan.settings.stall_seconds)]
         if watch is not None:
-            beside.append(partial(watch, self))
-        self.interrupted = await work_watched(partial(self._judge_all, target), beside=beside, signals=signals)
+            beside.append(partial(shown, watch, self))
+        work = partial(self._judge_all, target)
+        await work_watched(work, beside=beside, signals=signals, interrupted=self.interrupt, ending=self.claim.store.hurry)
+
+    def interrupt(self) -> None:
+        """Note that a signal ended it."""
+        self.interrupted = True
 
     async def _judge_all(self, target: Path) -> None:
         entries = [entry for entry in self.plan.entries if (entry.id, entry.length) in self.turns]
@@ -149,6 +155,11 @@ async def rejudge(plan: Plan, *, watch: Any = None, signals: tuple[signal.Signal
     Raises:
         SetupError: Another process plays the run, the transcripts cannot be read, or a judge cannot be opened.
     """
+    with handlers_kept(signals):
+        return await _rejudge(plan, watch, signals)
+
+
+async def _rejudge(plan: Plan, watch: Any, signals: tuple[signal.Signals, ...]) -> RunResult:
     stopped_by: SafeMTError | None = None
     rows = plan.folder / ROWS_FILE
     async with _open(plan) as judging:
@@ -159,7 +170,7 @@ async def rejudge(plan: Plan, *, watch: Any = None, signals: tuple[signal.Signal
         done = not judging.interrupted and stopped_by is None
         summary = _replace(plan, judging, rows) if done else _read(plan.folder / SUMMARY_FILE)
         rows.unlink(missing_ok=True)
-    code = stopped_by.exit_code if stopped_by else EXIT_DONE if done else EXIT_INTERRUPTED
+    code = EXIT_INTERRUPTED if judging.interrupted else stopped_by.exit_code if stopped_by else EXIT_DONE
     return RunResult(summary, plan.folder, code, stopped_by)
 
 

@@ -2,34 +2,73 @@
 
 from __future__ import annotations
 
+import os
 import signal
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+import sys
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, NoReturn
 
 import anyio
 
 Work = Callable[[], Coroutine[Any, Any, None]]
+AT_ONCE = "ended at once: every reply that had arrived is kept, and the same command goes on; calls under way may have been billed"
+EXIT_AT_ONCE = 130
 
 
-async def work_watched(work: Work, *, beside: Sequence[Work], signals: tuple[signal.Signals, ...]) -> bool:
-    """Do the work with the others beside it, which end when it ends; true when a signal cut it short.
+async def work_watched(
+    work: Work, *, beside: Sequence[Work], signals: tuple[signal.Signals, ...], interrupted: Callable[[], None], ending: Callable[[], None]
+) -> None:
+    """Do the work with the others beside it, which end when it ends, or all of it when one of the signals arrives.
+
+    Args:
+        work: What is to be done.
+        beside: What goes on beside it.
+        signals: The first of these ends the work; the next one ends the process at once, and says so.
+        interrupted: Told that a signal arrived.
+        ending: Told that the work is over or was cancelled, before what it had begun is wound up.
 
     Raises:
         BaseExceptionGroup: The work, or something beside it, raised.
     """
-    interrupted = False
     async with anyio.create_task_group() as group:
 
         async def listen() -> None:
-            nonlocal interrupted
             with anyio.open_signal_receiver(*signals) as received:
                 async for _ in received:
-                    interrupted = True
-                    group.cancel_scope.cancel()
-                    return
+                    break
+            interrupted()
+            for one in signals:
+                signal.signal(one, _end_at_once)
+            group.cancel_scope.cancel()
 
-        for other in (*beside, listen) if signals else beside:
+        async def tell_the_end() -> None:
+            try:
+                await anyio.sleep_forever()
+            finally:
+                ending()
+
+        for other in (*beside, tell_the_end, listen) if signals else (*beside, tell_the_end):
             group.start_soon(other)
         await work()
         group.cancel_scope.cancel()
-    return interrupted
+
+
+@contextmanager
+def handlers_kept(signals: tuple[signal.Signals, ...]) -> Iterator[None]:
+    """Whatever a signal does in the block, afterwards it does what it did before."""
+    before = {one: signal.getsignal(one) for one in signals}
+    try:
+        yield
+    finally:
+        for one, handler in before.items():
+            if signal.getsignal(one) is _end_at_once:
+                signal.signal(one, handler)
+
+
+def _end_at_once(_: int, __: FrameType | None) -> NoReturn:
+    # Straight out: whatever winds up slowly is what the user does not want to wait for. A reply is on disk before anyone uses it.
+    cursor = "\x1b[?25h" if sys.stderr.isatty() else ""
+    os.write(2, f"{cursor}\n{AT_ONCE}\n".encode())
+    os._exit(EXIT_AT_ONCE)

@@ -25,9 +25,14 @@ def entered(run_id: str, name: str) -> Work[None]:
     return work
 
 
-def is_entered(run_id: str) -> Work[bool]:
-    """Whether the store knows the run."""
-    return lambda connection: connection.execute("SELECT 1 FROM runs WHERE id = ?", (run_id,)).fetchone() is not None
+def name_of(run_id: str) -> Work[str | None]:
+    """What a run is called in the store's books; ``None``: they know nothing of it."""
+
+    def work(connection: sqlite3.Connection) -> str | None:
+        row = connection.execute("SELECT name FROM runs WHERE id = ?", (run_id,)).fetchone()
+        return None if row is None else str(row[0])
+
+    return work
 
 
 def replies_bought(run_id: str) -> Work[tuple[int, int]]:

@@ -77,6 +77,8 @@ def migrate(connection: sqlite3.Connection, path: Path, migrations: tuple[Migrat
     Raises:
         StoreError: The store was written by a newer version.
     """
+    if _is_current(connection, migrations):
+        return  # nothing to write, so a store that another program has locked can be opened all the same
     connection.execute("BEGIN IMMEDIATE")
     try:
         connection.execute("CREATE TABLE IF NOT EXISTS migrations (name TEXT PRIMARY KEY, applied_utc TEXT NOT NULL) STRICT")
@@ -97,3 +99,9 @@ def migrate(connection: sqlite3.Connection, path: Path, migrations: tuple[Migrat
     except BaseException:
         connection.execute("ROLLBACK")
         raise
+
+
+def _is_current(connection: sqlite3.Connection, migrations: tuple[Migration, ...]) -> bool:
+    if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'migrations'").fetchone() is None:
+        return False
+    return {name for (name,) in connection.execute("SELECT name FROM migrations")} == {migration.__name__ for migration in migrations}

@@ -30,6 +30,10 @@ from safemt_api.store.records import checksum, reply_from_json, reply_to_json
 
 STORE_FILE = "turns.sqlite"
 BUSY_TIMEOUT_SECONDS = 20.0
+HURRIED_SECONDS = 1.0
+"""How long a commit waits for another program's lock once the run is ending: Ctrl-C must not hang."""
+
+LOOK_SECONDS = 0.1
 WAL_RETRY_SECONDS = 0.02
 MAX_GROUP = 256
 APPLICATION_ID = 0x53614D54  # "SaMT": tells a turn store from any other SQLite file
@@ -69,6 +73,7 @@ class TurnStore:
         self._reader, self._writer, self._jobs = reader, writer, jobs
         self._writes = self._commits = 0
         self._damaged: set[str] = set()
+        self._give_up_at = float("inf")
         self.id: str = self.read(lambda connection: connection.execute("SELECT id FROM store").fetchone()[0])
 
     def get(self, key: str) -> StoredReply | None:
@@ -117,6 +122,10 @@ class TurnStore:
             raise job.error
         return job.result  # type: ignore[return-value]  # the writer has set it: the job is done and has no error
 
+    def hurry(self) -> None:
+        """The run is ending: from now on a commit waits only a moment for another program that has locked the store."""
+        self._give_up_at = time.monotonic() + HURRIED_SECONDS
+
     async def put(self, key: str, *, request: bytes, reply: Reply, cost_usd: float | None, also: Work[None] | None = None) -> StoredReply:
         """Keep a reply; ``also`` runs in the same transaction (the budget settles there).
 
@@ -155,12 +164,13 @@ class TurnStore:
 
     def _commit(self, group: list[_Job[Any]]) -> None:
         try:
-            with explained(self.path), transaction(self._writer):
+            with explained(self.path), self._transaction():
                 for job in group:
                     job.result = job.work(self._writer)
         except Exception as error:  # noqa: BLE001 (handed to the waiting caller, who raises it)
-            if len(group) == 1:
-                group[0].error = error
+            if len(group) == 1 or is_busy(error.__cause__):
+                for job in group:
+                    job.error = error
                 return
             # One piece of work that fails must not take the replies of the others with it.
             for job in group:
@@ -168,6 +178,29 @@ class TurnStore:
         else:
             self._writes += len(group)
             self._commits += 1
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """One write transaction, all or nothing; waits for another program's as long as it may."""
+        give_up_at = time.monotonic() + BUSY_TIMEOUT_SECONDS
+        while not self._writer.in_transaction:
+            try:
+                self._writer.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                if not is_busy(error) or time.monotonic() > min(give_up_at, self._give_up_at):
+                    raise
+        try:
+            yield
+            self._writer.execute("COMMIT")
+        except BaseException:
+            if self._writer.in_transaction:
+                self._writer.execute("ROLLBACK")
+            raise
+
+
+def is_busy(error: BaseException | None) -> bool:
+    """Whether SQLite refused because another connection holds a lock."""
+    return isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode == sqlite3.SQLITE_BUSY
 
 
 # As bytes: a text that is no UTF-8 any more is damage to be noticed, not an error of the query.
@@ -190,6 +223,8 @@ async def open_store(path: Path) -> AsyncIterator[TurnStore]:
         StoreError: Locked, read-only, damaged, of a newer schema, or no turn store at all.
     """
     writer = await anyio.to_thread.run_sync(connect, path)
+    # SQLite's own waiting cannot be cut short, so it waits a moment at a time, and we again and again.
+    writer.execute(f"PRAGMA busy_timeout = {round(LOOK_SECONDS * 1000)}")
     try:
         reader = connect(path)
     except BaseException:
@@ -267,19 +302,6 @@ def _into_wal(connection: sqlite3.Connection) -> None:
             time.sleep(WAL_RETRY_SECONDS)
         else:
             return
-
-
-@contextmanager
-def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """One write transaction: all or nothing."""
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
 
 
 CURES: tuple[tuple[str, str, str], ...] = (

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -207,13 +209,27 @@ def test_a_profile_that_replaces_a_shipped_one_is_announced(cli: Cli, small: Sma
     assert "replaces the shipped profile 'simulator'" in cli("providers", "list").err
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="signals of this kind are POSIX")
-def test_ctrl_c_keeps_what_is_there_and_ends_with_130() -> None:
-    command = [sys.executable, "-m", "safemt_api", "eval", "--run", "cut", "--sim-latency-seconds", "0.3", "--concurrency", "2", "--json"]
+posix = pytest.mark.skipif(sys.platform == "win32", reason="signals of this kind are POSIX")
+
+
+@contextmanager
+def slow_run(*options: str) -> Iterator[subprocess.Popen[str]]:
+    """A process that plays the run ``cut`` and has some replies already."""
+    command = [sys.executable, "-m", "safemt_api", "eval", "--run", "cut", "--sim-latency-seconds", "0.3", "--concurrency", "2", *options]
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        _until(lambda: _rows(Path("results/turns.sqlite")) > 0, process)
-        process.send_signal(signal.SIGINT)
+        try:
+            _until(lambda: _rows(Path("results/turns.sqlite")) > 0, process)
+            yield process
+        finally:
+            process.kill()
+
+
+@posix
+@pytest.mark.parametrize("ending", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_ctrl_c_and_its_like_keep_what_is_there_and_end_with_130(ending: str) -> None:
+    with slow_run("--json") as process:
+        process.send_signal(signal.Signals[ending])
         out, err = process.communicate(timeout=30)
     assert process.returncode == 130
     assert json.loads(out)["status"] == "interrupted"
@@ -221,10 +237,53 @@ def test_ctrl_c_keeps_what_is_there_and_ends_with_130() -> None:
     assert "Traceback" not in err
 
 
-def _rows(store: Path) -> int:
-    import sqlite3
-    from contextlib import closing
+@contextmanager
+def locked(store: Path) -> Iterator[None]:
+    """Another program holds the store's write lock."""
+    with closing(sqlite3.connect(store, isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        yield
+        connection.execute("ROLLBACK")
 
+
+@posix
+def test_a_locked_store_does_not_hold_ctrl_c_up(cli: Cli) -> None:
+    with slow_run("--max-usd", "1") as process, locked(Path("results/turns.sqlite")):
+        time.sleep(1.0)  # by now replies wait for the lock
+        began = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+        took = time.monotonic() - began
+    assert process.returncode == 130
+    assert "turns.sqlite: is locked by another program; close that program" in err
+    assert "Traceback" not in err
+    assert took < 8.0  # one second of waiting; the rest is the report of what there is, on a busy machine
+    whole = json.loads(cli("resume", "cut", "--json").out)
+    assert whole["status"] == "complete"
+
+
+@posix
+def test_a_second_ctrl_c_ends_at_once_and_says_what_is_kept(cli: Cli) -> None:
+    with slow_run("--max-usd", "1") as process, locked(Path("results/turns.sqlite")):
+        time.sleep(1.0)
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+        began = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+        took = time.monotonic() - began
+    assert process.returncode == 130
+    assert "ended at once: every reply that had arrived is kept" in err
+    assert "Traceback" not in err
+    assert took < 1.0
+    kept = _rows(Path("results/turns.sqlite"))
+    assert kept > 0
+    whole = json.loads(cli("resume", "cut", "--json").out)
+    assert whole["status"] == "complete"
+    assert whole["calls"]["from_store"] >= kept
+
+
+def _rows(store: Path) -> int:
     if not store.is_file():
         return 0
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from safemt_api.limits.budget import Ledger
-from safemt_api.store.books import entered, is_entered, replies_bought
+from safemt_api.store.books import entered, name_of, replies_bought
 from safemt_api.store.turns import STORE_FILE, TurnStore, open_store
 
 
@@ -43,9 +43,9 @@ async def test_what_was_booked_under_a_name_becomes_the_runs_own_once(store: Tur
 
 
 async def test_a_run_is_known_once_it_is_entered(store: TurnStore) -> None:
-    assert not store.read(is_entered("id-1"))
+    assert store.read(name_of("id-1")) is None
     await store.write(entered("id-1", "new"))
-    assert store.read(is_entered("id-1"))
+    assert store.read(name_of("id-1")) == "new"
     assert committed(store, "id-1") == 0.0
 
 

@@ -251,8 +251,7 @@ async def test_a_locked_store_is_an_error_with_a_cure(path: Path, reply: Make, m
             other.execute("BEGIN IMMEDIATE")
             with pytest.raises(StoreError, match="locked by another program; close that program"):
                 await put(store, "late", reply())
-            with pytest.raises(StoreError, match="locked"):
-                connect(path)
+            connect(path).close()  # what is there can be read by whoever opens it now
             assert store.get("k") is not None
             other.execute("ROLLBACK")
         await put(store, "late", reply())
