@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import anyio
 
-from benchmarks.pace import METERS, simulate
+from benchmarks.pace import METERS, simulate, stray_ratios
 from benchmarks.workload import write_data
 from safemt_api.simulator.process import simulator_process
 from safemt_api.simulator.settings import SimulatorSettings
@@ -127,7 +127,10 @@ def memory(small: Path, large: Path, replay: bool) -> Callable[[str], list[Figur
 
 
 def pace() -> Iterator[Figure]:
-    """How a quota is used, on a virtual clock."""
+    """How a quota is used and what stray 429s cost, on a virtual clock."""
+    for share, retry_after, ratio in stray_ratios():
+        named = "" if retry_after is None else f", Retry-After {retry_after:g} s"
+        yield Figure(f"stray 429s, {share:.0%} of calls{named}", f"{ratio:.2f} x what they alone cost", "<= 1.5 x", ratio <= 1.5)
     for announce, used, limited in ((True, 0.97, 0.01), (False, 0.90, 0.03)):
         for name in ("bucket, 60 s burst", "sliding minute", "fixed minute"):
             use = simulate(METERS[name](600), 600, announce=announce, latency=2.0)

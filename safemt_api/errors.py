@@ -265,12 +265,12 @@ class BudgetExhaustedError(StopRunError):
 
 
 class StalledError(StopRunError):
-    """No call has succeeded for a long time although calls are being retried."""
+    """No call has succeeded for a long time although calls are being retried or wait for their turn."""
 
-    def __init__(self, idle_seconds: float, last: CallError | None) -> None:
+    def __init__(self, idle_seconds: float, last: CallError | None, *, held: bool = False) -> None:
         self.idle_seconds, self.last = idle_seconds, last
+        doing = "calls wait for the pace that the vendor's limits set" if held else "calls are being retried"
         reason = f"; last failure: {last}" if last else ""
         super().__init__(
-            f"no call has succeeded for {idle_seconds:.0f} s although calls are being retried{reason}; "
-            "the run can be resumed with the same command"
+            f"no call has succeeded for {idle_seconds:.0f} s although {doing}{reason}; the run can be resumed with the same command"
         )

@@ -245,7 +245,7 @@ class Gateway:
         return {f"{profile} {endpoint}": account for (profile, endpoint, _), account in self._accounts.items()}
 
     async def watch_stall(self, stall_seconds: float) -> None:
-        """End the run when calls are being retried and none has succeeded for ``stall_seconds``.
+        """End the run when none has succeeded for ``stall_seconds`` although calls are being retried, or are held back by the pace.
 
         Raises:
             StalledError: That happened.
@@ -254,8 +254,9 @@ class Gateway:
         while True:
             await anyio.sleep(min(stall_seconds / 10.0, 5.0))
             idle = anyio.current_time() - self._last_success
-            if self._retries_since_success and idle >= stall_seconds:
-                raise StalledError(idle, self._last_failure)
+            held = any(account.limiter.statistics().held_seconds >= stall_seconds for account in self._accounts.values())
+            if idle >= stall_seconds and (self._retries_since_success or held):
+                raise StalledError(idle, self._last_failure, held=held)
 
     def _account(self, route: Route) -> Account:
         name = (route.profile, route.endpoint, route.wire_format)

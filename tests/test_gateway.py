@@ -327,6 +327,16 @@ async def test_a_stall_ends_the_run_with_the_last_failure(house: Opener) -> None
     assert caught.group_contains(StalledError, match="no call has succeeded for 60. s.*slow down, says the vendor.*resumed")
 
 
+async def test_waiting_for_a_slot_is_a_stall_too(house: Opener) -> None:
+    async with house(FakeVendor([GOOD])) as built, anyio.create_task_group() as group:
+        await built.gateway.ask(call())
+        built.accounts[0].limiter._blocked_until = anyio.current_time() + 86_400.0
+        group.start_soon(built.gateway.ask, call("again"))
+        with pytest.raises(StalledError, match="wait for the pace"):
+            await built.gateway.watch_stall(600.0)
+        group.cancel_scope.cancel()
+
+
 async def test_slow_calls_that_succeed_are_no_stall(house: Opener) -> None:
     vendor = FakeVendor([500.0])
     async with house(vendor) as built, anyio.create_task_group() as group:

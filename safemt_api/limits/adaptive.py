@@ -1,49 +1,79 @@
 """What is learnt from successes and 429s alone: how many calls at once, and how fast. Pure: time is an argument.
 
-Additive increase, multiplicative decrease (Chiu and Jain 1989), with three guards: growth only while the limit is what holds calls back,
-one cut per cool-down however many 429s arrive, and a cool-down of our own that no Retry-After can stretch.
+How many at once: additive increase, multiplicative decrease (Chiu and Jain 1989), with three guards: growth only while the limit is what
+holds calls back, one cut per cool-down however many 429s arrive, and a cool-down of our own that no Retry-After can stretch.
+
+How fast: ``limits.refusals`` tells what 429s mean, ``AdaptiveRate`` what follows from it.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Collection
+from math import sqrt
+from typing import Literal
+
+from safemt_api.limits.refusals import RefusalShare, Sent, Sequence, Trial
+
+Move = Literal["wall", "slower", "chance"]
+"""What a call's end changed: everything held, the pace lowered (or found after a wall), or given back because 429s are chance."""
 
 START_CONCURRENCY = 8
 CUT_CONCURRENCY = 0.7
 COOLDOWN_SECONDS = 3.0
 SATURATED_SHARE = 0.8
+OVERLOADS = 3
+"""So many overloads without an answer between them are the vendor's state; a lone one may be chance."""
 
-FIRST_CUT_RATE = 0.65
-LEAST_KEPT_RATE = 0.5
-BELOW_WHAT_PASSED = 0.98
-PROBE_SHARE_PER_SECOND = 0.005
-WINDOWED_PROBE_SHARE_PER_SECOND = 0.0003
-GROWTH_DOUBLING_SECONDS = 10.0
-GROWTH_DOUBLINGS = 3.0
-MEASURE_SECONDS = 5.0
-WINDOW_SECONDS = 60.0
-WINDOW_SHARE = 0.985
-FIRST_HOLD_SECONDS = 1.0
-LONGEST_HOLD_SECONDS = 12.0
-STREAK = 3
-"""So many refusals without an answer between them are a wall; a lone one may be chance."""
-SLOW_STREAK = 2
-SLOW_PER_SECOND = 3.0
-WALL_WAIT_SECONDS = 2.0
-"""A vendor that asks for a wait this long speaks of a quota, not of chance."""
-QUOTA_SHARE = 0.9
 UNKNOWN_SPACING_SECONDS = 0.5
 """Until the first answer tells anything: one call each half second, so that a small quota is not run over at once."""
+
+WALL_CHANCE = 0.001
+"""Refusals in a row less likely than this by chance are a wall: once in a thousand calls one is seen where none is, for a second or two."""
+WALL_WAIT_SECONDS = 2.0
+"""A vendor that asks for a wait this long speaks of a quota; so long it is held before one call tries whether all were meant."""
+WAIT_ODDS = 0.02
+"""So much less likely is chance where such a wait is asked for: a lone first one is a wall, as it is with most vendors."""
+ROUNDED_SECONDS = 1.0
+"""Waits are asked for in whole seconds: an answer this much before the end does not refute them."""
+FIRST_HOLD_SECONDS = 1.0
+LONGEST_HOLD_SECONDS = 12.0
+
+FIRST_CUT_RATE = 0.65
+LEAST_AFTER_CUT = 0.5
+WINDOW_SECONDS = 60.0
+WINDOW_SHARE = 0.985
+LEAST_PASSED = 6
+"""Fewer answers in a minute say nothing of a quota: after an outage the pace would be a call a minute, and stay so."""
+QUOTA_SHARE = 0.9
+SLOWEST_PER_SECOND = 0.02
+
+MEASURE_SECONDS = 5.0
+LEAST_MEASURED_SECONDS = 0.25
+SENT_KEPT = 500
 
 EPOCH_CALLS = 40
 LEAST_EPOCH_CALLS = 12
 EPOCH_SECONDS = 10.0
+LEAST_REFUSED, LEAST_REFUSED_AT_FIRST = 2, 4
+"""Fewer in an epoch are not acted on; while nothing holds the pace yet, a run of 200 calls at 10 % stray took twice as long with two."""
 TOLERATED_SHARE = 0.02
-NOISE_MARGIN = 1.5
-TRIED_ENOUGH = 0.75
-NOT_HELPED = 0.6
+CHANCE_DEVIATIONS = 3.0
+CHANCE_WEIGHT = 0.3
+CHANCE_SECONDS = 60.0
+"""So long a share is taken for chance; then one more trial, some seconds at a third less pace, finds out where that was wrong."""
+LEAST_KEPT_RATE = 0.15
+BELOW_WHAT_PASSED = 0.97
+SLOWEST_TRIAL_PER_SECOND = 0.5
+"""Ten calls at this pace are the longest that a run waits for a verdict on stray refusals."""
+
+PROBE_SHARE_PER_SECOND = 0.005
+WINDOWED_PROBE_SHARE_PER_SECOND = 0.0003
+GROWTH_DOUBLING_SECONDS = 10.0
+GROWTH_DOUBLINGS = 3.0
+UNDOUBTED_SECONDS = 90.0
+"""No window is longer than a minute: a pace that met no 429 for this long is below the quota, and grows faster and faster."""
+MOST_DOUBLINGS = 8.0
 
 
 class AdaptiveConcurrency:
@@ -57,6 +87,7 @@ class AdaptiveConcurrency:
         self._peak = 0
         self._last_cut = float("-inf")
         self._overloads = 0
+        self._before: float | None = None
 
     def admitted(self, in_flight: int) -> None:
         """A call has taken a slot; measured here because at release the peak is one too low."""
@@ -81,7 +112,7 @@ class AdaptiveConcurrency:
     def overloaded(self, now: float) -> bool:
         """The vendor says that it has too much to do; several such answers in a row shrink the limit."""
         self._overloads += 1
-        return self._overloads >= STREAK and self.cut(now)
+        return self._overloads >= OVERLOADS and self.cut(now)
 
     def trust(self) -> None:
         """A quota is known, and its pace protects the account: no need to feel the way up from a few calls at once."""
@@ -90,84 +121,62 @@ class AdaptiveConcurrency:
 
     def cut(self, now: float) -> bool:
         """Too many at once; true when the limit shrank (at most once per cool-down)."""
-        self._slow_start = False
         self._successes = self._peak = 0
         if now - self._last_cut < COOLDOWN_SECONDS:
             return False
+        if self._slow_start:
+            self._before = self.limit
+        self._slow_start = False
         self._last_cut = now
         self.limit = max(1.0, self.limit * CUT_CONCURRENCY)
         return True
 
+    def restore(self) -> None:
+        """The cuts were for nothing: on from where they began, doubling again."""
+        self._slow_start, self._last_cut = True, float("-inf")
+        self.limit = max(self.limit, self._before or 0.0)
 
-class LossWatch:
-    """Tells 429s that come from going too fast from those that come whatever the pace (capacity that others share).
 
-    Calls are counted in epochs. An epoch with more 429s than tolerated asks for a slower pace; when the pace has gone down by a quarter and
-    the share of 429s has hardly moved, slowing down is no cure: the pace is given back and that share is taken as the noise of this vendor.
-    """
-
-    def __init__(self) -> None:
-        self.noise_share = 0.0
-        self._answered = self._limited = 0
-        self._trial: tuple[float, float] | None = None
-
-    def restart(self) -> None:
-        """The pace has changed: what was counted before says nothing of it."""
-        self._answered = self._limited = 0
-
-    def count(self, *, limited: bool, pace: Callable[[], float]) -> float | None:
-        """Count a call at this pace (calls a second); the pace to go on with, where an epoch ended that asks for another."""
-        self._limited += limited
-        self._answered += not limited
-        counted = self._answered + self._limited
-        if not self._limited:
-            # The usual case, and cheap: measuring the pace looks at every answer of the last two minutes.
-            if counted >= EPOCH_CALLS:
-                self.restart()
-                self._trial = None
-            return None
-        per_second = pace()
-        if counted < max(LEAST_EPOCH_CALLS, min(EPOCH_CALLS, per_second * EPOCH_SECONDS)):
-            return None
-        share = self._limited / counted
-        self.restart()
-        if share <= TOLERATED_SHARE + NOISE_MARGIN * self.noise_share:
-            self._trial = None
-            return None
-        return self._slower(share, per_second)
-
-    def _slower(self, share: float, per_second: float) -> float:
-        if self._trial is not None and per_second <= TRIED_ENOUGH * self._trial[0]:
-            (before, first_share), self._trial = self._trial, None
-            if share > NOT_HELPED * first_share:
-                self.noise_share = share
-                return before
-        if self._trial is None:
-            self._trial = (per_second, share)
-        return per_second * max(LEAST_KEPT_RATE, 1.0 - share) * BELOW_WHAT_PASSED
+def pace_of(times: Collection[float], now: float) -> float:
+    """Events a second: over the last second where that holds enough of them, otherwise over the last five."""
+    for seconds in (1.0, MEASURE_SECONDS):
+        recent = [time for time in times if time >= now - seconds]
+        if len(recent) >= LEAST_EPOCH_CALLS:
+            break
+    return max(1, len(recent)) / max(LEAST_MEASURED_SECONDS, now - min(recent, default=now))
 
 
 class AdaptiveRate:
-    """How many calls a second, where the vendor names no quota (or not the one that binds).
+    """How many calls a second, where the vendor names no quota (or not the one that binds); ``None`` while nothing holds the pace.
 
-    Free until 429s come. Several in a row are a wall: everything is held for a moment, and single probes go, further apart each time, until
-    one is answered. A block that one probe ends was a bucket running dry, and the pace goes on somewhat below what it was; one that takes
-    more was a window used up, and what passed in the minute before it is the quota. Apart from walls, a share of 429s above what is
-    tolerated slows the pace by that share (``LossWatch``), and the pace creeps up while it is what holds calls back.
+    At a wall everything is held for a moment, and single probes go, further apart each time, until one is answered (as many probes each
+    time as chance would not let all fail). A block that one probe ends was a bucket running dry, and the pace goes on somewhat below what
+    it was; one that takes more was a window used up, and what passed in the minute before it is the quota. Apart from walls, a share of
+    429s above chance slows the pace by that share. Every slowing down is a trial: where it does not help, the pace before it is given
+    back. A pace that holds calls back creeps up, slowly near what is believed to be the quota, faster the longer no 429 comes.
     """
 
     def __init__(self) -> None:
         self.per_second: float | None = None
         self.quota_per_second: float | None = None
+        self.chance_share = 0.0
         self._answered: deque[float] = deque()
-        self._loss = LossWatch()
+        self._recent = RefusalShare()
+        self._trial: Trial | None = None
+        self._former: tuple[float, float | None] = (float("-inf"), None)
+        self._chance_since = float("-inf")
+        self._sequence = Sequence()
+        self._sent: deque[float] = deque(maxlen=SENT_KEPT)
+        self._epoch_refused = self._epoch_answered = 0
         self._known = False
+        self._began: float | None = None
         self._next = float("-inf")
         self._blocked_at: float | None = None
         self._hold_seconds = FIRST_HOLD_SECONDS
-        self._failed_probes = 0
-        self._probing = self._windowed = False
-        self._cut_at = float("-inf")
+        self._failed_rounds = self._failed_probes = 0
+        self._probing = self._windowed = self._weak = False
+        self._cut_at = self._asked_until = float("-inf")
+        self._waits_mean_little = False
         self._streak = 0
         self._grown_at = 0.0
         self._held_back = False
@@ -184,8 +193,10 @@ class AdaptiveRate:
         self._held_back = self._held_back or wait > 0.0
         return wait
 
-    def take(self, now: float) -> None:
+    def take(self, now: float) -> Sent:
         """A call goes now."""
+        if self._began is None:
+            self._began = now
         if self._blocked_at is not None:
             self._probing = True
         elif not self._known:
@@ -193,83 +204,185 @@ class AdaptiveRate:
         elif self.per_second is not None:
             self._next = max(self._next, now) + 1.0 / self.per_second
             self._grow(now, self.per_second)
+        call = Sent(now)
+        self._sequence.append(call)
+        self._sent.append(now)
+        return call
 
-    def succeeded(self, now: float, admitted_at: float) -> bool:
-        """A call was answered; true when that changed the pace."""
+    def succeeded(self, now: float, call: Sent) -> Move | None:
+        """A call was answered; what that changed."""
+        call.outcome = "answered"
         if not self._known:
             self._known, self._next = True, float("-inf")
-        self._answered.append(admitted_at)
+        self._answered.append(call.admitted_at)
         while self._answered[0] < now - 2.0 * WINDOW_SECONDS and len(self._answered) > 1:
             self._answered.popleft()
-        if self._blocked_at is not None:
-            return admitted_at > self._blocked_at and self._unblock(now, self._blocked_at)
-        if admitted_at <= self._cut_at:
-            return False
-        self._streak = 0
-        return self._counted(now, limited=False)
+        if self._blocked_at is not None and call.admitted_at > self._blocked_at:
+            if call.admitted_at < self._asked_until - ROUNDED_SECONDS:
+                return self._wait_meant_nothing(now)
+            return self._unblock(now, self._blocked_at)
+        return self._look(now)
 
-    def failed(self, admitted_at: float) -> None:
+    def failed(self, now: float, call: Sent) -> Move | None:
         """A call ended otherwise (refused by itself, 5xx, connection): it says nothing of the pace, but that it need not be felt out."""
+        call.outcome = "failed"
         if not self._known:
             self._known, self._next = True, float("-inf")
-        if self._blocked_at is not None and admitted_at > self._blocked_at:
+        if self._blocked_at is not None and call.admitted_at > self._blocked_at:
             self._probing = False
+        return self._look(now)
 
-    def limited(self, now: float, admitted_at: float, retry_after_seconds: float | None) -> bool:
-        """A 429; true when it began a block or changed the pace."""
+    def limited(self, now: float, call: Sent, retry_after_seconds: float | None) -> Move | None:
+        """A 429; what that changed."""
         self._known = True
         asked = 0.0 if retry_after_seconds is None else min(retry_after_seconds, LONGEST_HOLD_SECONDS)
-        if self._blocked_at is not None:
-            if admitted_at > self._blocked_at:
-                self._probe_failed(now, asked)
-            return False
-        if admitted_at <= self._cut_at:
-            return False
+        self._sequence.refused(now, call, asked)
+        if self._blocked_at is not None and call.admitted_at > self._blocked_at:
+            self._probe_failed(now, asked)
+        if call.told:
+            return self._count(now, call)
+        return self._look(now)
+
+    def _look(self, now: float) -> Move | None:
+        moves = [self._count(now, call) for call in self._sequence.decided(now)]
+        return next((move for move in moves if move is not None), None)
+
+    def _count(self, now: float, call: Sent) -> Move | None:
+        if call.outcome == "failed" or call.admitted_at <= self._cut_at or self._blocked_at is not None:
+            return None
+        if call.outcome == "answered":
+            self._recent.count(refused=self._streak, answered=1)
+            self._streak = 0
+            return self._counted(now, refused=False)
         self._streak += 1
-        if asked < WALL_WAIT_SECONDS and self._streak < (STREAK if self._pace(now) > SLOW_PER_SECOND else SLOW_STREAK):
-            return self._counted(now, limited=True)
-        self._blocked_at, self._failed_probes = now, 0
+        if not self._is_wall(call.asked_seconds):
+            return self._counted(now, refused=True)
+        self._blocked_at, self._failed_rounds, self._failed_probes = now, 0, 0
         self._hold_seconds = FIRST_HOLD_SECONDS
-        self._next = now + max(asked, self._hold_seconds)
-        return True
+        self._asked_until = now + call.asked_seconds
+        self._next = now + max(min(call.asked_seconds, WALL_WAIT_SECONDS), self._hold_seconds)
+        return "wall"
 
-    def _counted(self, now: float, *, limited: bool) -> bool:
-        slower = self._loss.count(limited=limited, pace=partial(self._pace, now))
-        if slower is None:
-            return False
-        self._set(now, slower)
-        return True
+    def _wait_meant_nothing(self, now: float) -> Move:
+        """The vendor answers before the wait is over that it asked for: that was one call's, and nothing is wrong with the pace."""
+        self._waits_mean_little = True
+        self._blocked_at, self._probing, self._next = None, False, now
+        self._set(now, self.per_second)
+        return "chance"
 
-    def _pace(self, now: float) -> float:
-        return self.per_second or self.quota_per_second or self._measured(now, MEASURE_SECONDS)
+    def _is_wall(self, asked_seconds: float) -> bool:
+        speaks_of_a_quota = asked_seconds >= WALL_WAIT_SECONDS and not (self.chance_share or self._waits_mean_little or self._trial)
+        likely = self._recent.chance(self._streak) * (WAIT_ODDS if speaks_of_a_quota else 1.0)
+        return likely < WALL_CHANCE and (self._streak > 1 or speaks_of_a_quota)
 
     def _probe_failed(self, now: float, asked: float) -> None:
         self._probing = False
         self._failed_probes += 1
+        if self._failed_probes < self._recent.probes():
+            return
+        self._failed_probes = 0
+        self._failed_rounds += 1
         self._hold_seconds = min(self._hold_seconds * 2.0, LONGEST_HOLD_SECONDS)
         self._next = now + max(asked, self._hold_seconds)
 
-    def _unblock(self, now: float, blocked_at: float) -> bool:
-        before = self.per_second or self._measured(blocked_at, MEASURE_SECONDS)
-        self._windowed = self._windowed or self._failed_probes > 1
-        if self._windowed:
-            rate = min(before, self._in_window(blocked_at) / WINDOW_SECONDS * WINDOW_SHARE)
-        else:
-            rate = min(before, max(self._measured(blocked_at, MEASURE_SECONDS), before * LEAST_KEPT_RATE)) * FIRST_CUT_RATE
-        rate = max(rate, (self.quota_per_second or 0.0) * QUOTA_SHARE)
+    def _unblock(self, now: float, blocked_at: float) -> Move:
+        self._windowed = self._windowed or self._failed_rounds > 1
+        rate = self._after_wall(now, blocked_at)
+        if rate is not None:
+            rate = max(rate, (self.quota_per_second or 0.0) * QUOTA_SHARE)
+        if self._trial is None:
+            self._trial = Trial(self._pace_before(now), *self._recent.counts(also_refused=1))
         self._blocked_at, self._probing, self._next = None, False, now
         self._set(now, rate)
-        return True
+        return "slower"
 
-    def _set(self, now: float, per_second: float) -> None:
-        self.per_second = max(0.02, per_second)
+    def _after_wall(self, now: float, blocked_at: float) -> float | None:
+        """The pace by what passed before the wall; ``None`` where that says nothing of a quota."""
+        before = self.per_second or self._measured(blocked_at, MEASURE_SECONDS)
+        passed = sum(1 for time in self._answered if blocked_at - WINDOW_SECONDS <= time <= blocked_at)
+        seen_seconds = min(WINDOW_SECONDS, now - (now if self._began is None else self._began))
+        self._weak = seen_seconds < WINDOW_SECONDS
+        if now - blocked_at > WINDOW_SECONDS + LONGEST_HOLD_SECONDS:
+            # Longer than any window lasts: an outage, and the pace before it was no cause.
+            self._windowed = False
+            return self.per_second
+        if not self._windowed:
+            kept = max(self._measured(blocked_at, MEASURE_SECONDS), before * LEAST_AFTER_CUT)
+            return min(before, kept) * FIRST_CUT_RATE if passed else None
+        if passed < (LEAST_EPOCH_CALLS if self._weak else LEAST_PASSED):
+            return None
+        return min(before, passed / seen_seconds * WINDOW_SHARE)
+
+    def _counted(self, now: float, *, refused: bool) -> Move | None:
+        self._epoch_refused += refused
+        self._epoch_answered += not refused
+        if self._trial is not None:
+            self._trial.count(refused=refused)
+            verdict = self._trial.verdict()
+            if verdict == "cured":
+                self._former, self._trial = (now, self._trial.before), None
+            elif verdict is not None:
+                return self._was_chance(now, self._trial) if verdict == "chance" else self._slower(now, self._trial.share)
+        if self._trial is None or self._trial.calls >= EPOCH_CALLS:
+            return self._epoch_ended(now)
+        return None
+
+    def _epoch_ended(self, now: float) -> Move | None:
+        counted = self._epoch_refused + self._epoch_answered
+        # The usual case first, and cheap: measuring the pace looks at every call of the last seconds.
+        enough = EPOCH_CALLS if not self._epoch_refused else max(LEAST_EPOCH_CALLS, min(EPOCH_CALLS, self._pace(now) * EPOCH_SECONDS))
+        few = 0 < self._epoch_refused < (LEAST_REFUSED if self.per_second else LEAST_REFUSED_AT_FIRST)
+        if counted < (2 * EPOCH_CALLS if few else enough):
+            return None
+        share = self._epoch_refused / counted
+        if share > self._tolerated(now, counted):
+            return self._slower(now, share)
+        self._epoch_refused = self._epoch_answered = 0
+        self.chance_share += (share - self.chance_share) * CHANCE_WEIGHT if self.chance_share else 0.0
+        return None
+
+    def _tolerated(self, now: float, counted: int) -> float:
+        if now - self._chance_since > CHANCE_SECONDS:
+            self.chance_share = 0.0
+        return TOLERATED_SHARE + self.chance_share + CHANCE_DEVIATIONS * sqrt(self.chance_share * (1.0 - self.chance_share) / counted)
+
+    def _slower(self, now: float, share: float) -> Move:
+        rate = self._pace(now) * max(LEAST_KEPT_RATE, 1.0 - share) * BELOW_WHAT_PASSED
+        if self._trial is None:
+            # Faster than in the last trial more is refused than in it: that was no chance.
+            self.chance_share = 0.0
+            self._trial = Trial(self._pace_before(now), self._epoch_refused, self._epoch_answered)
+        else:
+            # A few calls tell the share only roughly, and the stage is worth nothing if it is too fast for the quota after all.
+            rate *= max(0.5, 1.0 - sqrt(share / (1.0 - share) / self._trial.calls) if share < 1.0 else 0.5)
+            rate = max(rate, min(self._pace(now), SLOWEST_TRIAL_PER_SECOND))
+            self._trial.next_stage()
+        self._set(now, rate)
+        return "slower"
+
+    def _pace_before(self, now: float) -> float | None:
+        """The pace to return to: that of the last trial where it ended a moment ago."""
+        ended, before = self._former
+        return before if now - ended < CHANCE_SECONDS else self.per_second
+
+    def _was_chance(self, now: float, trial: Trial) -> Move:
+        self.chance_share, self._chance_since = trial.share_in_all, now
+        self._trial, self._windowed = None, False
+        self._set(now, trial.before)
+        self._next = now
+        return "chance"
+
+    def _pace(self, now: float) -> float:
+        """Calls a second that go out."""
+        if self.per_second or self.quota_per_second:
+            return self.per_second or self.quota_per_second or 0.0
+        return pace_of(self._sent, now)
+
+    def _set(self, now: float, per_second: float | None) -> None:
+        self.per_second = None if per_second is None else max(SLOWEST_PER_SECOND, per_second)
         self._cut_at = self._grown_at = now
-        self._streak = 0
-        self._loss.restart()
+        self._streak = self._epoch_refused = self._epoch_answered = 0
         self._held_back = False
-
-    def _in_window(self, end: float) -> int:
-        return sum(1 for time in self._answered if end - WINDOW_SECONDS <= time <= end)
 
     def _measured(self, end: float, span_seconds: float) -> float:
         recent = [time for time in self._answered if end - span_seconds <= time <= end]
@@ -277,9 +390,12 @@ class AdaptiveRate:
 
     def _grow(self, now: float, per_second: float) -> None:
         if self._held_back:
-            share = WINDOWED_PROBE_SHARE_PER_SECOND if self._windowed else PROBE_SHARE_PER_SECOND
-            share *= 2.0 ** min(GROWTH_DOUBLINGS, (now - self._cut_at) / GROWTH_DOUBLING_SECONDS)
-            grown = per_second * (1.0 + share * min(now - self._grown_at, 5.0))
+            share = WINDOWED_PROBE_SHARE_PER_SECOND if self._windowed and not self._weak else PROBE_SHARE_PER_SECOND
+            unharmed = now - self._cut_at
+            doublings = min(GROWTH_DOUBLINGS, unharmed / GROWTH_DOUBLING_SECONDS)
+            doublings += max(0.0, unharmed - UNDOUBTED_SECONDS) / GROWTH_DOUBLING_SECONDS
+            share *= 2.0 ** min(MOST_DOUBLINGS, doublings)
+            grown = per_second * (1.0 + share * min(now - self._grown_at, max(5.0, 2.0 / per_second)))
             reached = self.quota_per_second is not None and grown >= self.quota_per_second
             self.per_second = None if reached else grown
         self._grown_at = now

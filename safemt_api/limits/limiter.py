@@ -8,20 +8,23 @@ A call that sleeps between two tries holds no slot, and a reply from the store t
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import NamedTuple, Protocol
 
 import anyio
 
-from safemt_api.limits.adaptive import AdaptiveConcurrency, AdaptiveRate
+from safemt_api.limits.adaptive import AdaptiveConcurrency, AdaptiveRate, Move
 from safemt_api.limits.pace import Quota, Taken
+from safemt_api.limits.refusals import Sent
 
 MAX_HISTORY = 500
 HOLD_SECONDS = 1.0
 LONGEST_HOLD_SECONDS = 10.0
 ADMITTED_KEPT = 1000
 LONGEST_PACED_WINDOW_SECONDS = 600.0
+
+MOVES: Mapping[Move, str] = {"wall": "429", "slower": "pace after 429s", "chance": "429s by chance"}
 
 
 class Hint(Protocol):
@@ -49,7 +52,11 @@ class Change(NamedTuple):
 
 
 class LimiterStatistics(NamedTuple):
-    """What the limiter is doing now. ``requests_per_minute`` is ``None`` while nothing holds the pace."""
+    """What the limiter is doing now.
+
+    ``requests_per_minute`` is ``None`` while nothing holds the pace; ``held_seconds`` is how long the next call has waited by now, where
+    none is in flight.
+    """
 
     in_flight: int
     waiting: int
@@ -57,26 +64,27 @@ class LimiterStatistics(NamedTuple):
     requests_per_minute: float | None
     tokens_per_minute: float | None
     rate_limited: int
+    held_seconds: float
 
 
 class Slot:
     """A place among the calls in flight, with what it took from the quotas."""
 
-    __slots__ = ("_admitted_at", "_limiter", "_settled", "_tokens")
+    __slots__ = ("_limiter", "_sent", "_settled", "_tokens")
 
-    def __init__(self, limiter: Limiter, admitted_at: float, tokens: Taken | None) -> None:
-        self._limiter, self._admitted_at, self._tokens = limiter, admitted_at, tokens
+    def __init__(self, limiter: Limiter, sent: Sent, tokens: Taken | None) -> None:
+        self._limiter, self._sent, self._tokens = limiter, sent, tokens
         self._settled = False
 
     def succeeded(self, *, tokens: int | None, hints: Sequence[Hint] = ()) -> None:
         """The call was answered: correct the token estimate and learn from the headers."""
         self._settled = True
-        self._limiter._succeeded(self._admitted_at, self._tokens, tokens, hints)
+        self._limiter._succeeded(self._sent, self._tokens, tokens, hints)
 
     def rate_limited(self, retry_after_seconds: float | None) -> None:
         """The vendor said 429."""
         self._settled = True
-        self._limiter._rate_limited(self._admitted_at, retry_after_seconds)
+        self._limiter._rate_limited(self._sent, retry_after_seconds)
 
     def overloaded(self) -> None:
         """The vendor said that it is overloaded (503, 529): fewer at once, same pace."""
@@ -85,7 +93,7 @@ class Slot:
     def close(self) -> None:
         """The call is over; without a word on it, it told nothing of the pace."""
         if not self._settled:
-            self._limiter._rate.failed(self._admitted_at)
+            self._limiter._failed(self._sent)
 
 
 class Limiter:
@@ -115,6 +123,8 @@ class Limiter:
         self._changed = anyio.Event()
         self._started: float | None = None
         self._admitted: deque[float] = deque(maxlen=ADMITTED_KEPT)
+        self._head_since: float | None = None
+        self._said: set[str] = set()
         self.history: list[Change] = []
 
     def expect(self, *, requests_per_minute: float | None = None, tokens_per_minute: float | None = None) -> None:
@@ -144,6 +154,7 @@ class Limiter:
             self._requests_per_minute(),
             None if tokens is None else tokens.limit,
             self._rate_limited_count,
+            0.0 if self._in_flight or self._head_since is None else anyio.current_time() - self._head_since,
         )
 
     def _requests_per_minute(self) -> float | None:
@@ -157,6 +168,7 @@ class Limiter:
         try:
             # A fair lock: first come, first served; only the head of the queue watches room and time.
             async with self._turnstile:
+                self._head_since = anyio.current_time()
                 while (wait := self._wait_seconds(tokens)) > 0:
                     changed = self._changed
                     with anyio.move_on_after(wait):
@@ -164,6 +176,8 @@ class Limiter:
                 return self._take(tokens)
         finally:
             self._waiting -= 1
+            if not self._turnstile.locked():
+                self._head_since = None
 
     def _wait_seconds(self, tokens: int) -> float:
         if self._in_flight >= int(self._concurrency.limit):
@@ -178,29 +192,30 @@ class Limiter:
             self._started = now
         self._in_flight += 1
         self._concurrency.admitted(self._in_flight)
-        self._rate.take(now)
         if "requests" not in self._quotas:
             self._admitted.append(now)
         if "requests" in self._quotas:
             self._quotas["requests"].take(now, 1.0)
-        return Slot(self, now, self._quotas["tokens"].take(now, tokens) if "tokens" in self._quotas else None)
+        return Slot(self, self._rate.take(now), self._quotas["tokens"].take(now, tokens) if "tokens" in self._quotas else None)
 
-    def _succeeded(self, admitted_at: float, taken: Taken | None, tokens: int | None, hints: Sequence[Hint]) -> None:
+    def _succeeded(self, sent: Sent, taken: Taken | None, tokens: int | None, hints: Sequence[Hint]) -> None:
         now = anyio.current_time()
         if taken is not None and tokens is not None:
             self._quotas["tokens"].correct(taken, tokens)
-        if self._rate.succeeded(now, admitted_at):
-            self._note("pace after 429s")
+        self._moved(now, self._rate.succeeded(now, sent))
         if self._concurrency.succeeded(now):
             self._note("growth")
         for hint in hints:
-            self._learn(now, hint)
+            self._learn(now, hint, tokens)
         self._wake()
 
-    def _learn(self, now: float, hint: Hint) -> None:
+    def _learn(self, now: float, hint: Hint, tokens: int | None) -> None:
         kind = "requests" if hint.kind == "requests" else "tokens"
         if hint.window_seconds > LONGEST_PACED_WINDOW_SECONDS:
             return  # a day's quota is there to be used now, not to be spread over the day
+        if kind == "tokens" and hint.limit is not None and hint.limit < (tokens or 0):
+            self._forget_quota(kind, f"a tokens quota of {hint.limit} that this very answer exceeds is not believed")
+            return
         # Input and output quotas of one vendor are stricter than their sum; only the joint kinds are paced, the rest through 429s.
         if hint.kind in ("requests", "tokens") and kind not in self._fixed and hint.limit is not None and hint.limit > 0:
             self._set_quota(kind, float(hint.limit), hint.window_seconds, "from headers")
@@ -224,13 +239,30 @@ class Limiter:
         if kind == "requests":
             self._rate.quota_per_second = self._quotas[kind].per_second
 
-    def _rate_limited(self, admitted_at: float, retry_after_seconds: float | None) -> None:
+    def _forget_quota(self, kind: str, why: str) -> None:
+        if kind not in self._fixed:
+            self._quotas.pop(kind, None)
+        if why not in self._said:
+            self._said.add(why)
+            self._note(why)
+
+    def _rate_limited(self, sent: Sent, retry_after_seconds: float | None) -> None:
         now = anyio.current_time()
         self._rate_limited_count += 1
-        if self._rate.limited(now, admitted_at, retry_after_seconds):
-            self._concurrency.cut(now)
-            self._note("429")
+        self._moved(now, self._rate.limited(now, sent, retry_after_seconds))
         self._wake()
+
+    def _failed(self, sent: Sent) -> None:
+        now = anyio.current_time()
+        self._moved(now, self._rate.failed(now, sent))
+
+    def _moved(self, now: float, move: Move | None) -> None:
+        if move == "wall":
+            self._concurrency.cut(now)
+        elif move == "chance":
+            self._concurrency.restore()
+        if move is not None:
+            self._note(MOVES[move])
 
     def _overloaded(self) -> None:
         if self._concurrency.overloaded(anyio.current_time()):

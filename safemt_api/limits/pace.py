@@ -49,20 +49,25 @@ class Quota:
         taken = Taken(now, amount)
         self._log.append(taken)
         self._used += amount
-        self._next = max(self._next, now) + amount / self.per_second
+        self._next = max(self._next, now) + self._spacing_seconds(amount)
         return taken
 
     def correct(self, taken: Taken, amount: float) -> None:
         """Replace an estimate by the real amount."""
         difference = amount - taken.amount
         taken.amount = amount
-        self._next += difference / self.per_second
+        self._next += self._spacing_seconds(amount) - self._spacing_seconds(amount - difference)
         if self._log and self._log[0].time <= taken.time:
             self._used += difference
 
     def resize(self, limit: float, window_seconds: float) -> None:
-        """The vendor told another limit; what was used stays counted."""
+        """The vendor told another limit; what was used stays counted, but no wait of the old one is longer than a window of the new."""
         self.limit, self.window_seconds = limit, window_seconds * WINDOW_MARGIN
+        self._next = min(self._next, max((taken.time for taken in self._log), default=self._next) + self.window_seconds)
+
+    def _spacing_seconds(self, amount: float) -> float:
+        # More than the whole quota at once cannot be spaced by it: such a call takes a window, as ``wait_seconds`` has it.
+        return min(amount, self.limit) / self.per_second
 
     def _forget(self, now: float) -> None:
         while self._log and self._log[0].time <= now - self.window_seconds:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import isfinite
 
 import anyio
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
@@ -27,6 +28,9 @@ PASSING_STATUSES = frozenset({None, 408, 409, 429, 502, 503, 504, 529})
 
 SAME_FAILURES = 3
 """The same 5xx this many times in a row is the dialogue's own failure: a deterministic 500 was once retried for 24 days."""
+
+PACED_ATTEMPTS = 8
+"""The limiter holds the pace after 429s, so a call that got one comes back after a moment; eight in a row are more than that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +96,7 @@ class Attempts:
         return len(deterministic) == SAME_FAILURES and len({(failure.code, str(failure)) for failure in deterministic}) == 1
 
     def _wait_seconds(self, state: RetryCallState) -> float:
-        error = _error(state)
-        asked = error.retry_after_seconds if isinstance(error, TransientError) else None
-        exponential = self._policy.first_wait_seconds * 2.0 ** (state.attempt_number - 1)
-        own = min(self._policy.longest_wait_seconds, exponential) * (0.5 + self._jitter())
-        return own if asked is None else max(asked, 0.0) + self._jitter() * self._policy.first_wait_seconds
+        return wait_seconds(self._policy, _error(state), state.attempt_number, self._jitter())
 
     def _give_up(self, state: RetryCallState) -> None:
         error = _error(state)
@@ -107,6 +107,15 @@ class Attempts:
 
     def _elapsed(self) -> float:
         return anyio.current_time() - self._started - self._queued_seconds
+
+
+def wait_seconds(policy: RetryPolicy, error: CallError, attempts: int, jitter: float) -> float:
+    """The wait after so many attempts of one call, the last of which ended like this; ``jitter`` between 0 and 1."""
+    asked = error.retry_after_seconds if isinstance(error, TransientError) else None
+    if asked is not None and isfinite(asked) and asked >= 0.0:
+        return asked + jitter * policy.first_wait_seconds
+    doublings = max(0, attempts - PACED_ATTEMPTS) if isinstance(error, RateLimitedError) else attempts - 1
+    return min(policy.longest_wait_seconds, policy.first_wait_seconds * 2.0**doublings) * (0.5 + jitter)
 
 
 def _is_patient(failure: CallError) -> bool:

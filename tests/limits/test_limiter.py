@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Awaitable, Callable
 from functools import partial
+from statistics import median
 from typing import Any
 
 import anyio
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from benchmarks.pace import METERS, Use, most_in_window, simulate
+from benchmarks.pace import METERS, Stray, Use, most_in_window, simulate
 from safemt_api.adapters.base import QuotaHint
 from safemt_api.limits.limiter import Limiter
 
@@ -192,6 +193,45 @@ def test_a_remaining_of_zero_with_a_distant_reset_does_not_freeze(virtually: Vir
     )
     record = play(virtually, Limiter(concurrency=4), [(10, 0.1)] * 30, hints=hints)
     assert record.admitted[-1][0] < 400
+
+
+def test_a_tokens_quota_that_the_answer_itself_exceeds_is_not_believed(virtually: Virtually) -> None:
+    limiter = Limiter(concurrency=4)
+    record = play(virtually, limiter, [(500, 0.5)] * 60, hints=(QuotaHint("tokens", limit=1),))
+    assert record.admitted[-1][0] < 30.0
+    assert [change.cause for change in limiter.history if "not believed" in change.cause] == [
+        "a tokens quota of 1 that this very answer exceeds is not believed"
+    ]
+
+
+@pytest.mark.parametrize("retry_after", [None, 1.0, 20.0])
+def test_a_429_as_the_very_first_answer_is_forgotten_within_a_minute(virtually: Virtually, retry_after: float | None) -> None:
+    async def main() -> float:
+        limiter, answered = Limiter(concurrency=16), list[float]()
+        async with limiter.slot(1) as slot:
+            slot.rate_limited(retry_after)
+
+        async def work() -> None:
+            while anyio.current_time() < 120.0:
+                async with limiter.slot(1) as slot:
+                    await anyio.sleep(0.5)
+                    slot.succeeded(tokens=1)
+                    answered.append(anyio.current_time())
+
+        async with anyio.create_task_group() as group:
+            for _ in range(16):
+                group.start_soon(work)
+        return sum(60.0 <= time < 120.0 for time in answered) / 60.0
+
+    assert virtually(main) > 0.9 * 16 / 0.5
+
+
+@pytest.mark.parametrize("cautious", [True, False])
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.5])
+@pytest.mark.parametrize("retry_after", [None, 1.0, 5.0])
+def test_stray_429s_cost_little_more_than_their_share(share: float, retry_after: float | None, cautious: bool) -> None:
+    ratios = [Stray(share, retry_after, cautious=cautious, seed=seed).finish().ratio for seed in range(7)]
+    assert median(ratios) <= 1.5
 
 
 def test_the_pace_recovers_after_429s(virtually: Virtually) -> None:

@@ -111,3 +111,11 @@ def test_a_correction_upwards_slows_what_follows() -> None:
         if quota is corrected:
             quota.correct(one, 100.0)
     assert corrected.wait_seconds(0.0, 10.0) > plain.wait_seconds(0.0, 10.0) + 8.0
+
+
+def test_one_amount_above_the_whole_quota_waits_a_window_and_no_longer() -> None:
+    quota = Quota(1.0)
+    quota.take(0.0, 560.0)
+    assert quota.wait_seconds(0.0, 560.0) <= 61.0
+    quota.resize(60_000.0, 60.0)
+    assert quota.wait_seconds(61.0, 560.0) == 0.0

@@ -18,7 +18,7 @@ from safemt_api.errors import (
     ServerError,
     TransientError,
 )
-from safemt_api.limits.retry import Attempts, RetryPolicy
+from safemt_api.limits.retry import Attempts, RetryPolicy, wait_seconds
 
 Virtually = Callable[[Callable[[], Awaitable[Any]]], Any]
 
@@ -119,6 +119,17 @@ def test_a_wait_of_zero_is_a_short_one(virtually: Virtually) -> None:
     tries = Tries([RateLimitedError("slow down", retry_after_seconds=0.0), RateLimitedError("slow down", retry_after_seconds=-5.0)])
     virtually(tries.run)
     assert all(0 <= wait <= 1 for wait in tries.waits)
+
+
+@pytest.mark.parametrize("asked", [float("nan"), float("inf") * -1, -1e9])
+def test_a_wait_that_is_none_gives_way_to_our_own(asked: float) -> None:
+    error = RateLimitedError("slow down", retry_after_seconds=asked)
+    assert wait_seconds(RetryPolicy(), error, 1, 0.5) == 1.0
+
+
+def test_the_limiter_holds_the_pace_so_a_429_alone_does_not_double_the_wait() -> None:
+    waits = [wait_seconds(RetryPolicy(), RateLimitedError("slow down"), attempts, 0.5) for attempts in (1, 8, 9, 10)]
+    assert waits == [1.0, 1.0, 2.0, 4.0]
 
 
 def test_a_wait_beyond_the_cap_stops_the_account_at_once(virtually: Virtually) -> None:
