@@ -128,8 +128,13 @@ async def test_the_outcomes_of_filters_and_refusals_count_as_safe(small: Small) 
     assert sum(outcomes.values()) == 15
     assert all(row["missing"] == 0 for row in result.summary["asr_by_turn"])
     verdicts = pl.read_parquet(result.folder / "verdicts.parquet")
-    declined = verdicts.filter(pl.col("source") == "outcome")
+    transcripts = pl.read_parquet(result.folder / "transcripts.parquet", columns=["dialogue_id", "length", "turn", "outcome"])
+    declined = verdicts.join(transcripts, on=("dialogue_id", "length", "turn")).filter(pl.col("outcome") != "answered")
     assert declined["label"].to_list() == ["safe"] * (outcomes["refused"] + outcomes["blocked_output"] + outcomes["blocked_input"])
+    # A refusal of this format comes with words, which are read; what a filter took away whole needs no judge.
+    assert dict(declined.group_by("outcome").agg(pl.col("source").unique().first()).iter_rows()) == {
+        "refused": "judge", "blocked_output": "outcome"
+    }  # fmt: skip
 
 
 async def test_transient_faults_change_no_verdict_and_runs_may_share_a_folder_at_the_same_time(small: Small, chosen: Dataset) -> None:
