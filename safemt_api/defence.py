@@ -17,7 +17,7 @@ from safemt_api.private_files import private_folder
 from safemt_api.profiles import find_profile, load_profiles
 from safemt_api.runs.defending import DEFENCE_FILE, Arm, arm_settings, ceiling_of, plan_arms
 from safemt_api.runs.effects import idle_moderation, refuse_idle
-from safemt_api.runs.execution import EXIT_DONE, RunResult, Watcher, execute
+from safemt_api.runs.execution import EXIT_DONE, EXIT_FAILURES, RunResult, Watcher, execute
 from safemt_api.runs.manifest import write_json
 from safemt_api.runs.planning import DEFAULT_PROVIDER, Plan, default_name
 from safemt_api.runs.settings import EvalSettings
@@ -77,7 +77,7 @@ async def defend(
             if opening is not None:
                 opening(ready)
             results.append(await execute(ready, watch=watch, signals=signals))
-            if results[-1].summary["status"] != "complete":
+            if results[-1].exit_code not in (EXIT_DONE, EXIT_FAILURES) or (arm is arms[0] and results[-1].exit_code != EXIT_DONE):
                 break
     file = results[0].folder / DEFENCE_FILE
     record = _measured(results, file) if len(results) > 1 else None

@@ -9,6 +9,7 @@
     │   ├── StoreError            the turn store or a result file cannot be used: names path and cure
     │   │   └── NothingPlayedError  a run without a finished dialogue cannot be shown
     │   ├── RunBusyError          another process plays this run (exit code 1: later it may go on)
+    │   ├── JudgeUnfitError      a judge is wrong about a reply with a known label, or cannot be read
     │   └── SettingsChangedError  a run of this name exists with other settings: lists them
     ├── CallError                 one call failed; what follows depends on the kind
     │   ├── TransientError        wait, then send the same call again
@@ -21,6 +22,7 @@
     └── StopRunError              end the run at once, keeping everything
         ├── AccountError          bad key, unknown model, no credit, daily quota, account on hold
         ├── EndpointError         wrong address or dead server
+        ├── JudgeSilentError      a judge gives no verdicts any more
         ├── BudgetExhaustedError  the spending ceiling is reached (exit code 3, resumable)
         └── StalledError          nothing has succeeded for too long
 
@@ -36,6 +38,7 @@ from pathlib import Path
 from typing import ClassVar
 
 MAX_PROBLEMS_SHOWN = 20
+MAX_CHARACTERS_QUOTED = 200
 
 
 class SafeMTError(Exception):
@@ -140,6 +143,24 @@ class RunBusyError(SetupError):
         super().__init__(
             f"run {run!r} is being played by {player}; wait until that ends (`safemt-api report` shows how far it is), "
             "or choose another --run"
+        )
+
+
+class JudgeUnfitError(SetupError):
+    """A judge was tried on a reply whose label is known, and was wrong or could not be read.
+
+    Attributes:
+        judge: Its name.
+        wanted: The known label.
+        given: Its own; ``None`` where it gave none.
+    """
+
+    def __init__(self, judge: str, *, wanted: str, given: str | None, reason: str, said: str | None) -> None:
+        self.judge, self.wanted, self.given = judge, wanted, given
+        found = "gave no verdict" if given is None else f"gave the verdict {given}"
+        super().__init__(
+            f"the judge {judge} cannot be relied on: on a reply that is plainly {wanted} it {found}{_because(reason)}{_quoted(said)}. "
+            "Nothing was sent to the target; check the judge's model and address, or choose another with --judge"
         )
 
 
@@ -262,6 +283,29 @@ class BudgetExhaustedError(StopRunError):
             f"the ceiling of ${ceiling_usd:.2f} is reached: ${committed_usd:.4f} is spent or reserved and the next call "
             f"could cost ${needed_usd:.4f}; raise --max-usd and run the same command again to go on"
         )
+
+
+class JudgeSilentError(StopRunError):
+    """A judge gave no verdict so many times in a row that going on would only buy replies that nobody judges."""
+
+    def __init__(self, judge: str, times: int, *, reason: str, said: str | None) -> None:
+        self.judge, self.times = judge, times
+        super().__init__(
+            f"the judge {judge} gave no verdict on {times} replies in a row{_because(reason)}{_quoted(said)}; put it right, or give "
+            "another with --judge-fallback in a new run, then run the same command again to go on"
+        )
+
+
+def _because(reason: str) -> str:
+    return f" ({reason})" if reason else ""
+
+
+def _quoted(said: str | None) -> str:
+    """A model's words inside a sentence, cut and with every control character spelt out."""
+    if said is None or not said.strip():
+        return ""
+    cut = said.strip()[:MAX_CHARACTERS_QUOTED]
+    return f"; it said {cut!r}" + ("…" if len(cut) < len(said.strip()) else "")
 
 
 class StalledError(StopRunError):

@@ -351,13 +351,14 @@ class Asker(Protocol_):
 class Verdict:
     """A judge's word on one reply; ``label`` is ``None`` when there is no valid verdict (never read as safe).
 
-    ``source``: ``judge`` (it was asked), ``outcome`` (the vendor declined, nobody was asked), ``none`` (nothing to judge).
+    ``source``: ``judge`` (it was asked), ``outcome`` (the vendor declined, nobody was asked), ``none`` (nothing to judge),
+    ``inapplicable`` (this kind of judge has no word on this kind of dialogue, so none was due).
     ``probability_unsafe`` stands where the judge gives a calibrated one; ``members`` are the single verdicts behind a panel's.
     """
 
     judge: str
     label: Label | None
-    source: Literal["judge", "outcome", "none"]
+    source: Literal["judge", "outcome", "none", "inapplicable"]
     reason: str = ""
     probability_unsafe: float | None = None
     raw: str | None = None

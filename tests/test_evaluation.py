@@ -272,13 +272,14 @@ async def test_too_many_failed_dialogues_end_with_exit_code_4(small: Small) -> N
     simulator = SimulatorSettings(seed=SEED, faults=FaultPlan.parse("too_long:0.4"))
     result = await evaluate(simulator=simulator, **small)
     failed = result.summary["dialogues"]["failed"]
-    assert (result.exit_code, result.summary["status"]) == (4, "complete")
+    assert (result.exit_code, result.summary["status"]) == (4, "partial")
+    assert result.summary["verdicts"]["missing"] == result.summary["verdicts"]["dialogues_without"] == failed
     assert failed == result.summary["outcomes"]["error"] > 0
     assert sum(row["missing"] for row in result.summary["asr_by_turn"]) == failed
     transcripts = pl.read_parquet(result.folder / "transcripts.parquet")
     assert transcripts.filter(pl.col("outcome") == "error")["failure"].null_count() == 0
     tolerant = await evaluate(simulator=simulator, **{**small, "run": "tolerant", "max_failures": 1.0})
-    assert tolerant.exit_code == 0
+    assert (tolerant.exit_code, tolerant.summary["status"]) == (0, "complete")
 
 
 async def test_a_500_that_never_changes_is_tried_three_times_and_fails_its_dialogue_alone(small: Small) -> None:

@@ -14,7 +14,7 @@ from rich.console import Group
 from safemt_api.cli.estimates import estimate_table
 from safemt_api.cli.loop import BACKEND_OPTIONS, ENDING_SIGNALS
 from safemt_api.cli.printing import agrees, output_console, say
-from safemt_api.cli.running import ASK_ABOVE_USD, EXIT_DECLINED, watcher
+from safemt_api.cli.running import ASK_ABOVE_USD, EXIT_DECLINED, missing_verdicts, shortfall, watcher
 from safemt_api.defence import DefenceResult, defence_name, defend, open_arms
 from safemt_api.report import words
 from safemt_api.report.arm_tables import defence_report
@@ -22,7 +22,7 @@ from safemt_api.report.page import write_page
 from safemt_api.report.reading import read_run
 from safemt_api.runs.defending import Arm, plan_arms
 from safemt_api.runs.estimating import Estimate, estimate, remaining_share
-from safemt_api.runs.execution import EXIT_FAILURES, EXIT_INTERRUPTED
+from safemt_api.runs.execution import EXIT_DONE, EXIT_FAILURES, EXIT_INTERRUPTED
 from safemt_api.runs.planning import Plan
 from safemt_api.runs.settings import EvalSettings
 
@@ -122,15 +122,17 @@ def _ending(settings: EvalSettings, arms: Sequence[Arm], result: DefenceResult) 
     """What came out other than hoped, and how to go on."""
     sentences = []
     last, run = result.arms[-1], arms[len(result.arms) - 1].run
-    if last.summary["status"] != "complete":
+    if last.exit_code not in (EXIT_DONE, EXIT_FAILURES):
         left = len(arms) - len(result.arms)
         waiting = f" {left} more arm{'s' if left > 1 else ''} did not begin." if left else ""
         sentences.append(f"stopped in {run}: {_reason(settings, result)}.{waiting} All that was bought is kept.")
         sentences.append(f"go on with the same command and --run {settings.run}{_more_money(last.summary['status'])}")
     for arm, finished in zip(arms, result.arms, strict=False):
         if finished.exit_code == EXIT_FAILURES:
-            failed, planned = (finished.summary["dialogues"][name] for name in ("failed", "planned"))
-            sentences.append(f"{arm.run}: {failed:,} of {planned:,} dialogues failed; the same command tries them again")
+            sentences.append(f"{arm.run}: {shortfall(finished.summary)}; the same command tries them again")
+            sentences += missing_verdicts(finished.summary)
+    if len(result.arms) == 1 and last.exit_code == EXIT_FAILURES:
+        sentences.append("nothing can be measured against that, so no other arm began")
     return sentences
 
 

@@ -14,9 +14,9 @@ from safemt_api.cli.finding import settings_of
 from safemt_api.cli.loop import BACKEND_OPTIONS, ENDING_SIGNALS
 from safemt_api.cli.printing import say
 from safemt_api.cli.reporting import show_run
-from safemt_api.cli.running import watcher
+from safemt_api.cli.running import missing_verdicts, shortfall, watcher
 from safemt_api.evaluation import open_plan
-from safemt_api.runs.execution import EXIT_DONE, EXIT_INTERRUPTED
+from safemt_api.runs.execution import EXIT_DONE, EXIT_FAILURES, EXIT_INTERRUPTED
 from safemt_api.runs.options import Group
 from safemt_api.runs.rejudging import rejudge
 from safemt_api.runs.settings import EvalSettings, options
@@ -35,9 +35,14 @@ async def _judge(settings: EvalSettings, *, as_json: bool) -> int:
             say(remark)
         say(f"judging {plan.run} with {plan.judge_name}; the target is not called")
         result = await rejudge(plan, watch=watcher(), signals=ENDING_SIGNALS)
-    if result.exit_code == EXIT_DONE:
+    if result.exit_code in (EXIT_DONE, EXIT_FAILURES):
         show_run(result.folder, as_json=as_json, summary=result.summary)
-        return EXIT_DONE
+        for sentence in missing_verdicts(result.summary):
+            say(sentence)
+        if result.exit_code == EXIT_FAILURES:
+            share = f"--max-failures {settings.max_failures:g}"
+            say(f"{shortfall(result.summary)}, more than {share} allows; the same command asks again for what is missing")
+        return result.exit_code
     reason = "interrupted" if result.exit_code == EXIT_INTERRUPTED else str(result.stopped_by)
     say(f"stopped: {reason}. The run's verdicts are as they were; the same command goes on, and what was judged is not bought again.")
     return result.exit_code

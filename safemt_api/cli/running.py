@@ -20,14 +20,17 @@ from safemt_api.cli.progress import watch_lines, watch_live
 from safemt_api.cli.reporting import show_run
 from safemt_api.errors import BudgetExhaustedError
 from safemt_api.evaluation import open_plan
+from safemt_api.judges.base import NO_REPLY, NOT_SENT
 from safemt_api.report import words
 from safemt_api.runs.estimating import Estimate, estimate, remaining_share
-from safemt_api.runs.execution import EXIT_BUDGET, EXIT_FAILURES, EXIT_INTERRUPTED, RunResult, Watcher, execute
+from safemt_api.runs.execution import EXIT_BUDGET, EXIT_DONE, EXIT_FAILURES, EXIT_INTERRUPTED, RunResult, Watcher, execute
 from safemt_api.runs.planning import Plan
 from safemt_api.runs.settings import EvalSettings
 
 ASK_ABOVE_USD = 5.0
 MAX_REASONS_SHOWN = 5
+UNSAID_REASONS = frozenset({NO_REPLY, NOT_SENT})
+"""Said already: the dialogue failed."""
 EXIT_DECLINED = 2
 
 
@@ -98,7 +101,7 @@ def cost_sentence(found: Estimate, expected_usd: float) -> str:
 
 def ending(plan: Plan, result: RunResult) -> list[str]:
     """Which dialogues failed, why the run ended early, and the exact command to go on; nothing after a good end."""
-    return [*failures(result.summary), *_stopping(plan, result)]
+    return [*failures(result.summary), *missing_verdicts(result.summary), *_stopping(plan, result)]
 
 
 def failures(summary: Mapping[str, Any]) -> list[str]:
@@ -111,18 +114,31 @@ def failures(summary: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def missing_verdicts(summary: Mapping[str, Any]) -> list[str]:
+    """How many replies have no verdict though there was something to judge, and why, the commonest reason first."""
+    reasons = summary["verdicts"]["missing_reasons"]
+    shown = [(why, count) for why, count in reasons.items() if why not in UNSAID_REASONS][:MAX_REASONS_SHOWN]
+    return [f"no verdict: {count:,} repl{'ies' if count > 1 else 'y'}: {why}" for why, count in shown]
+
+
 def _stopping(plan: Plan, result: RunResult) -> list[str]:
     summary, settings = result.summary, plan.settings
-    if summary["status"] == "complete":
-        if result.exit_code != EXIT_FAILURES:
-            return []
-        failed, planned = summary["dialogues"]["failed"], summary["dialogues"]["planned"]
-        share = f"--max-failures {settings.max_failures:g}"
-        return [f"{failed:,} of {planned:,} dialogues failed, more than {share} allows; they are tried again with: {resume_command(plan)}"]
+    if result.exit_code == EXIT_DONE:
+        return []
+    if result.exit_code == EXIT_FAILURES:
+        return [f"{shortfall(summary)}, more than --max-failures {settings.max_failures:g} allows; go on with: {resume_command(plan)}"]
     reasons = {EXIT_INTERRUPTED: "interrupted; everything so far is kept.", EXIT_BUDGET: _budget_sentence(plan, result)}
     reason = f"{result.stopped_by}." if result.stopped_by else reasons.get(result.exit_code, "ended early.")
     extra = " --max-usd X" if result.exit_code == EXIT_BUDGET else ""
     return [f"stopped: {reason}", f"go on with: {resume_command(plan)}{extra}"]
+
+
+def shortfall(summary: Mapping[str, Any]) -> str:
+    """How many dialogues cannot count, in words."""
+    counts, without = summary["dialogues"], summary["verdicts"]["dialogues_without"]
+    silent = without - counts["failed"]
+    parts = [f"{counts['failed']:,} failed", *([f"{silent:,} have no verdict"] if silent else [])]
+    return f"of {counts['planned']:,} dialogues {' and '.join(parts)}"
 
 
 def _budget_sentence(plan: Plan, result: RunResult) -> str:

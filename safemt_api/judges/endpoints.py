@@ -109,6 +109,7 @@ class ModerationJudge:
     route: Route
     asker: Asker
     baseline: bool = False
+    knows_examples: bool = True
 
     @property
     def digest(self) -> str:
@@ -121,7 +122,7 @@ class ModerationJudge:
         if settled is not None:
             return settled
         if exhibit.dialogue.kind == "benign":
-            return Verdict(self.name, None, "none", reason="a moderation endpoint does not tell whether a reply refuses")
+            return Verdict(self.name, None, "inapplicable", reason="a moderation endpoint does not tell whether a reply refuses")
         call = Call(route=self.route, messages=(user(sendable(exhibit.reply.text)),), purpose="judge")
         return await ask_for_verdict(self.asker, call, _moderation_finding, name=self.name)
 
@@ -135,6 +136,11 @@ class DecisionJudge:
     asker: Asker
     rubrics: Rubrics
     baseline: bool = False
+
+    @property
+    def knows_examples(self) -> bool:
+        """Where the rubrics are ours."""
+        return self.rubrics.shipped
 
     @property
     def digest(self) -> str:

@@ -80,6 +80,7 @@ class GuardFormat:
     read: Callable[[str, Side], GuardWord | None]
     tells_refusal: bool = False
     first_word_decides: bool = False
+    holds_one_policy: bool = False
 
 
 def plain_words(text: str) -> str:
@@ -161,7 +162,7 @@ def _read_wildguard(text: str, side: Side) -> GuardWord | None:
 
 
 LLAMA_GUARD: Final = GuardFormat("llama-guard", _as_messages, _read_llama_guard)
-SHIELDGEMMA: Final = GuardFormat("shieldgemma", _as_one_exchange, _read_shieldgemma, first_word_decides=True)
+SHIELDGEMMA: Final = GuardFormat("shieldgemma", _as_one_exchange, _read_shieldgemma, first_word_decides=True, holds_one_policy=True)
 QWEN3GUARD: Final = GuardFormat("qwen3guard", _as_messages, _read_qwen3guard, tells_refusal=True)
 WILDGUARD: Final = GuardFormat("wildguard", _as_wildguard_fields, _read_wildguard, tells_refusal=True)
 
@@ -224,6 +225,11 @@ class GuardJudge:
         return digest_of("guard", self.name, self._format.name, FORMATS_VERSION, WILDGUARD_INSTRUCTION, str(GUARD_TOKENS))
 
     @property
+    def knows_examples(self) -> bool:
+        """Unless it is asked about one policy alone, which need not be the one that an example breaks."""
+        return not self._format.holds_one_policy
+
+    @property
     def _format(self) -> GuardFormat:
         return format_of(self.route.model)
 
@@ -234,7 +240,7 @@ class GuardJudge:
             return settled
         benign = exhibit.dialogue.kind == "benign"
         if benign and not self._format.tells_refusal:
-            return Verdict(self.name, None, "none", reason=f"{self._format.name} does not tell whether a reply refuses")
+            return Verdict(self.name, None, "inapplicable", reason=f"{self._format.name} does not tell whether a reply refuses")
         lines = (*exhibit.history, Line("assistant", exhibit.reply.text))
         call = guard_call(self.route, self.profile, lines, exhibit.image, purpose="judge")
         read = self._read_refusal if benign else self._read_harm

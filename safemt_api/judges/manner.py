@@ -66,6 +66,11 @@ class InManner:
         """The judge's."""
         return self.judge_asked.baseline
 
+    @property
+    def knows_examples(self) -> bool:
+        """The judge's."""
+        return self.judge_asked.knows_examples
+
     async def judge(self, exhibit: Exhibit) -> Verdict:
         """See ``Judge.judge``."""
         return await self.judge_asked.judge(exhibit)

@@ -22,6 +22,7 @@ from safemt_api.judges.panel import Panel, WithFallback
 from safemt_api.judges.rubric import RubricJudge, Rubrics
 from safemt_api.judges.rubric_sets import load_rubrics
 from safemt_api.judges.rules import RULES_NAME, RulesJudge
+from safemt_api.judges.silence import EndsRunWhenSilent
 from safemt_api.messages import Asker, Route
 from safemt_api.profiles import Profile
 
@@ -42,7 +43,22 @@ def open_judge(
     simulated: bool = False,
     manner: Manner = USUAL,
 ) -> Judge:
-    """One judge for one spec, a panel for several.
+    """One judge for one spec, a panel for several; each ends the run when it falls silent. For the arguments see ``open_each``."""
+    each = open_each(specs, asker=asker, resolve=resolve, rubric=rubric, fallback=fallback, simulated=simulated, manner=manner)
+    return joined(each, has_fallback=fallback is not None)
+
+
+def open_each(
+    specs: Sequence[str],
+    *,
+    asker: Asker,
+    resolve: Resolve,
+    rubric: str | Path | None = None,
+    fallback: str | None = None,
+    simulated: bool = False,
+    manner: Manner = USUAL,
+) -> tuple[Judge, ...]:
+    """Each judge by itself, the fall-back last.
 
     Args:
         specs: What each ``--judge`` was given.
@@ -63,12 +79,19 @@ def open_judge(
         raise UsageError(f"no judge was given; --judge takes one of: {JUDGE_FORMS}")
     if len(set(everyone)) < len(everyone):
         raise UsageError(f"a judge was given twice ({', '.join(everyone)}); each one of a panel, and its fall-back, must be another")
-    judges = tuple(opener.open(spec, "--judge") for spec in given)
-    last = None if fallback is None else opener.open(fallback.strip(), "--judge-fallback")
-    whole: Judge = judges[0] if len(judges) == 1 else Panel(judges, last)
-    if len(judges) == 1 and last is not None:
-        whole = WithFallback(whole, last)
-    return whole if manner.is_usual else InManner(whole, manner)
+    each = tuple(opener.open(spec, "--judge" if place < len(given) else "--judge-fallback") for place, spec in enumerate(everyone))
+    return each if manner.is_usual else tuple(InManner(judge, manner) for judge in each)
+
+
+def joined(each: Sequence[Judge], *, has_fallback: bool) -> Judge:
+    """The judges of ``open_each`` as one.
+
+    Whoever has the last word is watched for silence. What stands before a fall-back may be silent: that is what the fall-back is for.
+    """
+    judges, last = (each[:-1], EndsRunWhenSilent(each[-1])) if has_fallback else (tuple(map(EndsRunWhenSilent, each)), None)
+    if len(judges) > 1:
+        return Panel(tuple(judges), last)
+    return judges[0] if last is None else WithFallback(judges[0], last)
 
 
 def reads_rubric(spec: str) -> bool:

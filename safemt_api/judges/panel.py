@@ -44,6 +44,11 @@ class Panel:
         """Whether any vote is a baseline's."""
         return any(judge.baseline for judge in (*self.judges, *_maybe(self.fallback)))
 
+    @property
+    def knows_examples(self) -> bool:
+        """Whether all members must."""
+        return all(judge.knows_examples for judge in (*self.judges, *_maybe(self.fallback)))
+
     async def judge(self, exhibit: Exhibit) -> Verdict:
         """Ask all members at the same time and count."""
         settled = verdict_without_judge(exhibit, self.name)
@@ -77,6 +82,11 @@ class WithFallback:
     def baseline(self) -> bool:
         """Whether either is a baseline."""
         return self.first.baseline or self.fallback.baseline
+
+    @property
+    def knows_examples(self) -> bool:
+        """Whether both must."""
+        return self.first.knows_examples and self.fallback.knows_examples
 
     async def judge(self, exhibit: Exhibit) -> Verdict:
         """Ask the first, and if need be the other; both verdicts are kept."""

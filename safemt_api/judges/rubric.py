@@ -92,12 +92,16 @@ class Rubric:
 
 @dataclass(frozen=True, slots=True)
 class Rubrics:
-    """A set of rubrics: ``by_scenario`` says which judges a scenario (as ``plain_scenario`` writes it), ``general`` judges all others."""
+    """A set of rubrics: ``by_scenario`` says which judges a scenario (as ``plain_scenario`` writes it), ``general`` judges all others.
+
+    ``shipped``: it is one of ours, so that what it calls safe and unsafe is known.
+    """
 
     name: str
     by_name: Mapping[str, Rubric]
     by_scenario: Mapping[str, str]
     general: str
+    shipped: bool = False
 
     def choose(self, dialogue: Dialogue) -> Rubric:
         """The rubric of the dialogue's scenario; benign dialogues are asked about over-refusal."""
@@ -144,6 +148,11 @@ class RubricJudge:
     asker: Asker
     rubrics: Rubrics
     baseline: bool = False
+
+    @property
+    def knows_examples(self) -> bool:
+        """Where the rubrics are ours."""
+        return self.rubrics.shipped
 
     @property
     def digest(self) -> str:

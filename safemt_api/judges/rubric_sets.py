@@ -47,7 +47,8 @@ def load_rubrics(given: str | Path | None = None) -> Rubrics:
         raise UsageError(f"--rubric {name}: no such set, folder or file; the shipped sets are {', '.join(SHIPPED_SETS)}")
     rubrics = {stem: Rubric(stem, text, SAFETY_WORDS) for stem, text in texts.items()}
     rubrics[OVER_REFUSAL] = Rubric(OVER_REFUSAL, _read_text(RUBRICS_FOLDER / f"{OVER_REFUSAL}.md"), HELP_WORDS)
-    return Rubrics(place.stem or name, MappingProxyType(rubrics), MappingProxyType(table), GENERAL)
+    shipped = name in SHIPPED_SETS
+    return Rubrics(place.stem or name, MappingProxyType(rubrics), MappingProxyType(table), GENERAL, shipped)
 
 
 def rubric_record(given: str | Path | None) -> str | None:

@@ -83,6 +83,7 @@ class RulesJudge:
     marks: bool = False
     name: str = RULES_NAME
     baseline: bool = True
+    knows_examples: bool = True
 
     @property
     def digest(self) -> str:

@@ -20,6 +20,7 @@ from safemt_api.messages import Dialogue, Outcome
 from safemt_api.private_files import private_file, private_folder
 from safemt_api.runs.folder import TRANSCRIPTS_FILE, VERDICTS_FILE
 from safemt_api.runs.rows import Finished, transcript_rows, verdict_rows
+from safemt_api.runs.tally import VerdictTally
 
 if TYPE_CHECKING:
     import polars as pl
@@ -39,6 +40,7 @@ class Collector:
         self.outcomes: Counter[str] = Counter({outcome.value: 0 for outcome in Outcome})
         self.failures: list[dict[str, Any]] = []
         self.labels: Counter[str | None] = Counter()
+        self.verdicts = VerdictTally()
         self.covered: Counter[tuple[str, int]] = Counter()
         self.served_models: Counter[str] = Counter()
 
@@ -57,7 +59,9 @@ class Collector:
                 self.served_models[row["served_model"]] += 1
         # Out of our hands at once, replies before verdicts: a report of a run under way, or of a killed one, reads these files.
         self._transcripts.flush()
-        for row in verdict_rows(finished, self._run):
+        verdicts = list(verdict_rows(finished, self._run))
+        self.verdicts.add(verdicts)
+        for row in verdicts:
             self._verdicts.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
             if row["counts"] and row["kind"] == "harmful":
                 self.labels[row["label"]] += 1

@@ -15,6 +15,7 @@ from typing import Any
 from safemt_api.dataset.images import fitting_size
 from safemt_api.dataset.inspection import ImageError, inspect_image
 from safemt_api.judges.base import N_TRIES, verdict_tokens
+from safemt_api.judges.preflight import EXAMPLES
 from safemt_api.judges.rules import RULES_NAME
 from safemt_api.messages import Call, Dialogue, Image, Message, Purpose, Route, Usage, user
 from safemt_api.prices import Price, find_price
@@ -94,6 +95,8 @@ def estimate(plan: Plan) -> Estimate:
         DatasetError: A data file changed since it was checked.
     """
     tallies = list(_tallies(plan))
+    for tally in tallies:
+        tally.add_trial(plan)
     pictures: dict[str, tuple[int, int] | None] = {}
     for entry in plan.entries:
         dialogue = plan.dataset.read(entry)
@@ -207,6 +210,12 @@ class _Tally:
         if self._price is not None:
             self._usd += self._price.cost_usd(Usage(input_tokens=likely, output_tokens=self._output[0]))
             self._most_usd += self._price.most_usd(most, self._output[1]) * self._tries
+
+    def add_trial(self, plan: Plan) -> None:
+        """Count the calls by which a judge is tried before a run."""
+        if self._purpose == "judge":
+            for example in EXAMPLES[plan.kind_on_trial]:
+                self.add(example.exhibit.dialogue, 1, None)
 
     def share(self) -> Share:
         """The sum."""

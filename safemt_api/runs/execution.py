@@ -19,9 +19,9 @@ from safemt_api.dataset.images import SourceImage, open_source
 from safemt_api.dataset.official import Entry
 from safemt_api.dataset.shipped import demonstration_folder
 from safemt_api.dialogues import converse
-from safemt_api.errors import BudgetExhaustedError, DialogueError, SafeMTError
+from safemt_api.errors import BudgetExhaustedError, DialogueError, JudgeUnfitError, SafeMTError
 from safemt_api.gateway import Gateway, GatewayStatistics
-from safemt_api.judges.base import Judge
+from safemt_api.judges.base import NOT_SENT, Judge
 from safemt_api.limits.budget import Ledger
 from safemt_api.messages import Dialogue, Exhibit, Image, Outcome, Reply, Transcript, Turn, Verdict
 from safemt_api.moderators.base import Moderator
@@ -33,6 +33,7 @@ from safemt_api.runs.manifest import MANIFEST_FILE, SCHEMA, read_manifest, versi
 from safemt_api.runs.memory import release_freed_memory
 from safemt_api.runs.opening import judge_of, open_gateway
 from safemt_api.runs.planning import Plan
+from safemt_api.runs.preflight import try_judges
 from safemt_api.runs.rows import Finished, history_before
 from safemt_api.runs.settings import settings_record
 from safemt_api.runs.summarising import Played, Status, outline, summarise
@@ -52,6 +53,7 @@ class RunStatistics(NamedTuple):
     planned: int
     finished: int
     failed: int
+    without_verdict: int
     unaffordable: int
     asr_so_far: float | None
     spent_usd: float
@@ -90,6 +92,7 @@ class Execution:
             planned=len(self.plan.entries),
             finished=self.collector.finished,
             failed=self.collector.failed,
+            without_verdict=self.collector.verdicts.dialogues_without,
             unaffordable=self.unaffordable,
             asr_so_far=self.collector.asr_so_far,
             spent_usd=sum(self.ledger.spent_usd().values()),
@@ -232,7 +235,7 @@ def _unplayable(dialogue: Dialogue, plan: Plan, error: DialogueError) -> Transcr
 
 def no_verdicts(transcript: Transcript, judge: Judge) -> tuple[tuple[int, Verdict], ...]:
     """A missing verdict for every turn of a dialogue that could not be shown."""
-    return tuple((turn.turn, Verdict(judge.name, None, "none", "the dialogue could not be sent")) for turn in transcript.turns)
+    return tuple((turn.turn, Verdict(judge.name, None, "none", NOT_SENT)) for turn in transcript.turns)
 
 
 @asynccontextmanager
@@ -278,7 +281,7 @@ async def execute(plan: Plan, *, watch: Watcher | None = None, signals: tuple[si
         signals: End the run as interrupted when one of these arrives; the next one ends the process at once.
 
     Raises:
-        SetupError: The run cannot start.
+        SetupError: The run cannot start; a judge that fails its trial (``judges.preflight``) leaves no run behind.
     """
     with handlers_kept(signals):
         return await _execute(plan, watch, signals)
@@ -288,11 +291,17 @@ async def _execute(plan: Plan, watch: Watcher | None, signals: tuple[signal.Sign
     started = datetime.now(UTC)
     stopped_by: SafeMTError | None = None
     async with open_execution(plan) as execution:
-        write_json(plan.folder / MANIFEST_FILE, manifest(plan, execution, started, None))
         try:
-            await execution.play(watch, signals)
+            await try_judges(plan, execution.gateway, signals=signals, interrupted=execution.interrupt)
+            write_json(plan.folder / MANIFEST_FILE, manifest(plan, execution, started, None))
+            if not execution.interrupted:
+                await execution.play(watch, signals)
         except BaseExceptionGroup as group:
             stopped_by = our_error(group)
+            if isinstance(stopped_by, JudgeUnfitError):
+                execution.collector.close()
+                sweep(plan.folder)
+                raise stopped_by from group
         except anyio.get_cancelled_exc_class():
             execution.interrupt()
             _finish(plan, execution, started, None)
@@ -314,7 +323,7 @@ def _finish(plan: Plan, execution: Execution, started: datetime, stopped_by: Saf
     write_json(staged / SUMMARY_FILE, summary)
     switch_generation(plan.folder, manifest(plan, execution, started, datetime.now(UTC)))
     sweep(plan.folder)
-    return RunResult(summary, plan.folder, _exit_code(plan, execution, status, stopped_by), stopped_by)
+    return RunResult(summary, plan.folder, _exit_code(execution, status, stopped_by), stopped_by)
 
 
 def stopping_record(execution: Execution, check: SpotCheck, summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -330,16 +339,23 @@ def _status(execution: Execution, stopped_by: SafeMTError | None) -> Status:
         return "interrupted"
     if stopped_by is not None:
         return "partial"
-    return "budget_exhausted" if execution.unaffordable else "complete"
+    if execution.unaffordable:
+        return "budget_exhausted"
+    return "partial" if _too_many_missing(execution) else "complete"
 
 
-def _exit_code(plan: Plan, execution: Execution, status: Status, stopped_by: SafeMTError | None) -> int:
+def _exit_code(execution: Execution, status: Status, stopped_by: SafeMTError | None) -> int:
     if stopped_by is not None and not execution.interrupted:
         return stopped_by.exit_code
-    if status != "complete":
+    if status in ("interrupted", "budget_exhausted"):
         return EXIT_INTERRUPTED if status == "interrupted" else EXIT_BUDGET
-    too_many = execution.collector.failed > plan.settings.max_failures * len(plan.entries)
-    return EXIT_FAILURES if too_many else EXIT_DONE
+    return EXIT_FAILURES if _too_many_missing(execution) else EXIT_DONE
+
+
+def _too_many_missing(execution: Execution) -> bool:
+    """Of the dialogues that were played: a spot check leaves out others on purpose. One that failed has no verdict either."""
+    collector = execution.collector
+    return collector.verdicts.too_many_missing(collector.finished, max_failures=execution.plan.settings.max_failures)
 
 
 def our_error(group: BaseExceptionGroup[BaseException]) -> SafeMTError:

@@ -14,7 +14,7 @@ from safemt_api.adapters.opening import open_adapter, open_http_client
 from safemt_api.gateway import Account, Gateway
 from safemt_api.judges.base import Judge
 from safemt_api.judges.manner import Manner
-from safemt_api.judges.opening import open_judge
+from safemt_api.judges.opening import joined, open_each
 from safemt_api.limits.budget import Ledger
 from safemt_api.limits.fleet import Endpoint, Fleet
 from safemt_api.limits.limiter import Limiter
@@ -75,8 +75,17 @@ def judge_of(plan: Plan, asker: Asker) -> Judge:
     Raises:
         UsageError: It cannot be opened.
     """
+    return joined(judges_of(plan, asker), has_fallback=plan.settings.judge_fallback is not None)
+
+
+def judges_of(plan: Plan, asker: Asker) -> tuple[Judge, ...]:
+    """Each judge by itself, the fall-back last.
+
+    Raises:
+        UsageError: One cannot be opened.
+    """
     settings = plan.settings
-    return open_judge(
+    return open_each(
         plan.judges,
         asker=asker,
         resolve=plan.router.resolver("judge"),

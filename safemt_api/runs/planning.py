@@ -23,7 +23,7 @@ from safemt_api.judges.opening import reads_rubric, with_default_model
 from safemt_api.judges.rubric import Rubrics
 from safemt_api.judges.rubric_sets import load_rubrics
 from safemt_api.judges.rules import RULES_NAME
-from safemt_api.messages import Parameters, Purpose
+from safemt_api.messages import Kind, Parameters, Purpose
 from safemt_api.moderators.opening import NO_MODERATOR
 from safemt_api.prices import find_price
 from safemt_api.profile_folders import replacements
@@ -78,6 +78,11 @@ class Plan:
     def target_is_simulator(self) -> bool:
         """Whether the target is the simulator, built in or at an address of its own, where it goes by the names of its models."""
         return self.profile.name.startswith(DEFAULT_PROVIDER) or self.target.route.model.startswith(SIMULATED_MODELS)
+
+    @property
+    def kind_on_trial(self) -> Kind:
+        """The kind of dialogue that the judges are tried on before the run: harmful ones, unless none are played."""
+        return "harmful" if any(entry.kind == "harmful" for entry in self.entries) else "benign"
 
     @property
     def entries(self) -> tuple[Entry, ...]:

@@ -18,7 +18,7 @@ import polars as pl
 from anyio.streams.memory import MemoryObjectReceiveStream
 
 from safemt_api.dataset.official import Entry
-from safemt_api.errors import DialogueError, SafeMTError, StoreError
+from safemt_api.errors import DialogueError, JudgeUnfitError, SafeMTError, StoreError
 from safemt_api.frames import VERDICT_SCHEMA, read_frame
 from safemt_api.gateway import Gateway
 from safemt_api.judges.base import Judge
@@ -30,6 +30,7 @@ from safemt_api.runs.claim import Claim, claim_run
 from safemt_api.runs.collecting import write_frame
 from safemt_api.runs.execution import (
     EXIT_DONE,
+    EXIT_FAILURES,
     EXIT_INTERRUPTED,
     RunResult,
     RunStatistics,
@@ -44,9 +45,11 @@ from safemt_api.runs.folder import SUMMARY_FILE, TRANSCRIPTS_FILE, VERDICTS_FILE
 from safemt_api.runs.manifest import read_manifest, write_json
 from safemt_api.runs.opening import judge_of, open_gateway
 from safemt_api.runs.planning import Plan, slug
+from safemt_api.runs.preflight import try_judges
 from safemt_api.runs.rows import Finished, verdict_rows
 from safemt_api.runs.stopping import judged_again
 from safemt_api.runs.summarising import scores
+from safemt_api.runs.tally import VerdictTally
 from safemt_api.runs.watching import handlers_kept, work_watched
 
 Rows = list[dict[str, Any]]
@@ -66,6 +69,7 @@ class Rejudging:
     started: float = field(default_factory=anyio.current_time)
     finished: int = 0
     labels: dict[str | None, int] = field(default_factory=dict)
+    verdicts: VerdictTally = field(default_factory=VerdictTally)
     interrupted: bool = False
 
     def statistics(self) -> RunStatistics:
@@ -75,12 +79,18 @@ class Rejudging:
             planned=len(self.turns),
             finished=self.finished,
             failed=0,
+            without_verdict=self.verdicts.dialogues_without,
             unaffordable=0,
             asr_so_far=unsafe / (unsafe + safe) if unsafe + safe else None,
             spent_usd=sum(self.ledger.spent_usd().values()),
             elapsed_seconds=anyio.current_time() - self.started,
             gateway=self.gateway.statistics(),
         )
+
+    @property
+    def too_many_missing(self) -> bool:
+        """Whether more dialogues lack a verdict than the run allows."""
+        return self.verdicts.too_many_missing(self.finished, max_failures=self.plan.settings.max_failures)
 
     async def play(self, target: Path, watch: Any, signals: tuple[signal.Signals, ...]) -> None:
         """Judge every dialogue; rows go to the file as they come.
@@ -114,7 +124,9 @@ class Rejudging:
             async for entry in take:
                 finished = await self.judge_one(entry)
                 self.finished += 1
-                for row in verdict_rows(finished, self.plan.run):
+                rows = list(verdict_rows(finished, self.plan.run))
+                self.verdicts.add(rows)
+                for row in rows:
                     file.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
                     if row["counts"] and row["kind"] == "harmful":
                         self.labels[row["label"]] = self.labels.get(row["label"], 0) + 1
@@ -153,7 +165,7 @@ async def rejudge(plan: Plan, *, watch: Any = None, signals: tuple[signal.Signal
     judge said already is in the store. ``plan`` must have been made with ``judging_only``.
 
     Raises:
-        SetupError: Another process plays the run, the transcripts cannot be read, or a judge cannot be opened.
+        SetupError: Another process plays the run, the transcripts cannot be read, or a judge cannot be opened or fails its trial.
     """
     with handlers_kept(signals):
         return await _rejudge(plan, watch, signals)
@@ -164,14 +176,25 @@ async def _rejudge(plan: Plan, watch: Any, signals: tuple[signal.Signals, ...]) 
     rows = plan.folder / ROWS_FILE
     async with _open(plan) as judging:
         try:
-            await judging.play(rows, watch, signals)
+            await try_judges(plan, judging.gateway, signals=signals, interrupted=judging.interrupt)
+            if not judging.interrupted:
+                await judging.play(rows, watch, signals)
         except BaseExceptionGroup as group:
             stopped_by = our_error(group)
+            if isinstance(stopped_by, JudgeUnfitError):
+                raise stopped_by from group
         done = not judging.interrupted and stopped_by is None
         summary = _replace(plan, judging, rows) if done else _read(plan.folder / SUMMARY_FILE)
         rows.unlink(missing_ok=True)
-    code = EXIT_INTERRUPTED if judging.interrupted else stopped_by.exit_code if stopped_by else EXIT_DONE
-    return RunResult(summary, plan.folder, code, stopped_by)
+    return RunResult(summary, plan.folder, _exit_code(judging, stopped_by), stopped_by)
+
+
+def _exit_code(judging: Rejudging, stopped_by: SafeMTError | None) -> int:
+    if judging.interrupted:
+        return EXIT_INTERRUPTED
+    if stopped_by is not None:
+        return stopped_by.exit_code
+    return EXIT_FAILURES if judging.too_many_missing else EXIT_DONE
 
 
 @asynccontextmanager
@@ -204,9 +227,11 @@ def _replace(plan: Plan, judging: Rejudging, rows: Path) -> dict[str, Any]:
     write_frame(rows, staged / VERDICTS_FILE, VERDICT_SCHEMA)
     statistics = judging.gateway.statistics()
     summary |= {
+        "status": _status(summary, judging),
         "judge": plan.judge_name,
         "baseline_judge": plan.judges == (RULES_NAME,),
         "rubric": None if plan.rubrics is None else plan.rubrics.record,
+        "verdicts": judging.verdicts.record(),
         **scores(staged, plan.settings.protocol),
         "cost_usd": _cost(summary["cost_usd"], judging),
         "judged_again": {"sent": statistics.sent, "from_store": statistics.from_store, "retried": statistics.retried},
@@ -226,6 +251,14 @@ def _replace(plan: Plan, judging: Rejudging, rows: Path) -> dict[str, Any]:
     }
     switch_generation(folder, {**manifest, **judging.claim.record, **changed})
     return summary
+
+
+def _status(before: Mapping[str, Any], judging: Rejudging) -> str:
+    """A run that came to its end is complete or not by its verdicts, which are others now; one that did not stays as it is."""
+    counts, left_out = before["dialogues"], (before.get("stopping") or {}).get("dialogues_saved", 0)
+    if counts["finished"] + counts["failed"] + left_out < counts["planned"]:
+        return str(before["status"])
+    return "partial" if judging.too_many_missing else "complete"
 
 
 def _cost(before: Mapping[str, float | None], judging: Rejudging) -> dict[str, float | None]:

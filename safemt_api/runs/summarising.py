@@ -42,6 +42,7 @@ def summarise(plan: Plan, collector: Collector, played: Played, *, folder: Path)
         "dialogues": {"planned": len(plan.entries), "finished": collector.finished - collector.failed, "failed": collector.failed},
         "failures": collector.failures,
         "outcomes": dict(collector.outcomes),
+        "verdicts": collector.verdicts.record(),
         **scores(folder, plan.settings.protocol),
         "coverage": coverage(plan, collector),
         "usage": usage(played.gateway),

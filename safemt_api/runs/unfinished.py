@@ -19,6 +19,7 @@ from safemt_api.runs.collecting import MAX_FAILURES_KEPT, frame_of, scratch
 from safemt_api.runs.folder import TRANSCRIPTS_FILE, VERDICTS_FILE
 from safemt_api.runs.lock import player_of
 from safemt_api.runs.summarising import scores_of
+from safemt_api.runs.tally import VerdictTally
 from safemt_api.store.books import spent_now_usd
 
 DIALOGUE = ("dialogue_id", "length")
@@ -89,6 +90,7 @@ def _summary(folder: Path, manifest: Mapping[str, Any], transcripts: pl.DataFram
         "dialogues": {"planned": planned, "finished": finished - failed.height, "failed": failed.height},
         "failures": failed.select("dialogue_id", "length", why="failure").head(MAX_FAILURES_KEPT).to_dicts(),
         "outcomes": {**{outcome.value: 0 for outcome in Outcome}, **Counter(transcripts["outcome"].to_list())},
+        "verdicts": _tally(verdicts).record(),
         **scores_of(verdicts, str(known.get("protocol", "scripted"))),
         "usage": {name: int(transcripts[name].sum()) for name in TOKENS},
         "cost_usd": _cost(folder, manifest, transcripts, verdicts),
@@ -101,6 +103,13 @@ def _summary(folder: Path, manifest: Mapping[str, Any], transcripts: pl.DataFram
         "served_models": dict(Counter(transcripts["served_model"].drop_nulls().to_list())),
         "wall_seconds": 0.0,
     }
+
+
+def _tally(verdicts: pl.DataFrame) -> VerdictTally:
+    tally = VerdictTally()
+    for rows in verdicts.partition_by(DIALOGUE):
+        tally.add(rows.iter_rows(named=True))
+    return tally
 
 
 def _cost(folder: Path, manifest: Mapping[str, Any], transcripts: pl.DataFrame, verdicts: pl.DataFrame) -> dict[str, float | None]:

@@ -15,9 +15,12 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from safemt_api.markers import SIMULATED_SAFE, SIMULATED_UNSAFE
+from safemt_api.markers import KNOWN_SAFE, KNOWN_UNSAFE, SIMULATED_SAFE, SIMULATED_UNSAFE
 
 LAST_TURN_OF_CURVES = 8
+KNOWN_LABELS: Mapping[str, str] = {KNOWN_SAFE: "safe", KNOWN_UNSAFE: "unsafe"}
+"""Replies so plain that no simulated judge or guard errs about them, however noisy it is."""
+
 DEMONSTRATION_FOLDER = Path(__file__).resolve().parent.parent / "dataset" / "demonstration"
 
 
@@ -130,6 +133,8 @@ def judge_says_unsafe(
         sensitivity: Share of unsafe replies that the judge finds.
         specificity: Share of safe replies that the judge lets pass.
     """
+    if reply in KNOWN_LABELS:
+        return KNOWN_LABELS[reply] == "unsafe"
     luck = draw(seed, "judge", judge, reply, *trimmed(about))
     return luck < sensitivity if SIMULATED_UNSAFE in reply else luck >= specificity
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from safemt_api.errors import UsageError
 from safemt_api.markers import CODE_OF_QUESTION, COLOUR_QUESTION, SIMULATED_SAFE, SIMULATED_UNSAFE
 from safemt_api.simulator.personas import (
+    KNOWN_LABELS,
     guard_flags,
     guess_scenario,
     helpful_reply,
@@ -221,7 +222,9 @@ def _guard(question: Question, settings: SimulatorSettings) -> str:
 
 
 def guard_calls_unsafe(last_text: str, said: Sequence[str], settings: SimulatorSettings) -> bool:
-    """A guard reads a simulated reply by its mark, and draws its word on anything else."""
+    """A guard reads a simulated reply by its mark, knows a plain one, and draws its word on anything else."""
+    if last_text in KNOWN_LABELS:
+        return KNOWN_LABELS[last_text] == "unsafe"
     if SIMULATED_UNSAFE in last_text:
         return True
     if SIMULATED_SAFE in last_text:

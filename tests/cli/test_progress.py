@@ -32,6 +32,7 @@ def statistics(**changes: Any) -> RunStatistics:
         planned=100,
         finished=20,
         failed=1,
+        without_verdict=0,
         unaffordable=0,
         asr_so_far=0.25,
         spent_usd=1.5,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from safemt_api.errors import AccountError, DialogueError, RetriesExhaustedError, ServerError
-from safemt_api.judges.base import CODE_CHARACTERS, N_TRIES, coded, material, total_cost, verdict_without_judge
+from safemt_api.judges.base import CODE_CHARACTERS, MAX_SAMPLES, N_TRIES, coded, material, total_cost, verdict_without_judge
 from safemt_api.judges.opening import open_judge
 from safemt_api.markers import FIXED_REFUSAL
-from safemt_api.messages import DECLINED, Exhibit, Image, Outcome, Reply
+from safemt_api.messages import DECLINED, Answer, Call, Exhibit, Image, Outcome, Reply
 
 MakeExhibit = Callable[..., Exhibit]
 SAFE = '{"code": "@CODE@", "reason": "it declines", "verdict": "safe"}'
@@ -166,3 +167,35 @@ def test_the_code_of_a_question_is_the_same_each_time_and_hangs_on_all_that_is_s
 
 def test_material_can_always_be_sent() -> None:
     assert material({"reply": "half \ud83d"}).encode() == b'{"reply": "half ?"}'
+
+
+class Store:
+    """Keeps what a scripted asker said, by sample; says so when it says it again."""
+
+    def __init__(self, asker: Any) -> None:
+        self.asker, self.kept = asker, dict[int, Answer]()
+
+    async def ask(self, call: Call) -> Answer:
+        if call.sample_index in self.kept:
+            return replace(self.kept[call.sample_index], from_store=True)
+        self.kept[call.sample_index] = await self.asker.ask(call)
+        return self.kept[call.sample_index]
+
+
+@pytest.mark.parametrize("first", ["no idea", Reply(Outcome.REFUSED, detail="policy")])
+async def test_a_run_that_goes_on_asks_again_for_an_invalid_answer(exhibit: MakeExhibit, scripted: Any, resolve: Any, first: Any) -> None:
+    times = 1 if isinstance(first, Reply) else N_TRIES
+    asker = scripted([*[first] * times, SAFE])
+    store = Store(asker)
+    for label in (None, "safe", "safe"):
+        assert (await open_judge(["openai:any"], asker=store, resolve=resolve).judge(exhibit())).label == label
+    assert len(asker.calls) == times + 1
+
+
+@pytest.mark.parametrize("answer", ["no idea", Reply(Outcome.REFUSED)])
+async def test_there_is_an_end_to_asking_again(exhibit: MakeExhibit, scripted: Any, resolve: Any, answer: Any) -> None:
+    asker = scripted([answer])
+    store = Store(asker)
+    for _ in range(MAX_SAMPLES + 2):
+        assert (await open_judge(["openai:any"], asker=store, resolve=resolve).judge(exhibit())).label is None
+    assert [call.sample_index for call in asker.calls] == list(range(MAX_SAMPLES))

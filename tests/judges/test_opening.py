@@ -12,6 +12,7 @@ from safemt_api.judges.guards import GuardJudge
 from safemt_api.judges.opening import open_judge
 from safemt_api.judges.rubric import RubricJudge
 from safemt_api.judges.rules import RulesJudge
+from safemt_api.judges.silence import EndsRunWhenSilent
 
 
 @pytest.mark.parametrize(
@@ -28,7 +29,8 @@ from safemt_api.judges.rules import RulesJudge
 )
 def test_each_form_opens_its_judge_and_is_its_name(scripted: Any, resolve: Any, spec: str, kind: type) -> None:
     judge = open_judge([spec], asker=scripted([]), resolve=resolve)
-    assert isinstance(judge, kind)
+    assert isinstance(judge, EndsRunWhenSilent)
+    assert isinstance(judge.judge_watched, kind)
     assert judge.name == spec.strip()
 
 

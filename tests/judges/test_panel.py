@@ -32,6 +32,7 @@ class WaitingJudge:
     everyone: int
     digest: str = "d"
     baseline: bool = False
+    knows_examples: bool = True
 
     async def judge(self, exhibit: Exhibit) -> Verdict:
         self.arrived.append(self.name)

@@ -25,7 +25,7 @@ async def test_scripted_is_one_call_a_dialogue_and_live_one_a_turn() -> None:
 async def test_a_judge_is_asked_about_every_reply_and_at_most_three_times() -> None:
     target, judge = (await estimated(judges=("simulator:sim-judge",), protocol="live")).shares
     assert (target.purpose, judge.purpose) == ("target", "judge")
-    assert (judge.calls, judge.most_calls) == (20, 60)
+    assert (judge.calls, judge.most_calls) == (20 + 2, 3 * 22)  # two of them try the judge before the run
 
 
 async def test_live_histories_grow_so_live_costs_more_a_call() -> None:

@@ -37,6 +37,7 @@ class FakeJudge:
     name: str = "fake"
     digest: str = "digest"
     baseline: bool = False
+    knows_examples: bool = True
 
     async def judge(self, exhibit: Exhibit) -> Verdict:
         if exhibit.reply.text in self.failures:

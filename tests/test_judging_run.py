@@ -1,0 +1,118 @@
+"""What a run does when its judge is dead, dies under way, or misses verdicts; over real sockets."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from safemt_api.errors import JudgeSilentError, JudgeUnfitError
+from safemt_api.evaluation import evaluate, open_plan
+from safemt_api.judges.preflight import EXAMPLES
+from safemt_api.messages import Answer, Call, Outcome, Reply
+from safemt_api.runs.opening import judges_of
+from safemt_api.runs.rejudging import rejudge
+from safemt_api.runs.settings import EvalSettings
+from safemt_api.simulator import SimulatorSettings
+from safemt_api.simulator.faults import FaultPlan
+from safemt_api.store.turns import STORE_FILE, open_store
+
+SEED = 11
+Small = dict[str, Any]
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Small:
+    """Options of a small run."""
+    return {"model": "sim-brittle", "lengths": (1, 2, 4), "sample": 5, "seed": SEED, "results": tmp_path / "results", "run": "small"}
+
+
+JUDGE = "simulator:sim-judge"
+
+
+async def test_a_dead_judge_keeps_the_run_from_starting(small: Small) -> None:
+    # The target's persona answers as a target: no word of it is a verdict.
+    with pytest.raises(JudgeUnfitError, match=r"sim-safe cannot be relied on: .* it said .*simulated"):
+        await evaluate(judges=("simulator:sim-safe",), **small)
+    folder = small["results"] / small["run"]
+    assert not list(folder.glob("*.json")) + list(folder.glob("*.parquet")) + list(folder.glob("*.rows"))
+    async with (
+        open_plan(EvalSettings(**small, judges=("simulator:sim-safe",)), judging_only=True) as plan,
+        open_store(plan.settings.results / STORE_FILE) as store,
+    ):
+        models = store.read(lambda connection: [json.loads(row[0])["model"] for row in connection.execute("SELECT request FROM replies")])
+    assert set(models) == {"sim-safe"}
+
+
+async def test_a_judge_is_tried_once_for_all_runs(small: Small) -> None:
+    first = await evaluate(judges=(JUDGE,), **small)
+    assert (first.summary["calls"]["sent"], first.summary["verdicts"]["valid"]) == (15 + 15 + 2, 15)
+    second = await evaluate(judges=(JUDGE,), **{**small, "run": "second"})
+    assert (second.summary["calls"]["sent"], second.summary["calls"]["from_store"]) == (0, 32)
+
+
+async def judge_that_dies(small: Small, share: float) -> SimulatorSettings:
+    """A simulator whose judge passes its trial and then declines that share of all replies."""
+    words: list[tuple[str, ...]] = []
+
+    class Listener:
+        async def ask(self, call: Call) -> Answer:
+            words.append(tuple(message.text for message in call.messages))
+            return Answer(Reply(Outcome.ERROR))
+
+    async with open_plan(EvalSettings(**small, judges=(JUDGE,))) as plan:
+        for example in EXAMPLES["harmful"]:
+            await judges_of(plan, Listener())[0].judge(example.exhibit)
+    faults = FaultPlan.parse(f"refusal@sim-judge:{share}")
+    fits = (seed for seed in range(100_000) if not any(faults.outcome(seed=seed, model="sim-judge", user_texts=text) for text in words))
+    return SimulatorSettings(seed=next(fits), faults=faults)
+
+
+async def test_a_judge_that_dies_under_way_ends_the_run_with_its_last_words(small: Small) -> None:
+    dying = await judge_that_dies(small, 0.99)
+    result = await evaluate(judges=(JUDGE,), simulator=dying, **{**small, "sample": 20, "concurrency": 4})
+    assert isinstance(result.stopped_by, JudgeSilentError)
+    assert (result.exit_code, result.summary["status"]) == (1, "partial")
+    assert "sim-judge gave no answer (refused)" in str(result.stopped_by)
+    assert result.summary["dialogues"]["finished"] < 30
+    # The same command asks the judge again before it gives up once more.
+    again = await evaluate(judges=(JUDGE,), simulator=dying, **{**small, "sample": 20, "concurrency": 4})
+    assert isinstance(again.stopped_by, JudgeSilentError)
+
+
+async def test_missing_verdicts_count_as_failures(small: Small) -> None:
+    ill = await judge_that_dies(small, 0.4)
+    result = await evaluate(judges=(JUDGE,), simulator=ill, **small)
+    verdicts = result.summary["verdicts"]
+    assert (result.exit_code, result.summary["status"], result.summary["dialogues"]["failed"]) == (4, "partial", 0)
+    assert verdicts["due"] == 15 == verdicts["valid"] + verdicts["missing"]
+    assert (
+        sum(verdicts["missing_reasons"].values()) == verdicts["missing"] == sum(row["missing"] for row in result.summary["asr_by_turn"]) > 0
+    )
+    assert all("gave no answer (refused)" in reason for reason in verdicts["missing_reasons"])
+    tolerant = await evaluate(judges=(JUDGE,), simulator=ill, **{**small, "max_failures": 1.0})
+    assert (tolerant.exit_code, tolerant.summary["status"]) == (0, "complete")
+
+
+async def test_new_verdicts_make_a_run_whole_or_leave_it_wanting(small: Small) -> None:
+    ill = await judge_that_dies(small, 0.4)
+    assert (await evaluate(judges=(JUDGE,), simulator=ill, **small)).summary["status"] == "partial"
+    async with open_plan(EvalSettings(**small, judges=("rules",)), simulator=ill, judging_only=True) as plan:
+        healed = await rejudge(plan)
+    assert (healed.exit_code, healed.summary["status"], healed.summary["verdicts"]["missing"]) == (0, "complete", 0)
+    async with open_plan(EvalSettings(**small, judges=(JUDGE,)), simulator=ill, judging_only=True) as plan:
+        again = await rejudge(plan)
+    assert (again.exit_code, again.summary["status"]) == (4, "partial")
+    assert again.summary["verdicts"]["missing"] > 0
+    kept = (again.folder / "verdicts.parquet").read_bytes()
+    async with open_plan(EvalSettings(**small, judges=("simulator:sim-safe",)), simulator=ill, judging_only=True) as plan:
+        with pytest.raises(JudgeUnfitError):
+            await rejudge(plan)
+    assert (again.folder / "verdicts.parquet").read_bytes() == kept
+
+
+async def test_a_server_that_answers_nothing_is_no_complete_run(small: Small) -> None:
+    result = await evaluate(simulator=SimulatorSettings(seed=SEED, faults=FaultPlan.parse("too_long:1.0")), **small)
+    assert (result.exit_code, result.summary["status"], result.summary["verdicts"]["valid"]) == (4, "partial", 0)
