@@ -200,7 +200,10 @@ class EvalSettings:
         float | None, Option(Group.PACE, "The same for tokens.", "N", flags=("--tpm", "--tokens-per-minute"), commands=EVERY), Gt(0)
     ] = None
     max_failures: Annotated[
-        float, Option(Group.PACE, "Share of dialogues that may fail or lack a verdict before the exit code is 4.", "SHARE", commands=GOING_ON), Ge(0), Le(1)
+        float,
+        Option(Group.PACE, "Share of dialogues that may fail or lack a verdict until exit code 4.", "SHARE", commands=GOING_ON),
+        Ge(0),
+        Le(1),
     ] = DEFAULT_MAX_FAILURES
     stall_seconds: Annotated[
         float, Option(Group.PACE, "End the run when no call has succeeded for so long.", "S", commands=GOING_ON), Gt(0), Le(MOST)
