@@ -9,7 +9,7 @@ DEMO_RUNS := demo-safe demo-average demo-brittle
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-all check format docs bench chaos test-vllm test-interop clean
+.PHONY: help setup demo test test-slow test-all check format docs figures bench chaos test-vllm test-interop clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -50,6 +50,9 @@ format: $(READY) ## put the code into shape
 docs: $(READY) ## write the help texts into README.md, and the typed keywords of evaluate, anew
 	$(BIN)/python -m tests.runs.test_keywords
 	$(BIN)/python tests/test_docs.py
+
+figures: $(READY) ## run the demonstration anew for the figures in README.md
+	$(BIN)/python tests/test_readme_figures.py
 
 bench: $(READY) ## measure speed, memory, pace and schedule against their goals
 	$(BIN)/python -m benchmarks
