@@ -133,6 +133,11 @@ def _is_worded_anew(guidance: Guidance | None) -> bool:
     return guidance is not None and guidance.policy is not None and guidance.flagged is None
 
 
+def asked_at(dialogue: Dialogue, position: int) -> str:
+    """The user's words at a position; the last message where the target was not shown the others."""
+    return dialogue.user_texts[min(position, len(dialogue.user_texts)) - 1]
+
+
 def _live_history(dialogue: Dialogue, turns: list[Turn]) -> tuple[Line, ...]:
     return (*said(turns), Line("user", dialogue.user_texts[len(turns)]))
 
@@ -147,7 +152,7 @@ def _unreached(dialogue: Dialogue, sentence: str, *, start: int, positions: rang
     failed = Turn(0, "", Reply(Outcome.ERROR, detail=sentence))
     later = replace(failed, reply=Reply(Outcome.ERROR, detail=NOT_REACHED))
     return [
-        replace(failed if index == start else later, turn=position, user_text=dialogue.user_texts[position - 1])
+        replace(failed if index == start else later, turn=position, user_text=asked_at(dialogue, position))
         for index, position in enumerate(positions)
         if index >= start
     ]

@@ -14,7 +14,18 @@ from weakref import WeakValueDictionary
 
 from safemt_api.dataset.inspection import ImageError, Inspection, inspect_stream, open_image, open_picture, reason_of
 from safemt_api.dataset.parsing import shown
-from safemt_api.dataset.pixels import MOST_BYTES, MOST_PIXELS, ON_SIDE, UPRIGHT, Fit, StoppedError, render, rendering_bytes
+from safemt_api.dataset.pixels import (
+    GREY_LEVEL,
+    MOST_BYTES,
+    MOST_PIXELS,
+    ON_SIDE,
+    UPRIGHT,
+    Fit,
+    StoppedError,
+    grey_png,
+    render,
+    rendering_bytes,
+)
 from safemt_api.errors import DialogueError
 from safemt_api.messages import PURPOSES, Image, Purpose
 from safemt_api.profiles import ImageRules
@@ -159,8 +170,28 @@ def _shared(image: Image) -> Image:
     return _IN_USE.setdefault(image.digest, image)
 
 
-def open_source(folder: Path, image_path: str) -> SourceImage:
-    """Look at a picture of the data: what it is, and which bytes it has.
+class BlankImage(SourceImage):
+    """A grey picture of the size that the file's would be sent in: words such as "in the picture" still point at something."""
+
+    __slots__ = ()
+
+    def fitted(self, rules: ImageRules) -> Prepared:
+        """See ``SourceImage``; the bytes are a PNG, which every vendor takes."""
+        size = super().fitted(rules).image
+        width, height = size.width_pixels, size.height_pixels
+        grey = Image(
+            lambda _: grey_png(width, height),
+            digest=f"grey:{GREY_LEVEL}:{width}x{height}",
+            media_type="image/png",
+            width_pixels=width,
+            height_pixels=height,
+            memory_bytes=width * height,
+        )
+        return Prepared(_shared(grey), f"grey picture of {width}x{height} in its place")
+
+
+def open_source(folder: Path, image_path: str, *, blank: bool = False) -> SourceImage:
+    """Look at a picture of the data: what it is, and which bytes it has; ``blank``: only its size will be shown.
 
     Raises:
         DialogueError: It is missing, outside the folder or unreadable now.
@@ -170,7 +201,7 @@ def open_source(folder: Path, image_path: str) -> SourceImage:
         stream.seek(0)
         kept = stream.read() if inspection.size_bytes <= KEPT_BYTES else None
         sha256_hex = _sha256_hex(stream if kept is None else io.BytesIO(kept))
-    return SourceImage(_File(folder, image_path, sha256_hex, inspection, kept))
+    return (BlankImage if blank else SourceImage)(_File(folder, image_path, sha256_hex, inspection, kept))
 
 
 def _sha256_hex(stream: IO[bytes]) -> str:

@@ -211,3 +211,13 @@ def _smallest_needed(picture: PIL.Image.Image, fit: Fit, icc_profile: bytes | No
         if target.tell() <= fit.max_bytes:
             return target.getvalue()
     return None
+
+
+GREY_LEVEL = 128
+
+
+def grey_png(width_pixels: int, height_pixels: int) -> bytes:
+    """A picture without content, as PNG."""
+    target = io.BytesIO()
+    PIL.Image.new("L", (width_pixels, height_pixels), GREY_LEVEL).save(target, "PNG")
+    return target.getvalue()

@@ -99,7 +99,7 @@ def estimate(plan: Plan) -> Estimate:
         tally.add_trial(plan)
     pictures: dict[str, tuple[int, int] | None] = {}
     for entry in plan.entries:
-        dialogue = plan.dataset.read(entry)
+        dialogue = plan.dialogue(entry)
         path = dialogue.image_path
         if path is not None and path not in pictures:
             pictures[path] = _size(plan, path)

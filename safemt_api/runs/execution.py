@@ -18,7 +18,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from safemt_api.dataset.images import SourceImage, open_source
 from safemt_api.dataset.official import Entry
 from safemt_api.dataset.shipped import demonstration_folder
-from safemt_api.dialogues import converse
+from safemt_api.dialogues import asked_at, converse
 from safemt_api.errors import BudgetExhaustedError, DialogueError, JudgeUnfitError, SafeMTError
 from safemt_api.gateway import Gateway, GatewayStatistics
 from safemt_api.judges.base import NOT_SENT, Judge
@@ -153,7 +153,7 @@ class Execution:
     async def play_one(self, entry: Entry) -> Finished:
         """Play and judge one dialogue."""
         plan = self.plan
-        dialogue = plan.dataset.read(entry)
+        dialogue = plan.dialogue(entry)
         route = plan.target.route
         try:
             image = picture_of(dialogue, plan)
@@ -187,7 +187,9 @@ def picture_of(dialogue: Dialogue, plan: Plan) -> SourceImage | None:
     Raises:
         DialogueError: It cannot be read.
     """
-    return None if dialogue.image_path is None else open_source(plan.dataset.folder, dialogue.image_path)
+    if dialogue.image_path is None:
+        return None
+    return open_source(plan.dataset.folder, dialogue.image_path, blank=plan.settings.show == "blank-picture")
 
 
 def in_order(plan: Plan) -> list[Entry]:
@@ -229,7 +231,7 @@ async def judge_transcript(transcript: Transcript, judge: Judge, image: Image | 
 def _unplayable(dialogue: Dialogue, plan: Plan, error: DialogueError) -> Transcript:
     positions = range(1, dialogue.length + 1) if plan.settings.protocol == "live" else (dialogue.length,)
     reply = Reply(Outcome.ERROR, detail=str(error))
-    turns = tuple(Turn(position, dialogue.user_texts[position - 1], reply) for position in positions)
+    turns = tuple(Turn(position, asked_at(dialogue, position), reply) for position in positions)
     return Transcript(dialogue, plan.settings.protocol, turns, failure=str(error))
 
 

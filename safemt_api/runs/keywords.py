@@ -23,6 +23,7 @@ class EvalKeywords(TypedDict, total=False):
     data: str | Path | None
     lengths: str | Sequence[int] | None
     protocol: Literal["scripted", "live"]
+    show: Literal["whole", "no-picture", "blank-picture", "no-history", "no-replies"]
     sample: int | None
     scenarios: str | Sequence[str]
     kinds: str | Sequence[Literal["harmful", "benign"]]

@@ -23,7 +23,7 @@ from safemt_api.judges.opening import reads_rubric, with_default_model
 from safemt_api.judges.rubric import Rubrics
 from safemt_api.judges.rubric_sets import load_rubrics
 from safemt_api.judges.rules import RULES_NAME
-from safemt_api.messages import Kind, Parameters, Purpose
+from safemt_api.messages import Dialogue, Kind, Parameters, Purpose
 from safemt_api.moderators.opening import NO_MODERATOR
 from safemt_api.prices import find_price
 from safemt_api.profile_folders import replacements
@@ -32,6 +32,7 @@ from safemt_api.routes import Destination, Router
 from safemt_api.runs.effects import kind_of
 from safemt_api.runs.manifest import check_same_run, read_manifest
 from safemt_api.runs.settings import EvalSettings, free_for_judging, identity_defaults, identity_of
+from safemt_api.shown import as_shown
 from safemt_api.store.turns import STORE_FILE
 
 DEFAULT_PROVIDER = "simulator"
@@ -78,6 +79,14 @@ class Plan:
     def target_is_simulator(self) -> bool:
         """Whether the target is the simulator, built in or at an address of its own, where it goes by the names of its models."""
         return self.profile.name.startswith(DEFAULT_PROVIDER) or self.target.route.model.startswith(SIMULATED_MODELS)
+
+    def dialogue(self, entry: Entry) -> Dialogue:
+        """The dialogue as the target is shown it.
+
+        Raises:
+            DatasetError: The data have changed since they were looked through.
+        """
+        return as_shown(self.dataset.read(entry), self.settings.show)
 
     @property
     def kind_on_trial(self) -> Kind:

@@ -133,7 +133,7 @@ class Rejudging:
 
     async def judge_one(self, entry: Entry) -> Finished:
         """Judge one dialogue's turns."""
-        dialogue = self.plan.dataset.read(entry)
+        dialogue = self.plan.dialogue(entry)
         transcript = transcript_of(dialogue, self.plan.settings.protocol, self.turns[entry.id, entry.length])
         route = self.plan.target.route
         try:

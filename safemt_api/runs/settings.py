@@ -14,6 +14,7 @@ from safemt_api.errors import UsageError
 from safemt_api.messages import Effort, Kind, Protocol, SafetyThreshold, Sees
 from safemt_api.runs.names import check_run_name
 from safemt_api.runs.options import EVERY, GOING_ON, JUDGING, Group, Option, OptionField, numbers, option_fields
+from safemt_api.shown import Show, check_show
 from safemt_api.suggestions import did_you_mean
 
 if TYPE_CHECKING:
@@ -92,6 +93,14 @@ class EvalSettings:
         Protocol,
         Option(Group.DATA, "scripted: the paper's, one call a dialogue; live: the model's own replies become the history.", identity=True),
     ] = "scripted"
+    show: Annotated[
+        Show,
+        Option(
+            Group.DATA,
+            "The target sees the whole dialogue, or no picture, a blank one, no history (the last message alone), no scripted reply.",
+            identity=True,
+        ),
+    ] = "whole"
     sample: Annotated[
         int | None,
         Option(Group.DATA, "Take N ids (of each kind), spread over the scenarios, with all chosen lengths of each.", "N", identity=True),
@@ -230,6 +239,7 @@ class EvalSettings:
     def __post_init__(self) -> None:
         for name, value in _values().checked(self).items():
             object.__setattr__(self, name, value)
+        check_show(self.show, self.protocol)
         if self.run is not None:
             check_run_name(self.run)
         for url in (*self.base_urls, self.judge_base_url, self.moderator_base_url):
