@@ -10,6 +10,7 @@
     │   │   └── NothingPlayedError  a run without a finished dialogue cannot be shown
     │   ├── RunBusyError          another process plays this run (exit code 1: later it may go on)
     │   ├── JudgeUnfitError      a judge is wrong about a reply with a known label, or cannot be read
+    │   ├── DataChangedError      a run's pictures are not those that it was played with: names them
     │   └── SettingsChangedError  a run of this name exists with other settings: lists them
     ├── CallError                 one call failed; what follows depends on the kind
     │   ├── TransientError        wait, then send the same call again
@@ -171,6 +172,15 @@ class SettingsChangedError(SetupError):
         self.run, self.differences = run, tuple(differences)
         listed = "\n".join(f"  {line}" for line in self.differences)
         super().__init__(f"run {run!r} exists with other settings; choose another --run or restore them:\n{listed}")
+
+
+class DataChangedError(SetupError):
+    """The data of a run are not those that it was played with."""
+
+    def __init__(self, run: str, changes: Sequence[str]) -> None:
+        self.run, self.changes = run, tuple(changes)
+        listed = "\n".join(f"  {line}" for line in self.changes)
+        super().__init__(f"the data of run {run!r} changed since it was played; restore them or choose another --run:\n{listed}")
 
 
 class CallError(SafeMTError):

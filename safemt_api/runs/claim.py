@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from safemt_api.errors import StoreError
+from safemt_api.errors import DataChangedError, StoreError
 from safemt_api.runs.folder import settle
 from safemt_api.runs.location import store_record
 from safemt_api.runs.lock import playing
@@ -42,6 +42,7 @@ async def claim_run(plan: Plan, *, judging_only: bool = False) -> AsyncIterator[
     Raises:
         RunBusyError: Another process plays the run.
         SettingsChangedError: It was begun with other settings since the plan was made.
+        DataChangedError: Pictures that were sent are others now.
         StoreError: The store cannot be used, or is not (or no longer) the one that the run was bought into.
     """
     path = plan.settings.results / STORE_FILE
@@ -49,6 +50,7 @@ async def claim_run(plan: Plan, *, judging_only: bool = False) -> AsyncIterator[
         settle(plan.folder)
         before = read_manifest(plan.folder) or {}
         check_still_same(plan, before, judging_only=judging_only)
+        _check_pictures(plan, before)
         expected = _store_id(before)
         if expected is not None and not judging_only:
             _check_there(path, plan.run)
@@ -84,6 +86,16 @@ def _store_id(manifest: Mapping[str, Any]) -> str | None:
     store = manifest.get("store")
     found = store.get("id") if isinstance(store, Mapping) else None
     return found if isinstance(found, str) else None
+
+
+def _check_pictures(plan: Plan, before: Mapping[str, Any]) -> None:
+    if not before:
+        return
+    from safemt_api.runs.provenance import picture_changes  # noqa: PLC0415 (imports polars, which a first start must not)
+
+    changes = list(picture_changes(plan.dataset, plan.folder))
+    if changes:
+        raise DataChangedError(plan.run, changes)
 
 
 def _check_there(path: Path, run: str) -> None:

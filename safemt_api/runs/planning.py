@@ -16,7 +16,7 @@ from safemt_api.dataset.official import Dataset, Entry, load_dataset
 from safemt_api.dataset.selection import select
 from safemt_api.dataset.shipped import demonstration_folder
 from safemt_api.dialogues import Target
-from safemt_api.errors import UsageError
+from safemt_api.errors import SettingsChangedError, UsageError
 from safemt_api.judges.endpoints import DECISION_MODELS, MODERATION_MODELS
 from safemt_api.judges.guards import guard_sees
 from safemt_api.judges.opening import reads_rubric, with_default_model
@@ -47,6 +47,8 @@ DATA_VARIABLE = "SAFEMT_DATA"
 TARGET_FLAGS: Mapping[str, str] = {"temperature": "--temperature", "top_p": "--top-p", "seed": "--seed-sampling"}
 JUDGE_IDENTITY = ("judge", "judge_endpoints", "rubric", *free_for_judging())
 """What of a run's identity new verdicts over old transcripts change."""
+SELECTING = ("sample", "scenarios", "kinds", "seed")
+"""What of a run's identity decides which of the data it takes."""
 ENDPOINT_MODELS: Mapping[str, Mapping[str, str]] = {"moderation": MODERATION_MODELS, "decisions": DECISION_MODELS}
 """The kinds of judge that are endpoints of a vendor, with the model behind each."""
 
@@ -173,8 +175,21 @@ def check_still_same(plan: Plan, before: Mapping[str, Any], *, judging_only: boo
     """
     if before:
         free = JUDGE_IDENTITY if judging_only else ()
-        both = ({**identity_defaults(), **before["identity"]}, plan.identity)
-        check_same_run(plan.run, *({name: one[name] for name in one if name not in free} for one in both))
+        was, now = (
+            {name: one[name] for name in one if name not in free} for one in ({**identity_defaults(), **before["identity"]}, plan.identity)
+        )
+        try:
+            check_same_run(plan.run, was, now)
+        except SettingsChangedError as error:
+            if was["dataset"] == now["dataset"] or any(was.get(name) != now.get(name) for name in SELECTING):
+                raise
+            raise SettingsChangedError(plan.run, [*error.differences, *_data_changes(plan)]) from None
+
+
+def _data_changes(plan: Plan) -> Iterator[str]:
+    from safemt_api.runs.provenance import word_changes  # noqa: PLC0415 (imports polars, which a good start must not)
+
+    yield from word_changes(plan.dataset, plan.folder, plan.settings.protocol)
 
 
 def _more_than_a_day(settings: EvalSettings, profile: Profile, dataset: Dataset) -> Iterator[str]:

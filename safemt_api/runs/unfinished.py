@@ -41,6 +41,12 @@ class Unfinished(NamedTuple):
 
 def read_unfinished(folder: Path, manifest: Mapping[str, Any]) -> Unfinished | None:
     """The run as far as it came; ``None`` where no rows wait: it ended, or has not begun."""
+    waiting = waiting_frames(folder)
+    return None if waiting is None else Unfinished(*waiting, _summary(folder, manifest, *waiting))
+
+
+def waiting_frames(folder: Path) -> tuple[pl.DataFrame, pl.DataFrame] | None:
+    """The rows that wait beside a run, transcripts and verdicts of whole dialogues; ``None`` where there are none."""
     try:
         transcripts = frame_of(_rows(scratch(folder, TRANSCRIPTS_FILE), TRANSCRIPT_SCHEMA), TRANSCRIPT_SCHEMA)
         verdicts = frame_of(_rows(scratch(folder, VERDICTS_FILE), VERDICT_SCHEMA), VERDICT_SCHEMA)
@@ -48,7 +54,7 @@ def read_unfinished(folder: Path, manifest: Mapping[str, Any]) -> Unfinished | N
         return None
     whole = _whole(transcripts, verdicts)
     transcripts, verdicts = (frame.join(whole, on=DIALOGUE, how="semi", maintain_order="left") for frame in (transcripts, verdicts))
-    return Unfinished(transcripts, verdicts, _summary(folder, manifest, transcripts, verdicts))
+    return transcripts, verdicts
 
 
 def _rows(file: Path, schema: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -1,0 +1,81 @@
+"""Whether a run's data are still what it was played with, and if not, which of them: from the rows of the dialogues that were played.
+
+Imports polars: import it late.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import orjson
+import polars as pl
+
+from safemt_api.dataset.images import open_source
+from safemt_api.dataset.official import Dataset
+from safemt_api.errors import DialogueError
+from safemt_api.frames import TRANSCRIPT_SCHEMA, read_frame
+from safemt_api.messages import Dialogue, Protocol
+from safemt_api.runs.folder import TRANSCRIPTS_FILE
+from safemt_api.runs.rows import messages_json
+from safemt_api.runs.unfinished import waiting_frames
+
+NAMED = 5
+"""How many of many are named in a sentence."""
+
+COLUMNS = ("dialogue_id", "length", "turn", "user_text", "messages")
+
+
+def played_rows(folder: Path, columns: Sequence[str] = COLUMNS) -> pl.DataFrame:
+    """Those columns of all turns that were played, as far as that is known."""
+    frames = []
+    with suppress(OSError, pl.exceptions.PolarsError):
+        frames.append(read_frame(folder / TRANSCRIPTS_FILE, columns))
+    waiting = waiting_frames(folder)
+    if waiting is not None:
+        frames.append(waiting[0].select(columns))
+    return pl.concat(frames).unique() if frames else pl.DataFrame(schema={name: TRANSCRIPT_SCHEMA[name] for name in columns})
+
+
+def word_changes(dataset: Dataset, folder: Path, protocol: Protocol) -> Iterator[str]:
+    """Which dialogues that were played have other words now, are gone, or are new; a sentence each."""
+    entries = {(entry.id, entry.length): entry for entry in dataset.entries}
+    played: set[tuple[str, int]] = set()
+    others: set[tuple[str, int]] = set()
+    for row in played_rows(folder).iter_rows(named=True):
+        dialogue = (row["dialogue_id"], row["length"])
+        played.add(dialogue)
+        if dialogue in entries and not _same_words(row, dataset.read(entries[dialogue]), protocol):
+            others.add(dialogue)
+    new = entries.keys() - played if played else set()
+    for dialogues, what in ((others, "with other words"), (played - entries.keys(), "gone"), (new, "not played before")):
+        if dialogues:
+            yield f"dialogues {what}: {_listed(f'{name}, length {length}' for name, length in sorted(dialogues))}"
+
+
+def _same_words(row: Mapping[str, Any], now: Dialogue, protocol: Protocol) -> bool:
+    if protocol == "live":
+        return bool(row["user_text"] == now.user_texts[row["turn"] - 1])
+    return bool(orjson.loads(row["messages"]) == orjson.loads(messages_json(now.lines)))
+
+
+def picture_changes(dataset: Dataset, folder: Path) -> Iterator[str]:
+    """Which pictures are not those that were sent; a sentence each. Of a picture that was fitted to a vendor's rules the source counts."""
+    others, gone = set(), set()
+    for path, digest in played_rows(folder, ("image_path", "image_digest")).drop_nulls().iter_rows():
+        try:
+            if open_source(dataset.folder, path).digest != digest.partition(";")[0]:
+                others.add(path)
+        except DialogueError:
+            gone.add(path)
+    for paths, what in ((others, "that are others now"), (gone, "that cannot be read any more")):
+        if paths:
+            yield f"pictures {what}: {_listed(sorted(paths))}"
+
+
+def _listed(names: Iterable[str]) -> str:
+    found = list(names)
+    more = f" and {len(found) - NAMED:,} more" if len(found) > NAMED else ""
+    return f"{len(found):,} ({'; '.join(found[:NAMED])}{more})"
