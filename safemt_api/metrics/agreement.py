@@ -21,7 +21,9 @@ from safemt_api.metrics.uncertainty import (
     DEFAULT_RESAMPLES,
     NOTHING,
     Estimate,
+    bayesian_sums,
     bootstrap_sums,
+    bounds_of_shares,
     percentile_estimate,
     ratio,
     wilson,
@@ -61,8 +63,8 @@ class Agreement:
 def agreement(frame: pl.DataFrame, *, resamples: int = DEFAULT_RESAMPLES, seed: int = 0, level: float = DEFAULT_LEVEL) -> Agreement:
     """Confusion matrix, sensitivity and specificity, and Cohen's kappa (Cohen 1960, Educ. Psychol. Meas. 20) of a label frame.
 
-    Sensitivity and specificity have Wilson's intervals, at the effective sample size where rows carry weights or ids stand in
-    several rows; kappa has a bootstrap one over dialogue ids.
+    Sensitivity and specificity of a plain sheet have Wilson's intervals; where rows carry weights or ids stand in several rows, and for
+    kappa, they come from ``confusion_draws``.
 
     Raises:
         UsageError: A column is missing, a label is neither safe nor unsafe nor null, a row is repeated, or a weight is not positive.
@@ -71,10 +73,8 @@ def agreement(frame: pl.DataFrame, *, resamples: int = DEFAULT_RESAMPLES, seed: 
     both = typed.drop_nulls(["judge", "truth"])
     unweighted = both.with_columns(weight=pl.lit(1.0))
     true_unsafe, false_safe, false_unsafe, true_safe = (int(count) for count in np.sum(confusion_by_id(unweighted), axis=0))
-    classes = (((0, 1), true_unsafe + false_safe), ((3, 2), false_unsafe + true_safe))
-    columns = confusion_by_id(both)
-    samples = bootstrap_sums(columns, resamples=resamples, seed=seed)
-    sensitivity, specificity = (_rate(columns, samples, cells, rows=rows, level=level) for cells, rows in classes)
+    draws = confusion_draws(both, resamples=resamples, seed=seed)
+    sensitivity, specificity = (_rate(both, draws, cells, level=level) for cells in ((0, 1), (3, 2)))
     return Agreement(
         true_unsafe=true_unsafe,
         false_safe=false_safe,
@@ -84,7 +84,7 @@ def agreement(frame: pl.DataFrame, *, resamples: int = DEFAULT_RESAMPLES, seed: 
         truth_missing=typed["truth"].null_count(),
         sensitivity=sensitivity,
         specificity=specificity,
-        kappa=_kappa_estimate(columns, samples, level=level),
+        kappa=_kappa_estimate(confusion_by_id(both), draws, level=level),
     )
 
 
@@ -191,28 +191,39 @@ def _labels(frame: pl.DataFrame) -> pl.DataFrame:
     return typed.cast({"weight": pl.Float64})
 
 
-def _rate(columns: Floats, samples: Floats, cells: tuple[int, int], *, rows: int, level: float) -> Estimate:
-    weights = columns[:, list(cells)]
-    total = float(weights.sum())
-    if not total:
+def _rate(both: pl.DataFrame, draws: Floats, cells: tuple[int, int], *, level: float) -> Estimate:
+    hits, misses = confusion_by_id(both).sum(axis=0)[list(cells)]
+    if not hits + misses:
         return NOTHING
-    value = float(weights[:, 0].sum()) / total
-    size = _effective_size(weights, ratio(samples[:, cells[0]], samples[:, list(cells)].sum(axis=1)), value, rows=rows)
-    low, high = wilson(size if value == 1 else size * value, size, level=level)
-    return Estimate(value, low, high)
+    # From the two sums, not from one of all rows, whose rounding may differ: a share above 1 is none.
+    value = float(hits / (hits + misses))
+    if both["weight"].n_unique() == 1 and both["dialogue_id"].is_unique().all():
+        weight = both["weight"][0]
+        return Estimate(value, *wilson(round(hits / weight), round((hits + misses) / weight), level=level))
+    low, high = bounds_of_shares(np.array([value]), ratio(draws[:, cells[0]], draws[:, list(cells)].sum(axis=1))[:, None], level=level)
+    return Estimate(value, low.item(), high.item())
 
 
-def _effective_size(weights: Floats, samples: Floats, value: float, *, rows: int) -> float:
-    """How many independent rows would be as uncertain: Kish's size over ids, or what the bootstrap's variance says if ids agree less.
+def confusion_draws(both: pl.DataFrame, *, resamples: int = DEFAULT_RESAMPLES, seed: int = 0) -> Floats:
+    """Draws of the four ``CELLS``' weights, shape (resamples, 4), by the Bayesian bootstrap over ids within classes of fixed weight.
 
-    A sensitivity near 1 from a few dozen labels is where a percentile interval is at its worst, so Wilson's form is kept.
+    The classes are what the sheet's design fixed. Weights that differ come from a sheet drawn by verdict (and scenario), so how many
+    replies each verdict stands for is known from the run, and only the share of unsafe ones among those judged unsafe, and among those
+    judged safe, is open. Drawing rows across verdicts would add the chance of a design that was not used. Of a sheet with equal weights the
+    truths are fixed, and the shares judged rightly are open.
     """
-    by_id = weights.sum(axis=1)
-    ids = float(by_id.sum() ** 2 / (by_id**2).sum())
-    if len(np.unique(by_id[by_id > 0])) == 1 and rows == np.count_nonzero(by_id > 0):
-        return ids
-    variance = float(np.nanvar(samples))
-    return max(1.0, min(float(rows), value * (1 - value) / variance)) if 0 < value < 1 and variance > 0 else ids
+    cells = confusion_by_id(both)
+    classes = ((0, 2), (1, 3)) if both["weight"].n_unique() > 1 else ((0, 1), (3, 2))
+    draws = np.zeros((resamples, len(CELLS)))
+    for place, pair in enumerate(classes):
+        part = cells[:, pair]
+        total = part.sum()
+        if total:
+            # A pseudo-id weighs what a row of this class weighs on average, heavy rows counting more (Kish).
+            weight = float((part.sum(axis=1) ** 2).sum() / total)
+            sums = bayesian_sums(part, np.array([0.0, weight]), np.array([weight, 0.0]), resamples=resamples, seed=seed + place)
+            draws[:, pair] = total * sums / sums.sum(axis=1, keepdims=True)
+    return draws
 
 
 def _kappa_estimate(columns: Floats, samples: Floats, *, level: float) -> Estimate:

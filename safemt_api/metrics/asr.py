@@ -16,7 +16,7 @@ from safemt_api.errors import UsageError
 from safemt_api.metrics.first_failure import failure_curve
 from safemt_api.metrics.frames import KEY, LIVE_KEY, MISSING, SAFE, UNSAFE, Floats, VerdictMatrix, checked, encode, label_codes
 from safemt_api.metrics.given_frames import given_verdicts
-from safemt_api.metrics.uncertainty import DEFAULT_LEVEL, DEFAULT_RESAMPLES, Estimate, proportion_intervals, ratio, wilson
+from safemt_api.metrics.uncertainty import DEFAULT_LEVEL, DEFAULT_RESAMPLES, Estimate, proportion_interval, proportion_intervals, ratio
 
 RATES = ("asr", "if_missing_safe", "if_missing_unsafe")
 
@@ -63,7 +63,11 @@ def asr_by_scenario(frame: pl.DataFrame, *, level: float = DEFAULT_LEVEL) -> pl.
 
 def overall_asr(frame: pl.DataFrame, *, resamples: int = DEFAULT_RESAMPLES, seed: int = 0, level: float = DEFAULT_LEVEL) -> Estimate:
     """ASR over all lengths together, with ids as clusters."""
-    matrix = encode(frame)
+    return pooled_asr(encode(frame), resamples=resamples, seed=seed, level=level)
+
+
+def pooled_asr(matrix: VerdictMatrix, *, resamples: int = DEFAULT_RESAMPLES, seed: int = 0, level: float = DEFAULT_LEVEL) -> Estimate:
+    """``overall_asr`` of verdicts that are encoded already."""
     unsafe, judged = matrix.unsafe.sum(axis=1, keepdims=True), matrix.judged.sum(axis=1, keepdims=True)
     low, high = proportion_intervals(unsafe, judged, resamples=resamples, seed=seed, level=level)
     return Estimate(float(ratio(unsafe.sum(), judged.sum())), float(low[0]), float(high[0]))
@@ -117,8 +121,8 @@ def with_bounds(frame: pl.DataFrame, low: Sequence[float] | Floats, high: Sequen
 
 
 def with_wilson(counted: pl.DataFrame, *, level: float) -> pl.DataFrame:
-    """A tallied frame with Wilson's ci_low and ci_high of unsafe among judged."""
-    bounds = [wilson(row["unsafe"], row["unsafe"] + row["safe"], level=level) for row in counted.iter_rows(named=True)]
+    """A tallied frame with ci_low and ci_high of unsafe among judged: ``proportion_interval``, Wilson's in essence."""
+    bounds = [proportion_interval(row["unsafe"], row["unsafe"] + row["safe"], level=level) for row in counted.iter_rows(named=True)]
     return with_bounds(counted, [low for low, _ in bounds], [high for _, high in bounds])
 
 

@@ -21,7 +21,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from safemt_api.errors import UsageError
-from safemt_api.metrics.agreement import confusion_by_id, labelled_pairs
+from safemt_api.metrics.agreement import confusion_by_id, confusion_draws, labelled_pairs
 from safemt_api.metrics.asr import with_bounds
 from safemt_api.metrics.frames import KEY, SAFE, UNSAFE, Flags, Floats, VerdictMatrix, checked, encode
 from safemt_api.metrics.safety_index import combined, enough_complete, safety_index_of, spreads
@@ -30,7 +30,7 @@ from safemt_api.metrics.uncertainty import (
     DEFAULT_RESAMPLES,
     NOTHING,
     Estimate,
-    bootstrap_sums,
+    bayesian_sums,
     percentile_estimate,
     percentile_interval,
     ratio,
@@ -87,16 +87,16 @@ def corrected_scores(
         UsageError: A frame breaks its contract; the sheet lacks replies labelled safe or unsafe; or the judge is so close to guessing
             (Se + Sp near 1) that a correction would be noise.
     """
-    matrix, cells = encode(frame), confusion_by_id(labelled_pairs(labels))
+    matrix, marked = encode(frame), labelled_pairs(labels)
     if len(matrix.lengths) > MAX_LENGTHS:
         raise UsageError(
             f"SI can be corrected for at most {MAX_LENGTHS} lengths at once, not {len(matrix.lengths)}; filter the frame by length"
         )
-    judge, draws = _judge(cells), _judge_draws(cells, resamples=resamples, seed=seed)
+    judge, draws = _judge(confusion_by_id(marked)), _judge_draws(marked, resamples=resamples, seed=seed)
     _refuse_guessing(judge, draws, level=level)
-    patterns, columns = _pattern_columns(matrix, _certain(frame, matrix))
+    patterns, columns, extremes = _pattern_columns(matrix, _certain(frame, matrix))
     width = len(matrix.lengths)
-    sums = bootstrap_sums(columns, resamples=resamples, seed=seed)
+    sums = bayesian_sums(columns, *extremes, resamples=resamples, seed=seed)
     whole = columns.sum(axis=0, keepdims=True)
     raw = ratio(whole[:, :width], whole[:, width : 2 * width])
     asr, asr_draws = _corrected_asr(whole, judge, width), _corrected_asr(sums, draws, width)
@@ -197,25 +197,11 @@ def _judge(cells: Floats) -> _Judge:
     return _Judge(ratio(true_unsafe, true_unsafe + false_safe), ratio(true_safe, true_safe + false_unsafe))
 
 
-def _judge_draws(cells: Floats, *, resamples: int, seed: int) -> _Judge:
-    # The label sheet is another sample than the run: its resamples must not move with the run's.
-    other_seed = int(np.random.SeedSequence([seed, 1]).generate_state(1, dtype=np.uint64)[0])
-    sums = bootstrap_sums(cells, resamples=resamples, seed=other_seed)
-    generator = np.random.Generator(np.random.PCG64(other_seed))
-    return _Judge(_rate_draws(cells, sums, (0, 1), generator), _rate_draws(cells, sums, (3, 2), generator))
-
-
-def _rate_draws(cells: Floats, sums: Floats, of: tuple[int, int], generator: np.random.Generator) -> Floats:
-    """Resampled rates; where the sheet shows no error at all, draws from Jeffreys' posterior, since resamples would show none either."""
-    hits, misses = of
-    draws = ratio(sums[:, hits], sums[:, hits] + sums[:, misses])
-    seen = cells[:, [hits, misses]].sum(axis=0)
-    if not seen.all():
-        ids = float(np.count_nonzero(cells[:, [hits, misses]].sum(axis=1)))
-        share = seen[0] / seen.sum()
-        return generator.beta(0.5 + ids * share, 0.5 + ids * (1 - share), size=len(sums))
-    # A resample without any reply of this class says nothing about it.
-    return np.where(np.isnan(draws), seen[0] / seen.sum(), draws)
+def _judge_draws(labels: pl.DataFrame, *, resamples: int, seed: int) -> _Judge:
+    # The label sheet is another sample than the run: its draws must not move with the run's.
+    other_seed = int(np.random.SeedSequence([seed, 1]).generate_state(1, dtype=np.uint64)[0] >> 2)
+    true_unsafe, false_safe, false_unsafe, true_safe = confusion_draws(labels, resamples=resamples, seed=other_seed).T
+    return _Judge(ratio(true_unsafe, true_unsafe + false_safe), ratio(true_safe, true_safe + false_unsafe))
 
 
 def _refuse_guessing(judge: _Judge, draws: _Judge, *, level: float) -> None:
@@ -256,16 +242,23 @@ class _Patterns:
     base: int
 
 
-def _pattern_columns(matrix: VerdictMatrix, certain: Flags) -> tuple[_Patterns, Floats]:
-    """The patterns, and columns to sum: unsafe, judged and asked by length, then one a pattern of complete ids."""
+def _pattern_columns(matrix: VerdictMatrix, certain: Flags) -> tuple[_Patterns, Floats, Floats]:
+    """The patterns, columns to sum (unsafe, judged and asked by length, then one a pattern of complete ids), and those of pseudo-ids.
+
+    The pseudo-ids (see ``bayesian_sums``) are judged safe, and unsafe, at every length.
+    """
     digits = np.where(certain, 2, matrix.unsafe).astype(np.int64)
     base = 3 if certain.any() else 2
     powers = base ** np.arange(len(matrix.lengths) - 1, -1, -1, dtype=np.int64)
-    states, shown = np.unique((digits @ powers)[matrix.complete], return_inverse=True)
+    pseudo = np.array([[0] * len(matrix.lengths), [1] * len(matrix.lengths)], dtype=np.int64)
+    states, shown = np.unique(np.concatenate([pseudo, digits[matrix.complete]]) @ powers, return_inverse=True)
+    patterns = np.eye(len(states))[shown]
     by_pattern = np.zeros((len(matrix.ids), len(states)))
-    by_pattern[matrix.complete] = np.eye(len(states))[shown]
+    by_pattern[matrix.complete] = patterns[2:]
     asked = matrix.judged & ~certain
-    return _Patterns(states, base), np.column_stack([matrix.unsafe, matrix.judged, asked, by_pattern]).astype(np.float64)
+    judged = matrix.judged.mean() if matrix.judged.size else 1.0
+    extremes = judged * np.column_stack([pseudo, np.ones_like(pseudo), np.ones_like(pseudo), patterns[:2]])
+    return _Patterns(states, base), np.column_stack([matrix.unsafe, matrix.judged, asked, by_pattern]).astype(np.float64), extremes
 
 
 def _corrected_spread(counts: Floats, patterns: _Patterns, judge: _Judge, lengths: int) -> Floats:

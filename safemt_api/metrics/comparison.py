@@ -16,7 +16,13 @@ import polars as pl
 
 from safemt_api.errors import UsageError
 from safemt_api.metrics.frames import MISSING, Floats, VerdictMatrix, encode
-from safemt_api.metrics.safety_index import pseudo_ids, safety_index_bounds, safety_index_of, safety_index_samples, score_columns
+from safemt_api.metrics.safety_index import (
+    pseudo_ids,
+    safety_index_bounds,
+    safety_index_of,
+    safety_index_samples,
+    score_columns,
+)
 from safemt_api.metrics.uncertainty import (
     DEFAULT_LEVEL,
     DEFAULT_RESAMPLES,
@@ -83,7 +89,7 @@ def compare(
     own_a, own_b = shared(whole_a, whole_b)
     a, b = paired(own_a, own_b)
     only_a, only_b = (tuple(sorted(set(x.ids) - set(y.ids))) for x, y in ((whole_a, whole_b), (whole_b, whole_a)))
-    by_length, asr, index = _differences(a, b, resamples=resamples, seed=seed, level=level)
+    by_length, asr, index = paired_differences(a, b, resamples=resamples, seed=seed, level=level)
     return Comparison(
         name_a=name_a,
         name_b=name_b,
@@ -166,26 +172,50 @@ def _net(a: VerdictMatrix, b: VerdictMatrix) -> list[int]:
     return [int(change) for change in b.unsafe.sum(axis=1) - a.unsafe.sum(axis=1)]
 
 
-def _differences(a: VerdictMatrix, b: VerdictMatrix, *, resamples: int, seed: int, level: float) -> tuple[pl.DataFrame, Estimate, Estimate]:
+def paired_differences(
+    a: VerdictMatrix, b: VerdictMatrix, *, resamples: int = DEFAULT_RESAMPLES, seed: int = 0, level: float = DEFAULT_LEVEL
+) -> tuple[pl.DataFrame, Estimate, Estimate]:
+    """What changes from A to B, both as ``paired`` gives them: ``Comparison.by_length``, and the differences of pooled ASR and of SI."""
     rows = [_length_row(a, b, i, level=level) for i in range(len(a.lengths))]
     adjusted = holm([row["p_value"] for row in rows])
     by_length = _filled([row | {"p_holm": p} for row, p in zip(rows, adjusted, strict=True)])
-    sums_a, sums_b = _paired_sums(a, b, resamples=resamples, seed=seed)
-    indexes = safety_index_samples(sums_b, b) - safety_index_samples(sums_a, a)
-    index = _held(safety_index_of(b) - safety_index_of(a), indexes, level=level)
-    return by_length, _overall(a, b, sums_a, sums_b, level=level), index
+    overall = _overall(a, b, resamples=resamples, seed=seed, level=level)
+    return by_length, overall, _index_difference(a, b, resamples=resamples, seed=seed, level=level)
 
 
-def _paired_sums(a: VerdictMatrix, b: VerdictMatrix, *, resamples: int, seed: int) -> tuple[Floats, Floats]:
-    """Weighted sums of both runs' ``score_columns``, an id having one weight in both; pseudo-ids differ as much as ids can.
+def _index_difference(a: VerdictMatrix, b: VerdictMatrix, *, resamples: int, seed: int, level: float) -> Estimate:
+    value = safety_index_of(b) - safety_index_of(a)
+    if math.isnan(value):
+        return NOTHING
+    sums = _paired_sums((score_columns(a), score_columns(b)), *pseudo_ids(a), resamples=resamples, seed=seed)
+    return _held(value, safety_index_samples(sums[1], b) - safety_index_samples(sums[0], a), level=level)
 
-    Each weighting is used with both orders of the pseudo-ids, so that comparing B with A mirrors comparing A with B exactly.
+
+def _overall(a: VerdictMatrix, b: VerdictMatrix, *, resamples: int, seed: int, level: float) -> Estimate:
+    value = _pooled(b) - _pooled(a)
+    if math.isnan(value):
+        return NOTHING
+    judged = a.judged.sum(axis=1)
+    columns = [np.column_stack([x.unsafe.sum(axis=1), judged]).astype(np.float64) for x in (a, b)]
+    average = judged.sum() / np.count_nonzero(judged)
+    # An id rarely changes at all lengths, so the pseudo-id changes as much as those that do; as much as one can where none does.
+    net = (columns[1] - columns[0])[:, 0]
+    change = min(average, np.sqrt(np.mean(net[net != 0] ** 2))) if net.any() else average
+    low, high = np.array([0.0, average]), np.array([change, average])
+    sums = _paired_sums(columns, low, high, resamples=resamples, seed=seed)
+    return _held(value, sums[1][:, 0] / sums[1][:, 1] - sums[0][:, 0] / sums[0][:, 1], level=level)
+
+
+def _paired_sums(columns: Sequence[Floats], low: Floats, high: Floats, *, resamples: int, seed: int) -> tuple[Floats, Floats]:
+    """Weighted sums of both runs' columns, an id having one weight in both; the pseudo-id is ``high`` in one run and ``low`` in the other.
+
+    Each weighting is used both ways round, so that comparing B with A mirrors comparing A with B exactly.
     """
-    pseudo, columns = score_columns(pseudo_ids(a.lengths)), np.hstack([score_columns(a), score_columns(b)])
-    orders = (np.hstack([pseudo, pseudo[::-1]]), np.hstack([pseudo[::-1], pseudo]))
-    sums = np.vstack([bayesian_sums(columns, order, resamples=(resamples + 1) // 2, seed=seed) for order in orders])
-    first, second = np.hsplit(sums, 2)
-    return first, second
+    both, first, second = np.hstack(columns), np.hstack([low, high]), np.hstack([high, low])
+    ways = ((first, second), (second, first))
+    sums = np.vstack([bayesian_sums(both, *way, resamples=(resamples + 1) // 2, seed=seed) for way in ways])
+    in_a, in_b = np.hsplit(sums, 2)
+    return in_a, in_b
 
 
 def _length_row(a: VerdictMatrix, b: VerdictMatrix, i: int, *, level: float) -> dict[str, float]:
@@ -204,12 +234,6 @@ def _length_row(a: VerdictMatrix, b: VerdictMatrix, i: int, *, level: float) -> 
         "only_b_unsafe": only_b,
         "p_value": mcnemar(only_a, only_b) if pairs else math.nan,
     }
-
-
-def _overall(a: VerdictMatrix, b: VerdictMatrix, sums_a: Floats, sums_b: Floats, *, level: float) -> Estimate:
-    width = len(a.lengths)
-    pooled = [ratio(sums[:, :width].sum(axis=1), sums[:, width : 2 * width].sum(axis=1)) for sums in (sums_a, sums_b)]
-    return _held(_pooled(b) - _pooled(a), pooled[1] - pooled[0], level=level)
 
 
 def _held(value: float, samples: Floats, *, level: float) -> Estimate:
@@ -244,7 +268,7 @@ def _scenario_row(whole_a: VerdictMatrix, whole_b: VerdictMatrix, *, resamples: 
         names = ("asr_a", "asr_b", "difference", "ci_low", "ci_high")
         return {"ids": 0, "pairs": 0} | dict.fromkeys(names, math.nan) | {"only_a_unsafe": 0, "only_b_unsafe": 0, "p_value": math.nan}
     a, b = paired(whole_a, whole_b)
-    estimate = _overall(a, b, *_paired_sums(a, b, resamples=resamples, seed=seed), level=level)
+    estimate = _overall(a, b, resamples=resamples, seed=seed, level=level)
     return {
         "ids": len(a.ids),
         "pairs": int(a.judged.sum()),

@@ -59,11 +59,23 @@ def _shares(codes: Codes, clusters: NDArray[np.int64], *, resamples: int, seed: 
     columns = np.zeros((int(clusters.max(initial=-1)) + 1, 2 * width))
     np.add.at(columns, clusters, np.hstack(_at_risk(codes)).astype(np.float64))
     share = _kaplan_meier(columns.sum(axis=0, keepdims=True))[0]
-    # One pseudo-id fails at once, the other never does; each has as many dialogues as an id has on average.
-    extremes = np.hstack(_at_risk(np.array([[UNSAFE] * width, [SAFE] * width], dtype=np.int8)))
-    pseudo = extremes * (len(codes) / max(len(columns), 1))
-    samples = _kaplan_meier(bayesian_sums(columns, pseudo, resamples=resamples, seed=seed))
-    return share, *bounds_of_shares(share, samples, level=level)
+    return share, *bounds_of_shares(share, _share_samples(columns, len(codes), resamples=resamples, seed=seed), level=level)
+
+
+def _share_samples(columns: Floats, units: int, *, resamples: int, seed: int) -> Floats:
+    """Draws of the share failed by each position. The pseudo-id is at risk up to there and fails just there, or never does.
+
+    So few ids may be left at risk at the end that none fails: a pseudo-id that failed before would not widen that part.
+    """
+    # Two columns more carry the pseudo-id's weight; it has as many dialogues as an id has on average.
+    weight = units / max(len(columns), 1)
+    never, just_now = np.zeros((2, columns.shape[1] + 2))
+    never[-2], just_now[-1] = weight, weight
+    sums = bayesian_sums(np.pad(columns, ((0, 0), (0, 2))), never, just_now, resamples=resamples, seed=seed)
+    (failing, at_risk), extra = np.hsplit(sums[:, :-2], 2), sums[:, -2:]
+    at_risk = at_risk + extra.sum(axis=1, keepdims=True)
+    surviving_before = np.cumprod(np.hstack([np.ones((len(sums), 1)), 1 - (failing / at_risk)[:, :-1]]), axis=1)
+    return np.asarray(1 - surviving_before * (1 - (failing + extra[:, 1:]) / at_risk), dtype=np.float64)
 
 
 def _at_risk(codes: Codes) -> tuple[Flags, Flags]:

@@ -155,17 +155,22 @@ def weighted_asr(asr: Floats, lengths: Sequence[int]) -> Floats:
     return ratio((asr * weights).sum(axis=-1), weights.sum())
 
 
-def pseudo_ids(lengths: Sequence[int]) -> VerdictMatrix:
-    """Ids that were not seen but might be: one unsafe at every length, one safe at every length (see ``bayesian_sums``)."""
-    codes = np.array([[UNSAFE] * len(lengths), [SAFE] * len(lengths)], dtype=np.int8)
-    return VerdictMatrix(("unsafe", "safe"), tuple(lengths), codes)
+def pseudo_ids(matrix: VerdictMatrix) -> tuple[Floats, Floats]:
+    """``score_columns`` of ids that were not seen but might be: safe at every length, and unsafe at every length (see ``bayesian_sums``).
+
+    They have as many verdicts as an id has on average, lest they weigh more than an id where many are missing.
+    """
+    codes = np.array([[SAFE] * len(matrix.lengths), [UNSAFE] * len(matrix.lengths)], dtype=np.int8)
+    safe, unsafe = score_columns(VerdictMatrix(("safe", "unsafe"), matrix.lengths, codes))
+    judged = float(matrix.judged.mean()) if matrix.judged.size else 1.0
+    return judged * safe, judged * unsafe
 
 
 def scored_index(matrix: VerdictMatrix, *, resamples: int = DEFAULT_RESAMPLES, seed: int = 0, level: float = DEFAULT_LEVEL) -> SafetyIndex:
     """``safety_index_with_interval`` of verdicts that are encoded already."""
     value, ci_low, ci_high = safety_index_of(matrix), math.nan, math.nan
     if not math.isnan(value):
-        sums = bayesian_sums(score_columns(matrix), score_columns(pseudo_ids(matrix.lengths)), resamples=resamples, seed=seed)
+        sums = bayesian_sums(score_columns(matrix), *pseudo_ids(matrix), resamples=resamples, seed=seed)
         bounds = bounds_of_shares(np.array([value]), safety_index_samples(sums, matrix)[:, None], level=level)
         ci_low, ci_high = (bound.item() for bound in bounds)
     low, high = safety_index_bounds(matrix)

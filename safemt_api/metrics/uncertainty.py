@@ -1,7 +1,7 @@
-"""Intervals: the bootstrap over ids that all scores share, Wilson's interval, and exact distributions of sums.
+"""Intervals: Wilson's and Newcombe's where an id gives one observation, bootstraps over ids where it gives several; sums' distributions.
 
-Every score here is a function of sums over ids. One resample of n ids with replacement is a row of n multinomial counts, so all
-resamples of all columns are one matrix product, and runs on the same ids share the counts.
+Every score here is a function of sums over ids. A resample gives each id a random weight, so all resamples of all columns are one matrix
+product.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from statistics import NormalDist
 
 import numpy as np
@@ -21,8 +22,8 @@ Counts = NDArray[np.generic]
 
 DEFAULT_RESAMPLES = 10_000
 DEFAULT_LEVEL = 0.95
-PSEUDO_WEIGHT = 0.5
-"""How much a pseudo-id weighs against an id; chosen by the simulation in benchmarks/intervals.py."""
+MANY_OBSERVATIONS, FEW = 50, 3
+"""Where Wilson's bounds are mended: for up to ``FEW`` successes or failures of more than ``MANY_OBSERVATIONS``."""
 MAX_CHUNK_CELLS = 500_000
 """Counts held at once; bounds memory at about 10 MB whatever the number of ids and resamples."""
 
@@ -54,6 +55,31 @@ def wilson(successes: float, n: float, *, level: float = DEFAULT_LEVEL) -> tuple
     middle = (share + spread / 2) / (1 + spread)
     half = z * math.sqrt(share * (1 - share) / n + spread / (4 * n)) / (1 + spread)
     return (0.0 if successes == 0 else max(0.0, middle - half)), (1.0 if successes == n else min(1.0, middle + half))
+
+
+def proportion_interval(successes: int, n: int, *, level: float = DEFAULT_LEVEL) -> tuple[float, float]:
+    """The interval (low, high) of a proportion of ``n`` independent observations: Wilson's, mended where it covers too seldom.
+
+    Wilson's lower bound for one to three successes is too high where the true rate is about 1 / n (it covers 92.1 % for n = 100 and
+    p = .01), so that of the Poisson distribution stands in, as Brown, Cai and DasGupta (2001, Statist. Sci. 16, section 4.1.1) propose
+    for more than 50 observations; likewise the upper one for one to three failures.
+    """
+    low, high = wilson(successes, n, level=level)
+    if n > MANY_OBSERVATIONS:
+        low = min(low, _poisson_lower(successes, level) / n) if 1 <= successes <= FEW else low
+        high = max(high, 1 - _poisson_lower(n - successes, level) / n) if 1 <= n - successes <= FEW else high
+    return low, high
+
+
+@cache
+def _poisson_lower(count: int, level: float) -> float:
+    """The mean of a Poisson variable that stays below ``count`` with chance ``level``, by bisection."""
+    low, high = 0.0, float(count)
+    for _ in range(60):
+        middle = (low + high) / 2
+        below = sum(math.exp(-middle) * middle**i / math.factorial(i) for i in range(count))
+        low, high = (middle, high) if below > level else (low, middle)
+    return low
 
 
 def paired_difference_interval(both: int, only_a: int, only_b: int, pairs: int, *, level: float = DEFAULT_LEVEL) -> tuple[float, float]:
@@ -135,29 +161,31 @@ def ratio(numerator: Counts, denominator: Counts) -> Floats:
     return np.asarray(np.divide(top, bottom, out=np.full(shape, np.nan), where=bottom != 0))
 
 
-def bayesian_sums(columns: Counts, pseudo: Counts, *, resamples: int = DEFAULT_RESAMPLES, seed: int = 0) -> Floats:
-    """Randomly weighted sums of each column over ids and pseudo-ids, shape (resamples, columns): draws for ratios of sums.
+def bayesian_sums(columns: Counts, low: Counts, high: Counts, *, resamples: int = DEFAULT_RESAMPLES, seed: int = 0) -> Floats:
+    """Randomly weighted sums of each column over ids and a pseudo-id, shape (resamples, columns): draws for ratios of sums.
 
     The Bayesian bootstrap (Rubin 1981, Ann. Statist. 9) weighs every id by an exponential draw where the ordinary one counts how often
-    it was drawn. ``pseudo`` holds the rows of ids that were not seen but might be, each weighed by a gamma draw of shape ``PSEUDO_WEIGHT``
-    (the proper Bayesian bootstrap of Muliere and Secchi 1996, Ann. Inst. Statist. Math. 48; for one proportion it is Jeffreys' interval).
-    With them the draws differ even where all ids are alike, and rates near 0 and 1 keep their coverage.
+    it was drawn. Here the draws have the shape 1 - 2 / ids, which gives a mean its unbiased variance. A pseudo-id stands for ids that were
+    not seen but might be (the proper Bayesian bootstrap of Muliere and Secchi 1996, Ann. Inst. Statist. Math. 48): an exponential draw
+    times the row ``low`` or ``high``, by the toss of a coin. For one proportion that is the mid-p version of Clopper and Pearson's
+    interval (as Fay and Brittain 2016, Stat. Med. 35, do for survival). So draws differ even where all ids are alike, and rates near 0
+    and 1 keep their coverage; benchmarks/intervals.py shows how well.
 
-    Ids with equal rows are drawn as one, since a sum of exponential draws is one gamma draw: the cost grows with the patterns that ids
-    show, hardly with the ids. The same seed gives the same weights to ids that stand in the same order with the same rows alike.
+    Ids with equal rows are drawn as one, since a sum of gamma draws is one gamma draw: the cost grows with the patterns that ids show,
+    hardly with the ids. The same seed gives the same weights to ids that stand in the same order with the same rows alike.
     """
     if resamples < 1:
         raise UsageError(f"resamples must be at least 1, not {resamples}")
     rows, counts = _distinct(np.ascontiguousarray(columns, dtype=np.float64))
-    values = np.vstack([rows, np.asarray(pseudo, dtype=np.float64)])
-    shapes = np.concatenate([counts, np.full(len(pseudo), PSEUDO_WEIGHT)])
+    shapes = counts * max(0.5, 1 - 2 / max(float(counts @ rows.any(axis=1)), 1.0))
     generator = np.random.Generator(np.random.PCG64(seed))
     chunk = max(1, MAX_CHUNK_CELLS // max(len(shapes), 1))
-    sums = np.empty((resamples, values.shape[1]))
+    sums = np.empty((resamples, rows.shape[1]))
     for start in range(0, resamples, chunk):
         stop = min(start + chunk, resamples)
-        sums[start:stop] = generator.standard_gamma(shapes, size=(stop - start, len(shapes))) @ values
-    return sums
+        sums[start:stop] = generator.standard_gamma(shapes, size=(stop - start, len(shapes))) @ rows
+    weights, tossed = generator.standard_exponential((resamples, 1)), generator.random((resamples, 1)) < 0.5
+    return sums + weights * np.where(tossed, high, low)
 
 
 def _distinct(rows: Floats) -> tuple[Floats, Floats]:
@@ -187,13 +215,13 @@ def proportion_intervals(
 ) -> tuple[Floats, Floats]:
     """Bounds of each column's proportion; inputs are counts of shape (ids, columns).
 
-    Wilson's interval where an id has one verdict at most in a column; where some have several, ids are clusters: Bayesian bootstrap.
+    ``proportion_interval`` where an id has one verdict at most in a column; where some have several, ids are clusters: Bayesian bootstrap.
     """
     totals, successes = np.sum(judged, axis=0), np.sum(unsafe, axis=0)
     single = np.max(judged, axis=0, initial=0) <= 1
     low, high = np.empty(len(totals)), np.empty(len(totals))
     for i in np.flatnonzero(single):
-        low[i], high[i] = wilson(float(successes[i]), float(totals[i]), level=level)
+        low[i], high[i] = proportion_interval(int(successes[i]), int(totals[i]), level=level)
     if not single.all():
         at = np.flatnonzero(~single)
         low[at], high[at] = _clustered(np.asarray(unsafe)[:, at], np.asarray(judged)[:, at], resamples=resamples, seed=seed, level=level)
@@ -202,9 +230,10 @@ def proportion_intervals(
 
 def _clustered(unsafe: Counts, judged: Counts, *, resamples: int, seed: int, level: float) -> tuple[Floats, Floats]:
     width = unsafe.shape[1]
-    average = ratio(judged.sum(axis=0), np.count_nonzero(judged, axis=0))
-    pseudo = np.vstack([np.hstack([average, average]), np.hstack([0 * average, average])])
-    sums = bayesian_sums(np.hstack([unsafe, judged]), np.nan_to_num(pseudo), resamples=resamples, seed=seed)
+    # The pseudo-id has as many verdicts as an id has on average: all unsafe, or none.
+    average = np.nan_to_num(ratio(judged.sum(axis=0), np.count_nonzero(judged, axis=0)))
+    low, high = np.hstack([0 * average, average]), np.hstack([average, average])
+    sums = bayesian_sums(np.hstack([unsafe, judged]), low, high, resamples=resamples, seed=seed)
     shares = ratio(unsafe.sum(axis=0), judged.sum(axis=0))
     return bounds_of_shares(shares, ratio(sums[:, :width], sums[:, width:]), level=level)
 

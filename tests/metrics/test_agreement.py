@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -114,3 +115,35 @@ def test_two_rows_of_one_judge_for_one_reply_are_refused() -> None:
         krippendorff_alpha(pl.concat([frame, frame.head(1)]))
     with pytest.raises(UsageError, match="lacks the column judge"):
         krippendorff_alpha(frame.drop("judge"))
+
+
+def weighted_sheet(rows: list[tuple[str, str, float]]) -> pl.DataFrame:
+    """(judge, truth, weight), one row an id."""
+    columns = {"dialogue_id": [f"d{i}" for i in range(len(rows))], "length": [1] * len(rows)}
+    return pl.DataFrame(columns | {name: [row[place] for row in rows] for place, name in enumerate(("judge", "truth", "weight"))})
+
+
+@pytest.mark.parametrize("weights", [(1 / 3, 7.1, 0.1), (18.345 / 7, 0.7, 2.3), (3.3, 3.3, 3.3)])
+@pytest.mark.parametrize("misses", [0, 1])
+def test_weights_that_do_not_add_up_exactly_do_not_crash(weights: tuple[float, ...], misses: int) -> None:
+    """Sums of weights are rounded by their order, so that all hits together may exceed all rows: no count of successes exceeds n."""
+    rows = [("unsafe", "unsafe", weight) for weight in weights * 7] + [("safe", "safe", weight) for weight in weights * 5]
+    found = agreement(weighted_sheet(rows + [("safe", "unsafe", weights[1])] * misses), resamples=200)
+    assert (found.sensitivity.value == 1) == (misses == 0)
+    assert 0 < found.sensitivity.ci_low < found.sensitivity.ci_high <= 1
+
+
+def test_sensitivity_on_a_sheet_drawn_by_verdict_covers_where_few_replies_are_unsafe() -> None:
+    """ASR .1, sensitivity .9, specificity .95, 50 of each verdict labelled: a miss is rare on the sheet and weighs seventeen replies."""
+    generator, held, runs = np.random.default_rng(6), 0, 200
+    for seed in range(runs):
+        truth = generator.random(1_000) < 0.1
+        judge = generator.random(1_000) < np.where(truth, 0.9, 0.05)
+        drawn = [(generator.choice(np.flatnonzero(judge == verdict), 50, replace=False), verdict) for verdict in (True, False)]
+        names = ("safe", "unsafe")
+        rows = [
+            (names[int(verdict)], names[int(truth[i])], float((judge == verdict).sum() / 50)) for chosen, verdict in drawn for i in chosen
+        ]
+        found = agreement(weighted_sheet(rows), resamples=300, seed=seed).sensitivity
+        held += found.ci_low <= 0.9 <= found.ci_high
+    assert held / runs >= 0.93

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from itertools import product
 
 import numpy as np
@@ -12,7 +13,17 @@ from hypothesis import strategies as st
 
 from safemt_api.errors import UsageError
 from safemt_api.metrics import uncertainty
-from safemt_api.metrics.uncertainty import IntegerVariable, bootstrap_sums, exact_two_sided_p, percentile_interval, ratio, wilson
+from safemt_api.metrics.uncertainty import (
+    IntegerVariable,
+    bayesian_sums,
+    bootstrap_sums,
+    exact_two_sided_p,
+    paired_difference_interval,
+    percentile_interval,
+    proportion_interval,
+    ratio,
+    wilson,
+)
 
 QUICK = settings(deadline=None, max_examples=30)
 
@@ -45,6 +56,63 @@ def test_wilson_holds_the_share_and_mirrors(n: int, share: float, level: float) 
     assert wilson(n - successes, n, level=level) == pytest.approx((1 - high, 1 - low))
 
 
+def test_wilson_is_mended_where_it_covers_too_seldom() -> None:
+    """Wilson's bound of 3 in 100 lies above .01, but 7.9 % of such runs show 3 or more. A Poisson of mean .8177 is < 3 with chance .95."""
+    assert wilson(3, 100)[0] > 0.01
+    assert proportion_interval(3, 100) == pytest.approx((0.008177, wilson(3, 100)[1]), abs=1e-6)
+    assert proportion_interval(97, 100) == pytest.approx((wilson(97, 100)[0], 1 - 0.008177), abs=1e-6)
+    for successes, n in ((0, 100), (4, 100), (3, 50), (1, 2)):
+        assert proportion_interval(successes, n) == wilson(successes, n)
+
+
+@pytest.mark.parametrize("ids", [30, 100, 400])
+@pytest.mark.parametrize("rate", [0.01, 0.05, 0.3, 0.9])
+def test_the_interval_of_a_proportion_covers(ids: int, rate: float) -> None:
+    held = [low <= rate <= high for low, high in (proportion_interval(x, ids) for x in range(ids + 1))]
+    chances = [math.comb(ids, x) * rate**x * (1 - rate) ** (ids - x) for x in range(ids + 1)]
+    # The least is Wilson's own 92.98 % for 30 ids and .3.
+    assert round(sum(chance for chance, covered in zip(chances, held, strict=True) if covered), 3) >= 0.93
+
+
+def test_newcombes_published_examples_of_paired_differences() -> None:
+    # Newcombe 1998, Statistics in Medicine 17, 2635: 36/12/2/0, and 53 discordant in one direction of 53.
+    assert paired_difference_interval(36, 2, 12, 50) == pytest.approx((0.0569, 0.3404), abs=5e-5)
+
+
+def test_a_paired_difference_mirrors_and_never_collapses() -> None:
+    low, high = paired_difference_interval(10, 0, 0, 20)
+    assert low == pytest.approx(-high)
+    assert high > 0.05
+    forth, back = paired_difference_interval(3, 1, 4, 12), paired_difference_interval(3, 4, 1, 12)
+    assert forth == pytest.approx((-back[1], -back[0]))
+    assert all(math.isnan(bound) for bound in paired_difference_interval(0, 0, 0, 0))
+    with pytest.raises(UsageError, match="must not be negative"):
+        paired_difference_interval(3, 1, 1, 4)
+
+
+def test_the_bayesian_bootstrap_of_a_proportion_is_clopper_and_pearsons_mid_p_interval() -> None:
+    columns = np.column_stack([np.arange(40) < 4, np.ones(40)])
+    sums = bayesian_sums(columns, np.array([0.0, 1.0]), np.array([1.0, 1.0]), resamples=100_000)
+    low, high = percentile_interval(ratio(sums[:, 0], sums[:, 1])[:, None])
+    # Mid-p bounds of 4 in 40, by bisection on (P(X < 4) + P(X <= 4)) / 2.
+    assert (low.item(), high.item()) == pytest.approx((0.0326, 0.2241), abs=0.006)
+
+
+def test_the_bayesian_bootstrap_has_the_unbiased_variance_of_a_mean() -> None:
+    values = np.random.default_rng(3).standard_normal(50)
+    columns = np.column_stack([values, np.ones(50)])
+    sums = bayesian_sums(columns, np.zeros(2), np.zeros(2), resamples=50_000)
+    assert np.var(sums[:, 0] / sums[:, 1]) == pytest.approx(values.var(ddof=1) / 50, rel=0.05)
+
+
+def test_ids_that_are_alike_are_drawn_as_one() -> None:
+    columns = np.column_stack([np.arange(5_000) % 2, np.ones(5_000)])
+    started = time.process_time()
+    sums = bayesian_sums(columns, np.zeros(2), np.zeros(2), resamples=20_000)
+    assert time.process_time() - started < 1
+    assert np.std(sums[:, 0] / sums[:, 1]) == pytest.approx(0.5 / math.sqrt(5_000), rel=0.05)
+
+
 def test_resamples_do_not_depend_on_the_columns_beside() -> None:
     values = np.random.default_rng(0).random((37, 4))
     together, alone = bootstrap_sums(values, resamples=200, seed=9), bootstrap_sums(values[:, 1:2], resamples=200, seed=9)
@@ -72,6 +140,8 @@ def test_resampled_counts_are_multinomial() -> None:
 def test_no_resamples_are_refused() -> None:
     with pytest.raises(UsageError, match="at least 1"):
         bootstrap_sums(np.ones((3, 1)), resamples=0)
+    with pytest.raises(UsageError, match="at least 1"):
+        bayesian_sums(np.ones((3, 1)), np.zeros(1), np.ones(1), resamples=0)
 
 
 def test_percentiles_leave_out_resamples_without_a_value() -> None:

@@ -70,7 +70,7 @@ async def noisy(tmp_path_factory: pytest.TempPathFactory) -> RunData:
 
 
 async def test_corrected_scores_cover_the_truth_that_the_raw_ones_miss(noisy: RunData, tmp_path: Path) -> None:
-    found = correct(noisy, calibrate(noisy, labelled(noisy, tmp_path / "l.csv", n=120)))
+    found = correct(noisy, calibrate(noisy, labelled(noisy, tmp_path / "l.csv", n=160)))
     truth = truth_of(noisy)
     assert found.judge.sensitivity.ci_low < 0.8 < found.judge.sensitivity.ci_high
     assert found.judge.specificity.ci_low < 0.9 < found.judge.specificity.ci_high
@@ -103,7 +103,7 @@ async def test_a_calibration_file_says_the_same_as_its_sheet_and_serves_other_ru
 
 
 async def test_tables_and_page_show_raw_and_corrected_side_by_side(noisy: RunData, tmp_path: Path) -> None:
-    found = correct(noisy, calibrate(noisy, labelled(noisy, tmp_path / "l.csv", n=120)))
+    found = correct(noisy, calibrate(noisy, labelled(noisy, tmp_path / "l.csv", n=160)))
     console = Console(file=io.StringIO(), width=100, color_system=None)
     console.print(correction_report(found))
     page = render_page([noisy], images=False, charts=False, corrections=[found])
