@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -19,8 +20,8 @@ from safemt_api.runs.defending import DEFENCE_FILE, Arm, arm_settings, ceiling_o
 from safemt_api.runs.effects import idle_moderation, refuse_idle
 from safemt_api.runs.execution import EXIT_DONE, EXIT_FAILURES, RunResult, Watcher, execute
 from safemt_api.runs.manifest import write_json
-from safemt_api.runs.planning import DEFAULT_PROVIDER, Plan, default_name
-from safemt_api.runs.settings import EvalSettings
+from safemt_api.runs.planning import DATA_VARIABLE, DEFAULT_PROVIDER, Plan, default_name
+from safemt_api.runs.settings import EvalSettings, options, settings_record
 from safemt_api.simulator.settings import SimulatorSettings
 
 Opening = Callable[[Plan], None]
@@ -94,12 +95,14 @@ def defence_name(settings: EvalSettings) -> str:
     """
     provider = settings.provider or DEFAULT_PROVIDER
     model = settings.model or find_profile(load_profiles(settings.providers), provider).default_model or "model"
-    return f"{default_name(provider, model, settings)}-defence"
+    free = {one.name for one in options() if "resume" in one.option.commands}
+    decisive = {name: value for name, value in settings_record(settings).items() if name not in free}
+    return f"{default_name(provider, model, settings, {**decisive, DATA_VARIABLE: os.environ.get(DATA_VARIABLE)})}-defence"
 
 
 @asynccontextmanager
 async def open_arms(
-    settings: EvalSettings, arms: Sequence[Arm], *, simulator: SimulatorSettings | None = None
+    settings: EvalSettings, arms: Sequence[Arm], *, simulator: SimulatorSettings | None = None, dry_run: bool = False
 ) -> AsyncIterator[list[Plan]]:
     """The plans of all arms, opened together: whatever keeps one from starting shows before the first one costs anything.
 
@@ -110,7 +113,7 @@ async def open_arms(
     async with AsyncExitStack() as stack:
         plans = []
         for arm in arms:
-            plan = await stack.enter_async_context(open_plan(arm_settings(settings, arm), simulator=simulator))
+            plan = await stack.enter_async_context(open_plan(arm_settings(settings, arm), simulator=simulator, dry_run=dry_run))
             _check_moderator(plan)
             plans.append(plan)
         yield plans

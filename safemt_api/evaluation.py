@@ -61,7 +61,7 @@ async def evaluate(
 
 @asynccontextmanager
 async def open_plan(
-    settings: EvalSettings, *, simulator: SimulatorSettings | None = None, judging_only: bool = False
+    settings: EvalSettings, *, simulator: SimulatorSettings | None = None, judging_only: bool = False, dry_run: bool = False
 ) -> AsyncIterator[Plan]:
     """A plan whose addresses answer: the built-in simulator runs for as long as the block lasts, where the settings use it.
 
@@ -69,13 +69,14 @@ async def open_plan(
         settings: What to run.
         simulator: What the built-in simulator plays; ``None``: as the settings say.
         judging_only: The target will not be called: its key and price are not needed, and the run's judge may be another than before.
+        dry_run: Nobody will be called: no key is needed.
 
     Raises:
         SetupError: The run cannot start.
     """
     async with open_router(settings, simulator=simulator) as router:
         complete = settings if judging_only else await _with_model(settings, router)
-        yield make_plan(complete, router=router, judging_only=judging_only)
+        yield make_plan(complete, router=router, judging_only=judging_only, dry_run=dry_run)
 
 
 @asynccontextmanager

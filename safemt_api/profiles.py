@@ -107,6 +107,7 @@ class ModelFacts(_Facts):
     structured_output: bool | None = Field(None, description="overrides the profile's")
     context_tokens: PositiveInt | None = None
     max_output_tokens: PositiveInt | None = Field(None, description="the most the model can write, reasoning included")
+    reply_tokens: PositiveInt | None = Field(None, description="usual length of a reply, thinking left out, where it was measured")
     cache_minimum_tokens: PositiveInt | None = Field(
         None, description="anthropic_messages only: shortest beginning that the vendor caches when it is marked; unset: no marks are sent"
     )

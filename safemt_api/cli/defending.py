@@ -21,7 +21,7 @@ from safemt_api.report.arm_tables import defence_report
 from safemt_api.report.page import write_page
 from safemt_api.report.reading import read_run
 from safemt_api.runs.defending import Arm, plan_arms
-from safemt_api.runs.estimating import Estimate, estimate, remaining_share
+from safemt_api.runs.estimating import Estimate, estimate
 from safemt_api.runs.execution import EXIT_DONE, EXIT_FAILURES, EXIT_INTERRUPTED
 from safemt_api.runs.planning import Plan
 from safemt_api.runs.settings import EvalSettings
@@ -41,9 +41,9 @@ async def _defend(
     named = replace(settings, run=settings.run or defence_name(settings))
     arms = plan_arms(named.run or "", moderators, base_urls)
     if dry_run or _may_be_dear(named, yes=yes):
-        estimates = await _estimates(named, arms)
+        estimates = await _estimates(named, arms, dry_run=dry_run)
         if dry_run:
-            _show_estimates([found for found, _ in estimates], as_json=as_json)
+            _show_estimates(estimates, as_json=as_json)
             return 0
         if not _agreed(estimates):
             say("not started")
@@ -77,10 +77,10 @@ def _announce(remarked: set[str], plan: Plan) -> None:
     )
 
 
-async def _estimates(settings: EvalSettings, arms: Sequence[Arm]) -> list[tuple[Estimate, float]]:
-    """What each arm is expected to cost, and the share of it that is still to come."""
-    async with open_arms(settings, arms) as plans:
-        return [(estimate(plan), remaining_share(plan)) for plan in plans]
+async def _estimates(settings: EvalSettings, arms: Sequence[Arm], *, dry_run: bool) -> list[Estimate]:
+    """What each arm has still to buy."""
+    async with open_arms(settings, arms, dry_run=dry_run) as plans:
+        return [await estimate(plan) for plan in plans]
 
 
 def _may_be_dear(settings: EvalSettings, *, yes: bool) -> bool:
@@ -96,11 +96,11 @@ def _show_estimates(estimates: Sequence[Estimate], *, as_json: bool) -> None:
     say(f"All arms together: {words.dollars(total)} expected; less, where target calls are the same in two arms and so are bought once.")
 
 
-def _agreed(estimates: Sequence[tuple[Estimate, float]]) -> bool:
-    expected = sum(found.expected_usd * share for found, share in estimates)
+def _agreed(estimates: Sequence[Estimate]) -> bool:
+    expected = sum(found.expected_usd for found in estimates)
     if expected <= ASK_ABOVE_USD:
         return True
-    most = sum(found.most_usd for found, _ in estimates)
+    most = sum(found.most_usd for found in estimates)
     return agrees(
         f"All arms together are expected to cost {words.dollars(expected)}, at most {words.dollars(most)}; --max-usd sets a ceiling. Start?"
     )

@@ -16,12 +16,15 @@ def estimate_table(found: Estimate) -> RenderableType:
     table = Table(title=Text(words.printable(title)), title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("who")
     table.add_column("model", overflow="fold")
-    for name in ("calls", "input tokens", "output tokens", "expected", "at most"):
+    for name in ("calls", "in store", "input tokens", "output tokens", "expected", "at most"):
         table.add_column(name, justify="right")
     for share in found.shares:
         table.add_row(*map(Text, _cells(share)))
     total = Text(f"Expected cost {words.dollars(found.expected_usd)}, at most {words.dollars(found.most_usd)} without retries.")
-    notes = [total, Text("Replies that are in the store already cost nothing again; --max-usd holds a ceiling whatever happens.")]
+    notes = [
+        total,
+        Text("What is in the store is not bought again, and not in these figures; --max-usd holds a ceiling whatever happens."),
+    ]
     if found.unpriced:
         notes.insert(1, Text(words.printable(f"No price is known for {', '.join(found.unpriced)}: not in these sums.")))
     return Group(table, Text(), *notes)
@@ -32,6 +35,7 @@ def _cells(share: Share) -> tuple[str, ...]:
         share.purpose,
         words.printable(share.model),
         words.count(share.calls),
+        words.count(share.paid_calls),
         words.count(share.input_tokens),
         words.count(share.output_tokens),
         words.dollars(share.expected_usd),

@@ -22,7 +22,7 @@ from safemt_api.errors import BudgetExhaustedError
 from safemt_api.evaluation import open_plan
 from safemt_api.judges.base import NO_REPLY, NOT_SENT
 from safemt_api.report import words
-from safemt_api.runs.estimating import Estimate, estimate, remaining_share
+from safemt_api.runs.estimating import Estimate, estimate
 from safemt_api.runs.execution import EXIT_BUDGET, EXIT_DONE, EXIT_FAILURES, EXIT_INTERRUPTED, RunResult, Watcher, execute
 from safemt_api.runs.planning import Plan
 from safemt_api.runs.settings import EvalSettings
@@ -41,13 +41,13 @@ def run_evaluation(settings: EvalSettings, *, dry_run: bool, as_json: bool, yes:
 
 
 async def _evaluate(settings: EvalSettings, *, dry_run: bool, as_json: bool, yes: bool) -> int:
-    async with open_plan(settings) as plan:
+    async with open_plan(settings, dry_run=dry_run) as plan:
         for remark in plan.remarks:
             say(remark)
         if dry_run:
-            _show_estimate(plan, as_json=as_json)
+            await _show_estimate(plan, as_json=as_json)
             return 0
-        if not yes and not _agreed(plan):
+        if not yes and not await _agreed(plan):
             say("not started")
             return EXIT_DECLINED
         say(_opening(plan))
@@ -73,29 +73,26 @@ def _opening(plan: Plan) -> str:
     return f"{verb} {plan.run}: {target.profile}:{target.model}, {plan.settings.protocol}, {what}, judge {plan.judge_name}{guarded}"
 
 
-def _show_estimate(plan: Plan, *, as_json: bool) -> None:
-    found = estimate(plan)
+async def _show_estimate(plan: Plan, *, as_json: bool) -> None:
+    found = await estimate(plan)
     if as_json:
         output_console().out(json.dumps(found.record(), indent=2), highlight=False)
     else:
         output_console().print(estimate_table(found))
 
 
-def _agreed(plan: Plan) -> bool:
+async def _agreed(plan: Plan) -> bool:
     """Whether the run may start: a dear one on a terminal asks first, unless it has a ceiling."""
     if plan.settings.max_usd is not None or not (sys.stdin.isatty() and sys.stderr.isatty()):
         return True
-    found = estimate(plan)
-    expected = found.expected_usd * remaining_share(plan)
-    if expected <= ASK_ABOVE_USD:
-        return True
-    return agrees(f"{cost_sentence(found, expected)} Start?")
+    found = await estimate(plan)
+    return found.expected_usd <= ASK_ABOVE_USD or agrees(f"{cost_sentence(found)} Start?")
 
 
-def cost_sentence(found: Estimate, expected_usd: float) -> str:
+def cost_sentence(found: Estimate) -> str:
     """What is to be expected, said before it is spent."""
     unknown = " (and calls whose price is not known)" if found.unpriced else ""
-    amounts = f"{words.dollars(expected_usd)}{unknown}, at most {words.dollars(found.most_usd)}"
+    amounts = f"{words.dollars(found.expected_usd)}{unknown}, at most {words.dollars(found.most_usd)}"
     return f"This is expected to cost {amounts}; --max-usd sets a ceiling."
 
 

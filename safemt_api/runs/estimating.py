@@ -1,49 +1,70 @@
 """What a plan will send and cost, before anything is sent: expected, and at most.
 
-Dialogues are read one at a time, pictures by their head only. Replies that are in the store already are counted as if they were not, and
-retries are left out: a call that fails is mostly not billed, and ``--max-usd`` covers those that are.
+The run is rehearsed: the same code plays and judges every dialogue, and whoever it asks answers from the store, or with so many words as
+a reply usually has, and counts what the call would cost. So a call that two dialogues share is counted once, as it is bought once, and
+what is paid for already costs nothing. Retries are left out: a call that fails is mostly not billed, and ``--max-usd`` covers those that
+are. Pictures are read by their head, and whole only where the store may hold replies about them.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from datetime import date
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
-from safemt_api.dataset.images import fitting_size
+from safemt_api.dataset.images import fitted, fitting_size, open_source
 from safemt_api.dataset.inspection import ImageError, inspect_image
+from safemt_api.dataset.official import Entry
+from safemt_api.dialogues import converse
+from safemt_api.errors import DialogueError
 from safemt_api.judges.base import N_TRIES, verdict_tokens
 from safemt_api.judges.preflight import EXAMPLES
-from safemt_api.judges.rules import RULES_NAME
-from safemt_api.messages import Call, Dialogue, Image, Message, Purpose, Route, Usage, user
+from safemt_api.messages import PURPOSES, Answer, Asker, Call, Image, Message, Outcome, Purpose, Reply, Usage
+from safemt_api.moderators.opening import open_moderator
 from safemt_api.prices import Price, find_price
-from safemt_api.profiles import ImageRules, Profile
-from safemt_api.runs.planning import Plan, spec_of
-from safemt_api.tokens import MOST_TOKENS_PER_MESSAGE, input_tokens_estimate, input_tokens_most
+from safemt_api.profiles import ImageRules
+from safemt_api.runs.execution import judge_transcript
+from safemt_api.runs.folder import SUMMARY_FILE
+from safemt_api.runs.opening import judges_of
+from safemt_api.runs.planning import Plan
+from safemt_api.store.keys import call_key
+from safemt_api.store.turns import STORE_FILE, TurnStore, open_store
+from safemt_api.tokens import BYTES_PER_TOKEN, MOST_TOKENS_PER_MESSAGE, input_tokens_estimate, input_tokens_most
 
 EXPECTED_REPLY_TOKENS = 350
-"""A typical reply to a question of the data set: a few paragraphs (an assumption; refusals are shorter)."""
+"""A typical reply to a question of the data set where neither the profile nor the store knows better: a few paragraphs (an assumption)."""
 
 EXPECTED_THINKING_TOKENS = 800
 """On top of it for a model that thinks before it answers (an assumption)."""
 
 EXPECTED_VERDICT_TOKENS = 100
-MODERATOR_PROMPT_TOKENS = 1500
-"""Allowance for a moderator's instructions (an assumption on the upper side)."""
-
 GUIDANCE_TOKENS = 500
-"""Allowance for the policies that a moderator puts before the target."""
+"""Allowance for what a moderator puts before the target."""
+
+ENOUGH_REPLIES = 20
+"""So many stored replies of the target tell how long its replies are."""
+
+REHEARSED = "[rehearsed]"
+"""Begins every reply that is only expected, so that a question which holds some is known by them."""
+
+PICTURES_KEPT = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What one model takes part with. Dollars are ``None`` where no price is known; ``most_calls`` counts a judge's repeated questions."""
+    """What one model takes part with; ``paid_calls`` are in the store already and in no other figure.
+
+    Dollars are ``None`` where no price is known; ``most_calls`` counts a judge's repeated questions.
+    """
 
     purpose: Purpose
     model: str
     calls: int
+    paid_calls: int
     most_calls: int
     input_tokens: int
     most_input_tokens: int
@@ -88,165 +109,191 @@ class Estimate:
         }
 
 
-def estimate(plan: Plan) -> Estimate:
-    """Calls, tokens and dollars of a plan, by purpose.
+async def estimate(plan: Plan) -> Estimate:
+    """Calls, tokens and dollars of what a plan has still to buy, by purpose and model.
 
     Raises:
         DatasetError: A data file changed since it was checked.
+        StoreError: The store cannot be read.
     """
-    tallies = list(_tallies(plan))
-    for tally in tallies:
-        tally.add_trial(plan)
-    pictures: dict[str, tuple[int, int] | None] = {}
-    for entry in plan.entries:
-        dialogue = plan.dialogue(entry)
-        path = dialogue.image_path
-        if path is not None and path not in pictures:
-            pictures[path] = _size(plan, path)
-        size = None if path is None else pictures[path]
-        for tally in tallies:
-            for position in _positions(plan, dialogue):
-                tally.add(dialogue, position, size)
-    return Estimate(plan.run, len(plan.entries), tuple(tally.share() for tally in tallies))
-
-
-def remaining_share(plan: Plan) -> float:
-    """The share of a run that is still to be played, by its last summary; 1 for a new one."""
-    try:
-        summary = json.loads((plan.folder / "summary.json").read_bytes())
-        counts, not_needed = summary["dialogues"], (summary.get("stopping") or {}).get("dialogues_saved", 0)
-        return 1.0 - min(1.0, float(counts["finished"] + not_needed) / float(counts["planned"]))
-    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
-        return 1.0
-
-
-def _positions(plan: Plan, dialogue: Dialogue) -> range:
-    first = 1 if plan.settings.protocol == "live" else dialogue.length
-    return range(first, dialogue.length + 1)
-
-
-def _size(plan: Plan, image_path: str) -> tuple[int, int] | None:
-    try:
-        found = inspect_image(plan.dataset.folder, image_path)
-    except ImageError:
-        return None
-    return found.width_pixels, found.height_pixels
-
-
-def _tallies(plan: Plan) -> Iterator[_Tally]:
-    """One for each model of the plan."""
-    route, reply = plan.target.route, _reply_tokens(plan)
-    live = plan.settings.protocol == "live"
-    guidance = GUIDANCE_TOKENS if plan.moderator else 0
-    cap = plan.target.parameters.max_output_tokens or reply
-    own = min(reply + (EXPECTED_THINKING_TOKENS if plan.profile.facts(route.model).reasons else 0), cap)
-    yield _Tally(
-        "target",
-        route,
-        plan.profile,
-        live=live,
-        replies=(reply, cap),
-        system=plan.target.system or "",
-        extra_tokens=guidance,
-        output=(own, cap),
-    )
-    rubric = "" if plan.rubrics is None else max((rubric.system for rubric in plan.rubrics.by_name.values()), key=len)
-    for spec in plan.judges:
-        if spec != RULES_NAME:
-            yield _asked(plan, "judge", spec, system=rubric, replies=(reply, cap))
-    if plan.moderator is not None:
-        yield _asked(plan, "moderator", plan.moderator, system="", replies=(reply, cap))
-
-
-def _reply_tokens(plan: Plan) -> int:
-    return min(EXPECTED_REPLY_TOKENS, plan.target.parameters.max_output_tokens or EXPECTED_REPLY_TOKENS)
-
-
-def _asked(plan: Plan, purpose: Purpose, spec: str, *, system: str, replies: tuple[int, int]) -> _Tally:
-    inner = spec_of(spec)
-    route, profile = plan.router.resolve(inner, purpose) if inner else (Route(spec, "", (), spec), None)
-    output = (EXPECTED_VERDICT_TOKENS, EXPECTED_VERDICT_TOKENS)
-    if profile is not None:
-        thinking = EXPECTED_THINKING_TOKENS if profile.facts(route.model).reasons else 0
-        output = (EXPECTED_VERDICT_TOKENS + thinking, verdict_tokens(profile, route.model))
-    extra = MODERATOR_PROMPT_TOKENS if purpose == "moderator" else 0
-    live = plan.settings.protocol == "live"
-    return _Tally(purpose, route, profile, live=live, replies=replies, system=system, extra_tokens=extra, output=output, tries=N_TRIES)
-
-
-class _Tally:
-    """Adds up the calls of one model. A judge also reads the reply; histories of live dialogues hold the target's own words."""
-
-    def __init__(
-        self,
-        purpose: Purpose,
-        route: Route,
-        profile: Profile | None,
-        *,
-        live: bool,
-        replies: tuple[int, int],
-        system: str,
-        extra_tokens: int,
-        output: tuple[int, int],
-        tries: int = 1,
-    ) -> None:
-        self._purpose, self._route, self._live = purpose, route, live
-        self._replies, self._system, self._extra, self._output, self._tries = replies, system, extra_tokens, output, tries
-        self._rules = None if profile is None else profile.image_rules(route.model)
-        self._price: Price | None = None if profile is None else find_price(profile, route.model)
-        self._calls = self._input = self._most_input = 0
-        self._usd = self._most_usd = 0.0
-
-    def add(self, dialogue: Dialogue, position: int, size: tuple[int, int] | None) -> None:
-        """Count the call about the user message at ``position``."""
-        call = Call(self._route, self._messages(dialogue, position, size), system=self._system)
-        likely, most = (words + self._extra for words in self._words(call))
-        spoken = (position - 1 if self._live else 0) + (self._purpose == "judge")
-        likely += spoken * self._replies[0]
-        most += spoken * (self._replies[1] + MOST_TOKENS_PER_MESSAGE)
-        self._calls += 1
-        self._input += likely
-        self._most_input += most * self._tries
-        if self._price is not None:
-            self._usd += self._price.cost_usd(Usage(input_tokens=likely, output_tokens=self._output[0]))
-            self._most_usd += self._price.most_usd(most, self._output[1]) * self._tries
-
-    def add_trial(self, plan: Plan) -> None:
-        """Count the calls by which a judge is tried before a run."""
-        if self._purpose == "judge":
+    async with _store_of(plan) as store:
+        rehearsal = _Rehearsal(plan, store)
+        judges = judges_of(plan, rehearsal)
+        for judge in judges:
             for example in EXAMPLES[plan.kind_on_trial]:
-                self.add(example.exhibit.dialogue, 1, None)
+                await judge.judge(example.exhibit)
+        # A fall-back is asked where a judge fails, which is not expected; and a moderator that fails here must not end the dialogue.
+        judging = judges[:-1] if plan.settings.judge_fallback is not None else judges
+        moderator = open_moderator(
+            plan.moderator,
+            asker=rehearsal,
+            resolve=plan.router.resolver("moderator"),
+            policies=plan.settings.policies,
+            failure="open",
+        )
+        for entry in _entries(plan):
+            dialogue = plan.dialogue(entry)
+            image = None if dialogue.image_path is None else rehearsal.picture(dialogue.image_path)
+            transcript = await converse(
+                dialogue, protocol=plan.settings.protocol, asker=rehearsal, target=plan.target, image=image, moderator=moderator
+            )
+            for judge in judging:
+                await judge_transcript(transcript, judge, image)
+    return Estimate(plan.run, len(plan.entries), rehearsal.shares())
 
-    def share(self) -> Share:
-        """The sum."""
-        known = self._price is not None
+
+@asynccontextmanager
+async def _store_of(plan: Plan) -> AsyncIterator[TurnStore | None]:
+    """The run's store, or ``None`` where there is none yet: looking must not create one."""
+    file = plan.settings.results / STORE_FILE
+    if not file.is_file():
+        yield None
+        return
+    async with open_store(file) as store:
+        yield store
+
+
+def _entries(plan: Plan) -> tuple[Entry, ...]:
+    """The dialogues that may still be played: none of a spot check that has reached its goal."""
+    try:
+        summary = json.loads((plan.folder / SUMMARY_FILE).read_bytes())
+        counts, saved = summary["dialogues"], (summary.get("stopping") or {}).get("dialogues_saved", 0)
+        reached = plan.settings.until_ci is not None and counts["finished"] + saved >= counts["planned"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        reached = False
+    return () if reached else plan.entries
+
+
+@dataclass(slots=True)
+class _Tally:
+    """The calls of one purpose to one model."""
+
+    price: Price | None
+    calls: int = 0
+    paid: int = 0
+    tokens: Counter[str] = field(default_factory=Counter)
+    usd: float = 0.0
+    most_usd: float = 0.0
+
+
+class _Rehearsal(Asker):
+    """Stands in for the gateway: what is stored is answered, everything else is counted and answered as expected."""
+
+    def __init__(self, plan: Plan, store: TurnStore | None) -> None:
+        self._plan, self._store = plan, store
+        self._answers: dict[str, Answer | None] = {}
+        self._tallies: dict[tuple[Purpose, str], _Tally] = {}
+        self._stored_tokens: list[int] = []
+        self.picture = lru_cache(PICTURES_KEPT)(self._picture)
+        facts = plan.profile.facts(plan.target.route.model)
+        self._cap = plan.target.parameters.max_output_tokens or EXPECTED_REPLY_TOKENS
+        self._usual = facts.reply_tokens or EXPECTED_REPLY_TOKENS
+        self._thinking = EXPECTED_THINKING_TOKENS if facts.reasons else 0
+        self._guidance = GUIDANCE_TOKENS if (plan.moderator or "").partition(":")[0] not in ("", "guard", "moderation") else 0
+
+    async def ask(self, call: Call) -> Answer:
+        """The stored answer, or the expected one; of judges and moderators none is expected that could be read."""
+        profile = self._plan.router.profile(call.route.profile)
+        rules = profile.image_rules(call.route.model)
+        shown = replace(call, messages=tuple(_fitted(message, call.purpose, rules) for message in call.messages))
+        key = call_key(shown)
+        if key not in self._answers:
+            self._answers[key] = self._stored(shown, key) or self._expected(shown, rules)
+        answer = self._answers[key]
+        if answer is None:
+            raise DialogueError("this answer is not bought yet")
+        return answer
+
+    def shares(self) -> tuple[Share, ...]:
+        """What was counted."""
+        counted = sorted(self._tallies.items(), key=lambda one: PURPOSES.index(one[0][0]))
+        return tuple(self._share(purpose, model, tally) for (purpose, model), tally in counted)
+
+    def _tally(self, call: Call) -> _Tally:
+        name = call.purpose, f"{call.route.profile}:{call.route.model}"
+        if name not in self._tallies:
+            self._tallies[name] = _Tally(find_price(self._plan.router.profile(call.route.profile), call.route.model))
+        return self._tallies[name]
+
+    def _stored(self, call: Call, key: str) -> Answer | None:
+        found = None if self._store is None else self._store.get(key)
+        if found is None:
+            return None
+        self._tally(call).paid += 1
+        if call.purpose == "target" and found.reply.usage is not None:
+            self._stored_tokens.append(found.reply.usage.output_tokens)
+        return Answer(found.reply, from_store=True, cost_usd=found.cost_usd)
+
+    def _expected(self, call: Call, rules: ImageRules) -> Answer | None:
+        target = call.purpose == "target"
+        unknown = sum(message.text.count(REHEARSED) for message in call.messages)
+        guidance = self._guidance if target else 0
+        likely = input_tokens_estimate(call, rules) + guidance
+        most = input_tokens_most(call, rules) + guidance + unknown * (self._cap + MOST_TOKENS_PER_MESSAGE)
+        out, most_out = self._output_tokens(call)
+        tally = self._tally(call)
+        tally.calls += 1
+        tally.tokens.update(likely=likely, most=most, out=out, most_out=most_out)
+        if tally.price is not None:
+            tally.usd += tally.price.cost_usd(Usage(input_tokens=likely, output_tokens=out))
+            tally.most_usd += tally.price.most_usd(most, most_out)
+        if not target:
+            return None
+        # Another one for each call, so that what is asked about it is another question.
+        text = f"{REHEARSED} {tally.calls} ".ljust(int(self._reply_tokens() * BYTES_PER_TOKEN), ".")
+        return Answer(Reply(Outcome.ANSWERED, text))
+
+    def _reply_tokens(self) -> int:
+        known = self._stored_tokens
+        usual = round(sum(known) / len(known)) if len(known) >= ENOUGH_REPLIES else self._usual + self._thinking
+        return min(usual, self._cap)
+
+    def _output_tokens(self, call: Call) -> tuple[int, int]:
+        """Expected, and at most."""
+        if call.purpose == "target":
+            return self._reply_tokens(), self._cap
+        profile = self._plan.router.profile(call.route.profile)
+        thinking = EXPECTED_THINKING_TOKENS if profile.facts(call.route.model).reasons else 0
+        most = call.parameters.max_output_tokens or verdict_tokens(profile, call.route.model)
+        return min(EXPECTED_VERDICT_TOKENS + thinking, most), most
+
+    def _share(self, purpose: Purpose, model: str, tally: _Tally) -> Share:
+        tries = 1 if purpose == "target" else N_TRIES
+        known = tally.price is not None
         return Share(
-            purpose=self._purpose,
-            model=f"{self._route.profile}:{self._route.model}" if self._rules is not None else self._route.model,
-            calls=self._calls,
-            most_calls=self._calls * self._tries,
-            input_tokens=self._input,
-            most_input_tokens=self._most_input,
-            output_tokens=self._calls * self._output[0],
-            most_output_tokens=self._calls * self._output[1] * self._tries,
-            expected_usd=self._usd if known else None,
-            most_usd=self._most_usd if known else None,
+            purpose=purpose,
+            model=model,
+            calls=tally.calls,
+            paid_calls=tally.paid,
+            most_calls=tally.calls * tries,
+            input_tokens=tally.tokens["likely"],
+            most_input_tokens=tally.tokens["most"] * tries,
+            output_tokens=tally.tokens["out"],
+            most_output_tokens=tally.tokens["most_out"] * tries,
+            expected_usd=tally.usd if known else None,
+            most_usd=tally.most_usd * tries if known else None,
         )
 
-    def _words(self, call: Call) -> tuple[int, int]:
-        rules = self._rules or _UNKNOWN_RULES
-        return input_tokens_estimate(call, rules), input_tokens_most(call, rules)
-
-    def _messages(self, dialogue: Dialogue, position: int, size: tuple[int, int] | None) -> tuple[Message, ...]:
-        image = None if size is None else self._image(*size)
-        texts = dialogue.user_texts[:position] if self._live else tuple(line.text for line in dialogue.lines)
-        return tuple(user(text, image if index == 0 else None) for index, text in enumerate(texts))
-
-    def _image(self, width_pixels: int, height_pixels: int) -> Image:
-        """A picture of the size that it has for this receiver."""
-        width, height = fitting_size(width_pixels, height_pixels, self._rules or _UNKNOWN_RULES)
-        return Image(b"", digest="", media_type="image/png", width_pixels=width, height_pixels=height)
+    def _picture(self, path: str) -> Image | None:
+        """The picture; only its size where no store could know an answer about it."""
+        folder = self._plan.dataset.folder
+        try:
+            if self._store is not None:
+                return open_source(folder, path)
+            found = inspect_image(folder, path)
+        except (ImageError, DialogueError):
+            return None
+        return Image(b"", digest=path, media_type="image/png", width_pixels=found.width_pixels, height_pixels=found.height_pixels)
 
 
-_UNKNOWN_RULES = ImageRules(source="assumed by safemt-api", checked=date(2026, 11, 21))
-"""For endpoints that are no chat models, whose prices are not known here."""
+def _fitted(message: Message, receiver: Purpose, rules: ImageRules) -> Message:
+    """The message with its picture in the size that it has for this receiver."""
+    parts = tuple(_sized(fitted(part, receiver, rules), rules) if isinstance(part, Image) else part for part in message.parts)
+    return replace(message, parts=parts)
+
+
+def _sized(image: Image, rules: ImageRules) -> Image:
+    width, height = fitting_size(image.width_pixels, image.height_pixels, rules)
+    if (width, height) == (image.width_pixels, image.height_pixels):
+        return image
+    return Image(b"", digest=image.digest, media_type=image.media_type, width_pixels=width, height_pixels=height)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -43,6 +44,7 @@ REASONING_OUTPUT_TOKENS = 4096
 """Room for models that think before they answer; too little would end in replies without a word."""
 
 DATA_VARIABLE = "SAFEMT_DATA"
+NAME_DIGEST_CHARACTERS = 6
 
 TARGET_FLAGS: Mapping[str, str] = {"temperature": "--temperature", "top_p": "--top-p", "seed": "--seed-sampling"}
 JUDGE_IDENTITY = ("judge", "judge_endpoints", "rubric", *free_for_judging())
@@ -101,7 +103,14 @@ class Plan:
         return self.dataset.entries
 
 
-def make_plan(settings: EvalSettings, *, router: Router, environ: Mapping[str, str] | None = None, judging_only: bool = False) -> Plan:
+def make_plan(
+    settings: EvalSettings,
+    *,
+    router: Router,
+    environ: Mapping[str, str] | None = None,
+    judging_only: bool = False,
+    dry_run: bool = False,
+) -> Plan:
     """Resolve the settings.
 
     Args:
@@ -109,6 +118,7 @@ def make_plan(settings: EvalSettings, *, router: Router, environ: Mapping[str, s
         router: Finds profiles and addresses.
         environ: Stands in for the environment.
         judging_only: The target will not be called: its key and price are not needed, and the run's judge may be another than before.
+        dry_run: Nobody will be called: no key is needed.
 
     Raises:
         SetupError: Anything that keeps the run from starting, as one sentence.
@@ -125,17 +135,21 @@ def make_plan(settings: EvalSettings, *, router: Router, environ: Mapping[str, s
     judging = tuple(_asked(router, "judge", (*judges, settings.judge_fallback)))
     moderating = tuple(_asked(router, "moderator", (moderator,)))
     _check_judges(settings, router, (*judges, *([settings.judge_fallback] if settings.judge_fallback else [])))
-    _check_usable(judging if judging_only else (destination, *judging, *moderating), settings, environ)
+    used = judging if judging_only else (destination, *judging, *moderating)
+    _check_prices(used, settings)
+    if not dry_run:
+        for one in used:
+            one.profile.api_key(environ)
     dataset, remarks = choose_data(settings, environ)
     target = Target(destination.route, _parameters(settings, profile, model), settings.system)
     rubrics = _rubrics(settings, judges)
-    run = settings.run or default_name(provider, model, settings)
     identity = {
         **_identity(settings, target, dataset, judges, moderator),
         "rubric": None if rubrics is None else rubrics.digest,
         "judge_endpoints": [one.route.endpoint for one in judging],
         "moderator_endpoint": [one.route.endpoint for one in moderating],
     }
+    run = settings.run or default_name(provider, model, settings, identity)
     before = read_manifest(settings.results / run)
     plan = Plan(
         settings=settings,
@@ -221,9 +235,10 @@ def choose_data(settings: EvalSettings, environ: Mapping[str, str]) -> tuple[Dat
     return chosen, tuple(remarks)
 
 
-def default_name(provider: str, model: str, settings: EvalSettings) -> str:
-    """A run's name where none is given: date, model and protocol."""
-    return f"{date.today().isoformat()}-{slug(f'{provider}-{model}')}-{settings.protocol}"  # noqa: DTZ011 (the user's own date)
+def default_name(provider: str, model: str, settings: EvalSettings, identity: Mapping[str, Any]) -> str:
+    """A run's name where none is given: date, model, protocol, and a digest of all that makes it another run than one of other settings."""
+    digest = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:NAME_DIGEST_CHARACTERS]
+    return f"{date.today().isoformat()}-{slug(f'{provider}-{model}')}-{settings.protocol}-{digest}"  # noqa: DTZ011 (the user's own date)
 
 
 def slug(text: str) -> str:
@@ -250,9 +265,8 @@ def _asked(router: Router, purpose: Purpose, specs: tuple[str | None, ...]) -> I
             yield Destination(*router.resolve(spec_of(spec) or spec, purpose))
 
 
-def _check_usable(destinations: tuple[Destination, ...], settings: EvalSettings, environ: Mapping[str, str]) -> None:
+def _check_prices(destinations: tuple[Destination, ...], settings: EvalSettings) -> None:
     for route, profile in destinations:
-        profile.api_key(environ)
         if settings.max_usd is not None and find_price(profile, route.model) is None:
             raise UsageError(
                 f"no price is known for {profile.name}:{route.model}, so --max-usd cannot be held; "

@@ -224,7 +224,12 @@ class EvalSettings:
     ] = 600.0
     run: Annotated[
         str | None,
-        Option(Group.OUTPUT, "Name of the run; one that exists goes on. Default: date, model, protocol.", "NAME", recorded=False),
+        Option(
+            Group.OUTPUT,
+            "Name of the run; one that exists goes on. Default: date, model, protocol and a digest.",
+            "NAME",
+            recorded=False,
+        ),
     ] = None
     results: Annotated[Path, Option(Group.OUTPUT, "Folder of all runs and of the turn store.", "DIR", recorded=False)] = Path("results")
     providers: Annotated[Path | None, Option(Group.TARGET, "Folder with vendor files of your own (TOML).", "DIR")] = None

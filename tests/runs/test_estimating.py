@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from safemt_api.errors import MissingKeyError
 from safemt_api.evaluation import evaluate, open_plan
-from safemt_api.runs.estimating import Estimate, estimate, remaining_share
+from safemt_api.runs.estimating import Estimate, estimate
 from safemt_api.runs.settings import EvalSettings
 
 
 async def estimated(**options: Any) -> Estimate:
     async with open_plan(EvalSettings(sample=4, lengths=(1, 4), **options)) as plan:
-        return estimate(plan)
+        return await estimate(plan)
 
 
 async def test_scripted_is_one_call_a_dialogue_and_live_one_a_turn() -> None:
@@ -54,11 +56,61 @@ async def test_a_model_without_a_known_price_is_named_and_not_free(monkeypatch: 
     assert json.dumps(found.record())
 
 
-async def test_what_is_left_of_a_run() -> None:
-    async with open_plan(EvalSettings(sample=4, lengths=(1, 4), run="half")) as plan:
-        assert remaining_share(plan) == 1.0
-        plan.folder.mkdir(parents=True)
-        (plan.folder / "summary.json").write_text('{"dialogues": {"planned": 8, "finished": 6}}', encoding="utf-8")
-        assert remaining_share(plan) == 0.25
-        (plan.folder / "summary.json").write_text("{", encoding="utf-8")
-        assert remaining_share(plan) == 1.0
+NEAR = 0.25
+"""How far the expectation may be from the bill."""
+
+
+@pytest.mark.parametrize("provider", ["simulator", "simulator-anthropic", "simulator-google"])
+@pytest.mark.parametrize("protocol", ["scripted", "live"])
+@pytest.mark.parametrize("judge", ["rules", "simulator:sim-judge"])
+async def test_the_expectation_is_near_the_bill_of_the_demonstration(provider: str, protocol: Any, judge: str, tmp_path: Path) -> None:
+    settings = EvalSettings(provider=provider, protocol=protocol, judges=(judge,), results=tmp_path, run="real")
+    async with open_plan(settings) as plan:
+        found = await estimate(plan)
+    bill = (await evaluate(settings)).summary
+    assert found.expected_usd == pytest.approx(bill["cost_usd"]["total"], rel=NEAR)
+    assert found.most_usd >= bill["cost_usd"]["total"]
+    assert sum(share.calls for share in found.shares) == bill["calls"]["sent"]
+
+
+@pytest.mark.parametrize("protocol", ["scripted", "live"])
+async def test_what_is_paid_for_already_is_not_expected_again(protocol: Any, tmp_path: Path) -> None:
+    def settings(sample: int) -> EvalSettings:
+        return EvalSettings(
+            protocol=protocol, judges=("simulator:sim-judge",), results=tmp_path, run=f"r{sample}", sample=sample, lengths=(2, 4)
+        )
+
+    half = await evaluate(settings(3))
+    async with open_plan(settings(3)) as plan:
+        done = await estimate(plan)
+    assert (done.expected_usd, done.most_usd) == (0.0, 0.0)
+    assert sum(share.paid_calls for share in done.shares) == half.summary["calls"]["sent"]
+    async with open_plan(settings(6)) as plan:
+        rest = await estimate(plan)
+    whole = await evaluate(settings(6))
+    assert rest.expected_usd == pytest.approx(whole.summary["cost_usd"]["total"], rel=NEAR)
+    assert sum(share.calls for share in rest.shares) == whole.summary["calls"]["sent"] > 0
+
+
+async def test_stored_replies_tell_how_long_replies_are(tmp_path: Path) -> None:
+    small: dict[str, Any] = {"results": tmp_path, "lengths": (1,), "max_output_tokens": 20}
+    await evaluate(EvalSettings(run="short", sample=30, **small))
+    async with open_plan(EvalSettings(run="long", **small)) as plan:
+        (target,) = (await estimate(plan)).shares
+    assert target.calls > 0
+    assert target.output_tokens == target.calls * 20
+
+
+async def test_looking_creates_no_store(tmp_path: Path) -> None:
+    async with open_plan(EvalSettings(sample=1, lengths=(1,), results=tmp_path / "results")) as plan:
+        await estimate(plan)
+    assert not (tmp_path / "results").exists()
+
+
+async def test_an_estimate_needs_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    async with open_plan(EvalSettings(provider="openai", sample=1, lengths=(1,)), dry_run=True) as plan:
+        assert (await estimate(plan)).expected_usd > 0
+    with pytest.raises(MissingKeyError):
+        async with open_plan(EvalSettings(provider="openai", sample=1, lengths=(1,))):
+            pass

@@ -28,7 +28,7 @@ def test_nothing_at_all_plans_the_demonstration_on_the_simulator_with_the_rules_
     assert (planned.target.route.profile, planned.target.route.model) == ("simulator", "sim-average")
     assert (planned.judges, planned.judge_name, planned.moderator, planned.resumed) == (("rules",), "rules", None, False)
     assert {entry.kind for entry in planned.entries} == {"harmful"}
-    assert planned.run == f"{date.today().isoformat()}-simulator-sim-average-scripted"  # noqa: DTZ011 (the user's own date)
+    assert planned.run.startswith(f"{date.today().isoformat()}-simulator-sim-average-scripted-")  # noqa: DTZ011 (the user's own date)
     assert any("demonstration set" in remark for remark in planned.remarks)
 
 
@@ -126,7 +126,7 @@ def test_a_name_becomes_part_of_a_file_name(text: str, name: str) -> None:
 
 
 def test_the_usual_name_holds_no_folder_separators() -> None:
-    assert "/" not in default_name("together", "org/model", EvalSettings())
+    assert "/" not in default_name("together", "org/model", EvalSettings(), {})
 
 
 @pytest.mark.parametrize("judges", [("rules",), ("guard:simulator:llama-guard",), ("moderation:simulator:m",)])
@@ -183,3 +183,14 @@ def test_what_was_asked_of_the_model_decides_which_run_it_is(tmp_path: Path) -> 
     assert (planned.identity["judge_temperature"], planned.identity["judge_sees"]) == (0.0, "words")
     assert planned.target.parameters.effort == "low"
     assert plan(tmp_path, VENDORS, **given).identity["parameters"].keys() == {"max_output_tokens"}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"sample": 3}, {"seed": 1}, {"judges": ("simulator:sim-judge",)}, {"system": "Be kind."}, {"lengths": (1,)}, {"kinds": ("benign",)}],
+)
+def test_other_settings_get_another_default_name(other: dict[str, Any], tmp_path: Path) -> None:
+    usual = plan(tmp_path)
+    assert plan(tmp_path).run == usual.run
+    assert plan(tmp_path, max_usd=3.0, concurrency=2).run == usual.run
+    assert plan(tmp_path, **other).run != usual.run

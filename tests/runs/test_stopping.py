@@ -183,8 +183,8 @@ async def test_new_verdicts_get_an_interval_of_their_own(tmp_path: Path) -> None
 
 async def test_a_run_that_stopped_has_nothing_left_to_pay_for(tmp_path: Path) -> None:
     from safemt_api.evaluation import open_plan
-    from safemt_api.runs.estimating import remaining_share
+    from safemt_api.runs.estimating import estimate
 
     await spot(tmp_path, until_ci=0.2)
     async with open_plan(EvalSettings(model="sim-average", judges=("rules",), results=tmp_path, run="spot", until_ci=0.2)) as plan:
-        assert remaining_share(plan) == 0.0
+        assert (await estimate(plan)).shares == ()
