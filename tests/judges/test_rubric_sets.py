@@ -28,6 +28,7 @@ def about(scenario: str) -> Dialogue:
         ("FINANCIAL  ADVICE", "professional_advice"),
         ("Health Consultation", "professional_advice"),
         ("Fraud", GENERAL),
+        ("Satire", GENERAL),
         ("Something new", GENERAL),
         ("", GENERAL),
     ],
