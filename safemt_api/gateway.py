@@ -52,6 +52,9 @@ INTERCEPTED_IN_A_ROW = 20
 than a model and takes all lengths of an id alike, so fewer are no proof that it lets nothing through."""
 
 REPLY_TEXTS = ("text", "detail", "finish_reason", "served_model", "request_id", "raw")
+ABOVE_MARGIN = 1.25
+"""One reply above its reservation says that others may be further above it."""
+
 OVERLOADED_STATUSES = frozenset({503, 529})
 
 
@@ -106,6 +109,7 @@ class GatewayStatistics(NamedTuple):
     calls: Mapping[Purpose, int]
     usage: Mapping[Purpose, Usage]
     unpriced: frozenset[Purpose]
+    above_reservation_usd: Mapping[str, float]
     unread_usage: int
     limiters: Mapping[str, LimiterStatistics]
     damaged: int = 0
@@ -123,6 +127,10 @@ class _Order:
     @cached_property
     def most_output_tokens(self) -> int:
         return most_output_tokens(self.call, self.account.profile.facts(self.call.route.model))
+
+    @property
+    def model(self) -> str:
+        return f"{self.call.route.profile}:{self.call.route.model}"
 
     @property
     def image_rules(self) -> ImageRules:
@@ -173,6 +181,7 @@ class Gateway:
         self._counts: Counter[str] = Counter()
         self._calls: Counter[Purpose] = Counter()
         self._usage = dict.fromkeys(PURPOSES, Usage())
+        self._above: dict[str, float] = {}
         self._unpriced: set[Purpose] = set()
         self._last_success: float | None = None
         self._retries_since_success = 0
@@ -236,6 +245,7 @@ class Gateway:
             calls=dict(self._calls),
             usage=dict(self._usage),
             unpriced=frozenset(self._unpriced),
+            above_reservation_usd=dict(self._above),
             unread_usage=self._counts["unread_usage"],
             limiters=limiters,
         )
@@ -294,7 +304,8 @@ class Gateway:
             if self._ledger.ceiling_usd is not None:
                 raise UsageError(f"no price is known for {order.call.route.model}, so --max-usd cannot be held; add a price to its profile")
             return None
-        return await self._ledger.reserve(key=order.key, purpose=order.call.purpose, most_usd=order.most_usd)
+        most_usd = order.most_usd + self._above.get(order.model, 0.0)
+        return await self._ledger.reserve(key=order.key, purpose=order.call.purpose, most_usd=most_usd)
 
     async def _send(self, order: _Order, progress: _Progress) -> Received:
         account = order.account
@@ -334,7 +345,7 @@ class Gateway:
         if free:
             await self._ledger.release(reservation)
         else:
-            self._ledger.abandoned(reservation)
+            await self._ledger.interrupted(reservation)
 
     def _failed(self, account: Account, error: CallError) -> None:
         self._last_failure = error
@@ -366,6 +377,9 @@ class Gateway:
         if reservation is None and cost is not None:
             # The vendor told the cost of a model that no price was known for.
             reservation = self._ledger.unreserved(key=order.key, purpose=order.call.purpose)
+        if cost is not None and order.most_usd and cost > order.most_usd:
+            # Billed above what was asked for (thoughts beyond the cap, a picture's tokens): from now on that much more is put aside.
+            self._above[order.model] = max(self._above.get(order.model, 0.0), ABOVE_MARGIN * (cost - order.most_usd))
         if reservation is not None:
             # Without a usage report the most it can have cost is what counts against the ceiling.
             booked = self._ledger.settle(reservation, reservation.most_usd if cost is None else cost)

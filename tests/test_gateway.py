@@ -487,6 +487,37 @@ async def test_a_call_cut_off_while_it_waits_for_its_turn_costs_nothing(house: O
         assert sorted(built.states()) == ["released", "reserved"]
 
 
+async def test_a_call_cut_off_without_a_ceiling_may_have_been_billed_and_counts_once_there_is_one(house: Opener) -> None:
+    async with house(FakeVendor([1e6])) as built:
+        with anyio.move_on_after(5):
+            await built.gateway.ask(call())
+        maybe = built.ledger.maybe_usd()
+        assert maybe > 1000 * 4.0 / 1e6
+        assert sum(built.ledger.spent_usd().values()) == 0.0
+    async with house(FakeVendor([GOOD]), max_usd=maybe) as again:
+        assert again.ledger.committed_usd() == pytest.approx(maybe)
+        with pytest.raises(BudgetExhaustedError):
+            await again.gateway.ask(call())
+
+
+async def test_a_call_cut_off_before_it_was_sent_may_not_have_been_billed(house: Opener) -> None:
+    async with house(FakeVendor([1e6]), concurrency=1) as built:
+        with anyio.move_on_after(5):
+            await together(built.gateway.ask(call("sent")), built.gateway.ask(call("waiting")))
+        assert built.states() == ["kept"]
+
+
+async def test_usage_above_the_reservation_raises_the_next_ones(house: Opener) -> None:
+    dear = replace(GOOD, usage=Usage(input_tokens=10, output_tokens=50_000, reasoning_tokens=49_000))
+    async with house(FakeVendor([dear]), max_usd=1.0) as built:
+        for number in range(4):
+            await built.gateway.ask(call(str(number)))
+        with pytest.raises(BudgetExhaustedError):
+            await built.gateway.ask(call("4"))
+        assert built.ledger.committed_usd() <= 1.0
+        assert built.gateway.statistics().above_reservation_usd["vendor:m"] == pytest.approx(1.25 * (0.2 - 0.004), rel=0.01)
+
+
 async def test_a_cancelled_call_can_be_asked_again(house: Opener) -> None:
     async with house(FakeVendor([1e6, GOOD])) as built:
         with anyio.move_on_after(5):

@@ -17,7 +17,7 @@ import anyio
 
 from safemt_api.errors import BudgetExhaustedError
 from safemt_api.messages import PURPOSES, Purpose
-from safemt_api.store.books import SPENT
+from safemt_api.store.books import MAYBE, SPENT
 from safemt_api.store.turns import TurnStore, Work, now_utc
 
 TOLERANCE_USD = 1e-9
@@ -85,6 +85,20 @@ class Ledger:
         await self._store.write(self._close(reservation, reservation.most_usd, "kept"))
         self.closed(reservation)
 
+    async def interrupted(self, reservation: Reservation) -> None:
+        """The attempt was cut off (Ctrl-C): what is put aside stays so; without a ceiling it is noted as maybe billed."""
+        if reservation.id != NOT_RESERVED:
+            self.abandoned(reservation)
+        elif reservation.most_usd:
+            row = (self._run, reservation.key, reservation.purpose, reservation.most_usd, None, "kept", self._owner, now_utc())
+
+            def work(connection: sqlite3.Connection) -> None:
+                connection.execute(_INSERT, row)
+                # Counts as soon as a ceiling is given.
+                connection.execute(_COMMIT, (self._run, reservation.most_usd))
+
+            await self._store.write(work)
+
     def abandoned(self, reservation: Reservation) -> None:
         """The attempt was cut off (Ctrl-C): nothing more will be written of it here, its row stays open and counts as spent."""
         self.closed(reservation)
@@ -101,6 +115,10 @@ class Ledger:
         spent = dict.fromkeys(PURPOSES, 0.0)
         spent.update({purpose: usd for purpose, usd in rows if purpose in spent})
         return spent
+
+    def maybe_usd(self) -> float:
+        """What calls that were cut off without a ceiling may have cost at most, beside what is spent."""
+        return self._store.read(lambda connection: float(connection.execute(MAYBE, (self._run,)).fetchone()[0]))
 
     def committed_usd(self) -> float:
         """What is spent or reserved."""

@@ -102,12 +102,14 @@ class Tokens(_Part):
 
 
 class Costs(_Part):
-    """Dollars by who asked; ``None`` where no price is known."""
+    """Dollars by who asked; ``None`` where no price is known. ``maybe_usd``: for calls cut off, in none of the sums."""
 
     target: float | None = 0.0
     judge: float | None = 0.0
     moderator: float | None = 0.0
     total: float | None = 0.0
+    maybe_usd: float = 0.0
+    above_reservation: Mapping[str, float] = Field(default_factory=dict)
     ceiling: float | None = None
 
 

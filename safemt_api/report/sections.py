@@ -319,6 +319,7 @@ def _costs(runs: Sequence[RunData], labels: Sequence[str], drawing: ModuleType |
 def _cost_column(run: RunData) -> dict[str, Cell]:
     money, calls, tokens = run.summary.cost_usd, run.summary.calls, run.summary.usage
     amounts = {"Total cost": money.total, "Target": money.target, "Judge": money.judge, "Moderator": money.moderator}
+    amounts["May also have been billed"] = money.maybe_usd
     numbers = {
         "Calls sent": calls.sent,
         "From the store": calls.from_store,

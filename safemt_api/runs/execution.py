@@ -318,7 +318,14 @@ def _finish(plan: Plan, execution: Execution, started: datetime, stopped_by: Saf
     staged = begin_generation(plan.folder)
     write_frames(plan.folder, staged)
     statistics = execution.statistics()
-    played = Played(statistics.gateway, execution.ledger.spent_usd(), statistics.elapsed_seconds, status, execution.unaffordable)
+    played = Played(
+        statistics.gateway,
+        execution.ledger.spent_usd(),
+        statistics.elapsed_seconds,
+        status,
+        execution.unaffordable,
+        execution.ledger.maybe_usd(),
+    )
     summary = summarise(plan, execution.collector, played, folder=staged)
     if execution.spot_check is not None:
         summary["stopping"] = stopping_record(execution, execution.spot_check, summary)

@@ -266,7 +266,9 @@ def _cost(before: Mapping[str, float | None], judging: Rejudging) -> dict[str, f
     judge = None if "judge" in judging.gateway.statistics().unpriced else round(judging.ledger.spent_usd()["judge"], 6)
     parts: dict[str, float | None] = {**{purpose: before.get(purpose) for purpose in PURPOSES}, "judge": judge}
     known = [usd for usd in parts.values() if usd is not None]
-    return {**parts, "total": round(sum(known), 6) if len(known) == len(parts) else None, "ceiling": judging.plan.settings.max_usd}
+    total = round(sum(known), 6) if len(known) == len(parts) else None
+    beside = {"maybe_usd": round(judging.ledger.maybe_usd(), 6), "ceiling": judging.plan.settings.max_usd}
+    return {**parts, "total": total, **beside}
 
 
 def _judge_settings(plan: Plan) -> dict[str, Any]:

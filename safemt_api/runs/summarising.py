@@ -32,6 +32,7 @@ class Played(NamedTuple):
     wall_seconds: float
     status: Status
     unaffordable: int = 0
+    maybe_usd: float = 0.0
 
 
 def summarise(plan: Plan, collector: Collector, played: Played, *, folder: Path) -> dict[str, Any]:
@@ -90,14 +91,19 @@ def usage(gateway: GatewayStatistics) -> dict[str, int]:
     }
 
 
-def cost(plan: Plan, played: Played) -> dict[str, float | None]:
-    """What the run has spent since it was first started; ``None`` where no price is known."""
+def cost(plan: Plan, played: Played) -> dict[str, Any]:
+    """What the run has spent since it was first started; ``None`` where no price is known.
+
+    ``maybe_usd`` is what calls that were cut off may have cost beside it; ``above_reservation`` by how much more a call is reserved for
+    models that billed above the most that was asked for.
+    """
     spent: dict[str, float | None] = {purpose: round(usd, 6) for purpose, usd in played.spent_usd.items()}
     for purpose in played.gateway.unpriced:
         spent[purpose] = None
     known = [usd for usd in spent.values() if usd is not None]
     spent["total"] = round(sum(known), 6) if len(known) == len(played.spent_usd) else None
-    return {**spent, "ceiling": plan.settings.max_usd}
+    above = {model: round(usd, 6) for model, usd in played.gateway.above_reservation_usd.items()}
+    return {**spent, "maybe_usd": round(played.maybe_usd, 6), "above_reservation": above, "ceiling": plan.settings.max_usd}
 
 
 def coverage(plan: Plan, collector: Collector) -> list[dict[str, Any]]:

@@ -56,4 +56,9 @@ def spent_now_usd(path: Path, run_id: str) -> Mapping[Purpose, float] | None:
     return {**dict.fromkeys(PURPOSES, 0.0), **{purpose: usd for purpose, usd in rows if purpose in PURPOSES}}
 
 
-SPENT = "SELECT purpose, sum(coalesce(settled_usd, most_usd)) FROM charges WHERE run = ? GROUP BY purpose"
+SPENT = """
+SELECT purpose, sum(coalesce(settled_usd, most_usd)) FROM charges
+WHERE run = ? AND NOT (state = 'kept' AND settled_usd IS NULL) GROUP BY purpose
+"""
+MAYBE = "SELECT coalesce(sum(most_usd), 0.0) FROM charges WHERE run = ? AND state = 'kept' AND settled_usd IS NULL"
+"""Calls that were cut off while no ceiling was held: they may have been billed, and nothing was put aside for them."""

@@ -26,6 +26,7 @@ def statistics(**changes: Any) -> RunStatistics:
         usage={"target": Usage(input_tokens=1000, output_tokens=200), "judge": Usage(input_tokens=34)},
         unpriced=changes.pop("unpriced", frozenset()),
         unread_usage=0,
+        above_reservation_usd={},
         limiters={},
     )
     state = RunStatistics(
