@@ -293,7 +293,9 @@ class Gateway:
         except CallError as error:
             await self._unanswered(reservation, error)
             self._failed(order.account, error)
-            raise
+            # It is held while the call waits for its next try, and its frames would hold the whole request as long: 75 MB for a picture.
+            error.__cause__ = error.__context__ = None
+            raise error.with_traceback(None) from None
         except BaseException as error:
             await self._cut_off(reservation, free=not progress.sent or isinstance(error, StopRunError))
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -589,6 +590,39 @@ async def test_a_size_that_the_vendor_names_is_taken_at_its_word_once_and_for_th
         with pytest.raises(PictureTooLargeError):
             await built.gateway.ask(call("third", messages=(user("third", gif(tmp_path)),)))
     assert len(stubborn.calls) == 2
+
+
+@dataclass
+class HeavyVendor(FakeVendor):
+    """Fails with its request still at hand, as adapters do; tells which requests are still held by somebody."""
+
+    held: list[weakref.ref[Body]] = field(default_factory=list)
+
+    async def send(self, call: Call) -> Received:
+        body = Body()
+        self.held.append(weakref.ref(body))
+        try:
+            body.fail()
+        except ValueError as error:
+            raise ServerError("overloaded", status=503) from error
+        return await super().send(call)
+
+
+class Body:
+    """Stands for the text of a request."""
+
+    def fail(self) -> None:
+        raise ValueError
+
+
+async def test_a_call_that_waits_for_its_next_try_does_not_hold_the_request_of_the_last(house: Opener) -> None:
+    vendor = HeavyVendor([GOOD])
+    async with house(vendor, policy=RetryPolicy(attempts=3)) as built, anyio.create_task_group() as group:
+        group.start_soon(together, built.gateway.ask(call()))
+        await anyio.sleep(0.001)
+        assert len(vendor.held) == 1
+        assert vendor.held[0]() is None
+        group.cancel_scope.cancel()
 
 
 async def test_headers_teach_the_accounts_limiter_and_purposes_share_it(house: Opener) -> None:
