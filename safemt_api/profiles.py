@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from safemt_api.addresses import check_address
 from safemt_api.errors import MissingKeyError, ProfileError, UsageError
 from safemt_api.messages import Effort
 from safemt_api.profile_folders import own_folders, profile_files, shipped_folder
@@ -221,7 +222,7 @@ class Profile(_Facts):
         """The base URLs to use: those given, else the variable's, else the profile's own.
 
         Raises:
-            UsageError: None is known, or one is not an http(s) URL.
+            UsageError: None is known, or one is no address of a server.
         """
         environ = os.environ if environ is None else environ
         urls = given
@@ -233,8 +234,7 @@ class Profile(_Facts):
             hint = f" or set {self.base_url_variable}" if self.base_url_variable else ""
             raise UsageError(f"{self.name} has no fixed address: give --base-url{hint}")
         for url in urls:
-            if not url.startswith(("http://", "https://")):
-                raise UsageError(f"--base-url {url!r} is not an http:// or https:// address")
+            check_address(url, "--base-url" if given else f"the address of {self.name}")
         return tuple(url.rstrip("/") for url in urls)
 
 

@@ -16,6 +16,7 @@ ROOT = Path(safemt_api.__file__).parent
 
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "foreign_text", "messages", "markers", "profile_folders", "private_files", "frames", "suggestions"),
+    ("addresses",),
     ("profiles", "shown"),
     ("tokens", "prices", "routes"),
     ("dataset", "adapters", "store", "judges"),

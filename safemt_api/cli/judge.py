@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from safemt_api.cli import options
 from safemt_api.cli.command import GroupedCommand
+from safemt_api.runs.settings import MOST
 from safemt_api.suggestions import did_you_mean
 
 DEFAULT_COMMAND = "run"
@@ -62,12 +63,15 @@ def label(
     run: options.RunName,
     *,
     n: Annotated[
-        int, typer.Option("-n", "--n", "--rows", metavar="N", help="How many replies to label, spread over scenarios and verdicts.")
+        int,
+        typer.Option(
+            "-n", "--n", "--rows", metavar="N", min=1, max=MOST, help="How many replies to label, spread over scenarios and verdicts."
+        ),
     ] = 200,
     output: Annotated[
         Path | None, typer.Option("--out", "--output", metavar="FILE", help="The sheet. Default: labels.csv beside the run.")
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Decides the draw.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=MOST, help="Decides the draw.")] = 0,
     here: Annotated[
         bool, typer.Option("--in-terminal", "--here", help="Label in the terminal; what was said stays hidden until you ask for it.")
     ] = False,

@@ -6,19 +6,29 @@ from typing import Annotated
 
 import typer
 
+from safemt_api.runs.settings import MOST
+
 
 def simulate(
     *,
-    port: Annotated[int, typer.Option("--port", help="0 takes a free one.")] = 0,
-    seed: Annotated[int, typer.Option("--seed", help="Decides every reply.")] = 0,
-    latency_seconds: Annotated[float, typer.Option("--latency-seconds", metavar="S", help="How long each reply takes.")] = 0.0,
+    port: Annotated[int, typer.Option("--port", min=0, max=65_535, help="0 takes a free one.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=-MOST, max=MOST, help="Decides every reply.")] = 0,
+    latency_seconds: Annotated[
+        float, typer.Option("--latency-seconds", metavar="S", min=0, max=MOST, help="How long each reply takes.")
+    ] = 0.0,
     fault: Annotated[
         str, typer.Option("--fault", metavar="SPEC", help="KIND:SHARE or KIND:first=N, with commas between (error_500:0.1,reset:0.05).")
     ] = "",
-    rpm: Annotated[float | None, typer.Option("--rpm", "--requests-per-minute", metavar="N", help="Quota that it holds.")] = None,
-    tpm: Annotated[float | None, typer.Option("--tpm", "--tokens-per-minute", metavar="N", help="The same for tokens.")] = None,
+    rpm: Annotated[
+        float | None, typer.Option("--rpm", "--requests-per-minute", metavar="N", min=1, max=MOST, help="Quota that it holds.")
+    ] = None,
+    tpm: Annotated[
+        float | None, typer.Option("--tpm", "--tokens-per-minute", metavar="N", min=1, max=MOST, help="The same for tokens.")
+    ] = None,
     prompt_cache: Annotated[bool, typer.Option("--prompt-cache", help="Report repeated prefixes as cached input.")] = False,
-    max_seconds: Annotated[float | None, typer.Option("--max-seconds", metavar="S", help="End by itself after so long.")] = None,
+    max_seconds: Annotated[
+        float | None, typer.Option("--max-seconds", metavar="S", min=0, max=MOST, help="End by itself after so long.")
+    ] = None,
 ) -> None:
     """Run the simulator as a server on this machine until Ctrl-C: three wire formats, personas, judges, moderators, faults on demand."""
     from safemt_api.cli.simulating import serve_simulator  # noqa: PLC0415 (imports the server, which --help must not)

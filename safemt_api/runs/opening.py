@@ -21,6 +21,7 @@ from safemt_api.limits.limiter import Limiter
 from safemt_api.messages import PURPOSES, Asker, Route
 from safemt_api.prices import find_price
 from safemt_api.routes import Router
+from safemt_api.runs.descriptors import make_room
 from safemt_api.runs.planning import DEFAULT_PROVIDER, Plan
 from safemt_api.runs.settings import EvalSettings
 from safemt_api.store.turns import TurnStore
@@ -33,6 +34,7 @@ async def open_gateway(
     """The gateway of a run and its ledger; closes the connections on leaving."""
     timeouts = Timeouts(settings.connect_seconds, settings.idle_seconds, settings.total_seconds)
     ledger = Ledger(store, run=run_id, ceiling_usd=settings.max_usd)
+    make_room(settings.concurrency)
     # Target, judge and moderator may be three accounts, each with that many calls in flight; what is not used is not opened.
     async with open_http_client(connections=settings.concurrency * len(PURPOSES), timeouts=timeouts) as client:
         opener = account_opener(settings, router=router, client=client, timeouts=timeouts, environ=environ)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
+from safemt_api.addresses import check_address
 from safemt_api.errors import UsageError
 from safemt_api.messages import Effort, Kind, Protocol, SafetyThreshold, Sees
 from safemt_api.runs.names import check_run_name
@@ -247,9 +248,10 @@ class EvalSettings:
         check_show(self.show, self.protocol)
         if self.run is not None:
             check_run_name(self.run)
-        for url in (*self.base_urls, self.judge_base_url, self.moderator_base_url):
-            if url and "@" in url.partition("://")[2].partition("/")[0]:
-                raise UsageError("an address must not hold a user name or password; keys come from the environment or .env")
+        addresses = (*(("--base-url", url) for url in self.base_urls), ("--judge-base-url", self.judge_base_url))
+        for option, url in (*addresses, ("--moderator-base-url", self.moderator_base_url)):
+            if url is not None:
+                check_address(url, option)
 
 
 @cache

@@ -110,3 +110,31 @@ def test_a_defence_refuses_policies_only_where_no_arm_reads_them(cli: Cli, tmp_p
 
 def test_a_report_without_pictures_needs_no_place_for_them(cli: Cli) -> None:
     assert "--no-images" in refused(cli, "report", "r", "--no-images", "--data", "x")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (*EVAL, "--base-url", "http://[::1/v1"),
+        ("providers", "check", "vllm", "--base-url", "http://[::1/v1"),
+        ("simulate", "--port", "99999"),
+        ("simulate", "--rpm", "nan"),
+        ("simulate", "--rpm", "inf"),
+        ("simulate", "--max-seconds", "nan"),
+        ("simulate", "--latency-seconds", "nan"),
+        ("simulate", "--seed", "9" * 30),
+        ("compare", "a", "b", "--seed", "-1"),
+        ("judge", "label", "r", "-n", "0"),
+        ("judge", "label", "r", "-n", "9" * 30),
+        *(
+            (*EVAL, option, value)
+            for option in ("--max-usd", "--rpm", "--temperature", "--stall-seconds")
+            for value in ("nan", "inf", "-1")
+        ),
+        *((*EVAL, option, "9" * 30) for option in ("--concurrency", "--max-output-tokens", "--seed", "--lengths", "--total-seconds")),
+    ],
+    ids=" ".join,
+)
+def test_a_number_or_an_address_that_makes_no_sense_is_a_mistake_and_no_defect(cli: Cli, words: tuple[str, ...]) -> None:
+    said = refused(cli, *words)
+    assert "defect" not in said
