@@ -237,7 +237,7 @@ def test_target_calls_that_stay_the_same_are_bought_once(scripted: DefenceResult
     calls = {result.summary["moderator"]: result.summary["calls"] for result in scripted.arms}
     flagged = sum(bool(Truth(POLICY).flagged(one, one.length)) for one in dialogues if one.length in LENGTHS)
     refused = sum(Truth(GUARD).refused(one, one.length) for one in dialogues if one.length in LENGTHS)
-    assert calls[None] == {"sent": 204, "from_store": 0, "retried": 0, "rate_limited": 0}
+    assert calls[None] == {"sent": 204, "from_store": 0, "damaged": 0, "retried": 0, "rate_limited": 0}
     assert (calls[POLICY]["sent"], calls[POLICY]["from_store"]) == (204 + flagged, 204 - flagged)
     assert (calls[RAW]["sent"], calls[RAW]["from_store"]) == (408, 0)
     assert (calls[GUARD]["sent"], calls[GUARD]["from_store"]) == (204, 204 - refused)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
-from safemt_api.frames import TRANSCRIPT_SCHEMA, VERDICT_SCHEMA
+from safemt_api.frames import TRANSCRIPT_SCHEMA, VERDICT_SCHEMA, read_frame
 from safemt_api.messages import BLOCKED_PLACEHOLDER, Dialogue, Guidance, Line, Outcome, Protocol, Reply, Transcript, Turn, Usage, Verdict
 from safemt_api.runs.collecting import open_collector, sweep, write_frames
 from safemt_api.runs.folder import TRANSCRIPTS_FILE, VERDICTS_FILE
@@ -77,14 +77,15 @@ def test_collected_rows_become_frames_and_counts(tmp_path: Path) -> None:
     assert sorted(one.name for one in tmp_path.iterdir()) == [TRANSCRIPTS_FILE, VERDICTS_FILE]
 
 
-def test_many_rows_are_written_in_their_order(tmp_path: Path) -> None:
-    with open_collector(tmp_path, "run") as collector:
+def test_many_rows_are_written_in_their_order_whatever_the_folder_is_called(tmp_path: Path) -> None:
+    folder = tmp_path / "[red]b[" / "{a,b}*?"
+    with open_collector(folder, "run") as collector:
         for _ in range(2500):
             collector.add(finished())
         collector.close()
-        write_frames(tmp_path, tmp_path)
+        write_frames(folder, folder)
         sweep(tmp_path)
-    frame = pl.read_parquet(tmp_path / TRANSCRIPTS_FILE)
+    frame = read_frame(folder / TRANSCRIPTS_FILE)
     assert frame["turn"].to_list() == [1, 2] * 2500
 
 
