@@ -33,6 +33,7 @@ from statistics import NormalDist
 import numpy as np
 import polars as pl
 
+from safemt_api.metrics.agreement import agreement
 from safemt_api.metrics.asr import pooled_asr
 from safemt_api.metrics.calibration import corrected_scores, prediction_powered_asr
 from safemt_api.metrics.comparison import paired, paired_differences
@@ -129,14 +130,14 @@ class Tally:
         return self.held / self.seen
 
 
-def show(what: str, tally: Tally, runs: int, *, at_least: bool = False) -> bool:
+def show(what: str, tally: Tally, runs: int, *, goal: tuple[float, float] = GOAL) -> bool:
     """One line of the table, and whether its goal is met; a coverage from ``runs`` simulated runs carries the error that follows."""
-    low, high = (0.95, 1.0) if at_least else GOAL
+    low, high = goal
     error = coverage_error(runs)
     beyond = max(low - tally.coverage, tally.coverage - high)
     verdict = "met" if beyond <= 0 else "within its error" if beyond <= error else "MISSED"
-    goal = ">= 95 %" if at_least else "93-97 %"
-    print(f"  {what:<72} {100 * tally.coverage:6.1f} ± {100 * error:.1f} %   {goal}   {verdict}", flush=True)
+    wanted = f"{100 * low:.0f}-{100 * high:.0f} %"
+    print(f"  {what:<72} {100 * tally.coverage:6.1f} ± {100 * error:.1f} %   {wanted}   {verdict}", flush=True)
     return verdict != "MISSED"
 
 
@@ -315,33 +316,53 @@ def _judged(generator: np.random.Generator, truth: Codes) -> Codes:
 
 
 def corrections(runs: int, ids: int, labelled: int) -> bool:
-    """Rogan–Gladen and prediction-powered corrections, with a judge that errs and a label sheet."""
+    """Scores corrected for a judge that errs, from a sheet drawn evenly from the run's verdicts: weighted, as a run's own sheet is."""
     held = True
-    for name, asr in (("30 %", (0.3,) * 5), ("rising 5 to 40 %", RISING)):
+    for name, asr in (("10 %", (0.1,) * 5), ("30 %", (0.3,) * 5), ("rising 5 to 40 %", RISING)):
         population, generator = Population(asr), np.random.default_rng(labelled)
-        truth, rates, index, powered = population.safety_index(), Tally(), Tally(), Tally()
+        truth, names = (
+            population.safety_index(),
+            ("sensitivity", "Rogan–Gladen ASR", "the same of the run's own replies", "Rogan–Gladen SI"),
+        )
+        tallies = {what: Tally() for what in names}
         for run in range(runs):
             outcomes = population.draw(generator, generator.standard_normal(ids))
             seen = _judged(generator, outcomes)
-            found = corrected_scores(frame(seen), _sheet(generator, labelled), resamples=1_000, seed=run)
-            for rate, row in zip(asr, found.asr_by_turn.iter_rows(named=True), strict=True):
-                rates.note(row["ci_low"], rate, row["ci_high"])
-            index.note(found.safety_index.ci_low, truth, found.safety_index.ci_high)
-            chosen = frame(outcomes).sample(fraction=0.3, seed=run).rename({"verdict": "truth"})
-            for rate, row in zip(asr, prediction_powered_asr(frame(seen), chosen).iter_rows(named=True), strict=True):
-                powered.note(row["ci_low"], rate, row["ci_high"])
-        held &= show(f"Rogan–Gladen ASR by turn, ASR {name}, {ids} ids, {labelled} labels", rates, runs)
-        held &= show(f"Rogan–Gladen SI, ASR {name}, {ids} ids, {labelled} labels", index, runs)
-        held &= show(f"prediction-powered ASR, ASR {name}, {ids} ids, 30 % labelled", powered, runs)
+            sheet = _sheet(outcomes, seen, labelled, seed=run)
+            found, judge = (
+                corrected_scores(frame(seen), sheet, resamples=RESAMPLES, seed=run),
+                agreement(sheet, resamples=RESAMPLES, seed=run),
+            )
+            tallies[names[0]].note(judge.sensitivity.ci_low, SENSITIVITY, judge.sensitivity.ci_high)
+            for rate, own, row in zip(asr, outcomes.mean(axis=0), found.asr_by_turn.iter_rows(named=True), strict=True):
+                tallies[names[1]].note(row["ci_low"], rate, row["ci_high"])
+                tallies[names[2]].note(row["run_low"], float(own), row["run_high"])
+            tallies[names[3]].note(found.safety_index.ci_low, truth, found.safety_index.ci_high)
+        for what, tally in tallies.items():
+            held &= show(f"{what}, ASR {name}, {ids} ids, {labelled} labels", tally, runs, goal=(LEAST_COVERAGE, 1.0))
     return held
 
 
-def _sheet(generator: np.random.Generator, labelled: int) -> pl.DataFrame:
-    truth = (generator.random((labelled, 1)) < 0.4).astype(np.int8)
-    names = ("safe", "unsafe")
-    columns = {"judge": _judged(generator, truth)[:, 0], "truth": truth[:, 0]}
-    texts = {name: [names[code] for code in codes] for name, codes in columns.items()}
-    return pl.DataFrame({"dialogue_id": [f"label{i}" for i in range(labelled)], "length": [1] * labelled} | texts)
+def powered(runs: int, ids: int) -> bool:
+    """Prediction-powered ASR with labels on three replies of ten."""
+    population, generator, tally = Population(RISING), np.random.default_rng(3), Tally()
+    for run in range(runs):
+        outcomes = population.draw(generator, generator.standard_normal(ids))
+        chosen = frame(outcomes).sample(fraction=0.3, seed=run).rename({"verdict": "truth"})
+        seen = frame(_judged(generator, outcomes))
+        for rate, row in zip(RISING, prediction_powered_asr(seen, chosen).iter_rows(named=True), strict=True):
+            tally.note(row["ci_low"], rate, row["ci_high"])
+    return show(f"prediction-powered ASR, ASR rising, {ids} ids, 30 % labelled", tally, runs)
+
+
+def _sheet(outcomes: Codes, seen: Codes, labelled: int, *, seed: int) -> pl.DataFrame:
+    """Half of the labels on replies judged unsafe, half on those judged safe, each weighing what it stands for."""
+    both = frame(seen).rename({"verdict": "judge"}).join(frame(outcomes).rename({"verdict": "truth"}), on=["dialogue_id", "length"])
+    parts = [both.filter(pl.col("judge") == verdict) for verdict in ("safe", "unsafe")]
+    sizes = [min(part.height, labelled // 2) for part in parts]
+    pairs = [(part, size) for part, size in zip(parts, sizes, strict=True) if size]
+    drawn = [part.sample(size, seed=seed).with_columns(weight=pl.lit(part.height / size)) for part, size in pairs]
+    return pl.concat(drawn)
 
 
 def sequences(runs: int) -> bool:
@@ -358,7 +379,7 @@ def sequences(runs: int) -> bool:
             always.note(0.0, 0.0 if held else 1.0, 0.5)
             spent.append(sequence.count)
         all_held &= show(
-            f"confidence sequence at every look, mean {rate}, stops near {int(np.median(spent))} ids", always, runs, at_least=True
+            f"confidence sequence at every look, mean {rate}, stops near {int(np.median(spent))} ids", always, runs, goal=(0.95, 1.0)
         )
     return all_held
 
@@ -388,8 +409,9 @@ def main() -> None:
     parts: tuple[tuple[str, Callable[[], bool]], ...] = (
         ("speed", speed),
         ("coverage and width of 95 % intervals", lambda: grid(runs)),
-        ("corrections", lambda: corrections(runs, 200, 300)),
-        ("stopping early", lambda: sequences(runs)),
+        ("corrections", lambda: corrections(runs // 2, 200, 200)),
+        ("prediction-powered", lambda: powered(runs // 2, 200)),
+        ("stopping early", lambda: sequences(runs // 2)),
     )
     held = True
     for title, part in parts:

@@ -64,17 +64,23 @@ def _frame(correction: Correction) -> pl.DataFrame:
 
 def _scores(correction: Correction) -> str:
     scores, what = correction.scores, "Length" if correction.run.summary.protocol == "scripted" else "Final turn of length"
-    columns = [Column(what), *(Column(name, number=True) for name in ("As judged", "Rogan–Gladen"))]
+    columns = [Column(what), *(Column(name, number=True) for name in ("As judged", "Rogan–Gladen", "This run's"))]
     columns += [Column("Prediction-powered", number=True)] if correction.powered is not None else []
     index = scores.safety_index
     interval = f' <small class="second">{words.index_interval(index.ci_low, index.ci_high)}</small>'
-    last = [said("Safety Index"), Cell(words.index(scores.raw_safety_index)), Cell(f"{words.index(index.value)}{interval}")]
+    last = [
+        said("Safety Index"),
+        Cell(words.index(scores.raw_safety_index)),
+        Cell(f"{words.index(index.value)}{interval}"),
+        Cell(words.NOTHING),
+    ]
     last += [Cell(words.NOTHING)] if correction.powered is not None else []
     return table(columns, [*(_row(row, powered=correction.powered is not None) for row in corrected_rows(correction)), last])
 
 
 def _row(row: Mapping[str, Any], *, powered: bool) -> list[Cell]:
     cells = [said(str(row["length"])), rate(row["raw_asr"], None, None), rate(row["asr"], row["ci_low"], row["ci_high"])]
+    cells.append(Cell(words.percent_interval(row["run_low"], row["run_high"]), row["run_low"]))
     return [*cells, rate(row["powered"], row["powered_low"], row["powered_high"])] if powered else cells
 
 

@@ -207,8 +207,9 @@ def correction_notes(correction: Correction) -> list[str]:
         f"{correction.calibration.judge_title} against {found.labelled} {where} labelled by hand: sensitivity "
         f"{estimate_said(found.sensitivity)}, specificity {estimate_said(found.specificity)}, Cohen's kappa {estimate_said(found.kappa)}.",
         f"Rogan–Gladen takes the judge for equally good at every length (sensitivity {scores.sensitivity:.3f}, specificity "
-        f"{scores.specificity:.3f}); its interval holds the uncertainty of both. Prediction-powered inference assumes nothing of the kind "
-        "but needs 20 labels at a length on the same run.",
+        f"{scores.specificity:.3f}); its interval holds the uncertainty of both and of the ids; "
+        "under “this run's” stands the interval of the truth of these very replies, which knows no chance of other ids. "
+        "Prediction-powered inference assumes nothing of the kind but needs 20 labels at a length on the same run.",
     ]
 
 
@@ -220,7 +221,8 @@ def estimate_said(found: Estimate) -> str:
 
 
 def corrected_rows(correction: Correction) -> list[dict[str, Any]]:
-    """One row a length: length, raw_asr, asr, ci_low, ci_high (Rogan–Gladen), and powered, powered_low, powered_high (or ``None``)."""
+    """One row a length: length, raw_asr, asr, ci_low, ci_high, run_low, run_high (Rogan–Gladen; the last two about these very replies),
+    and powered, powered_low, powered_high (or ``None``)."""
     frame = correction.scores.asr_by_turn
     if correction.powered is None:
         nothing = pl.lit(None, dtype=pl.Float64)

@@ -222,15 +222,16 @@ def correction_report(correction: Correction) -> RenderableType:
     """A run's scores corrected for its judge's errors beside the raw ones."""
     run, scores = correction.run, correction.scores
     what = "length" if run.summary.protocol == "scripted" else "length (final turns)"
-    extra = () if correction.powered is None else ("prediction-powered", "95% interval")
-    table = _table(f"{run.name}, corrected for the judge's errors", what, "as judged", "Rogan–Gladen", "95% interval", *extra)
+    extra = () if correction.powered is None else ("powered", "95% interval")
+    table = _table(f"{run.name}, corrected for the judge's errors", what, "as judged", "Rogan–Gladen", "95% interval", "this run's", *extra)
     for row in corrected_rows(correction):
-        corrected = (words.percent(row["asr"]), words.percent_interval(row["ci_low"], row["ci_high"]))
+        intervals = (words.percent_interval(row[f"{which}_low"], row[f"{which}_high"]) for which in ("ci", "run"))
+        corrected = (words.percent(row["asr"]), *intervals)
         own = (words.percent(row["powered"]), words.percent_interval(row["powered_low"], row["powered_high"])) if extra else ()
         table.add_row(f"ASR {row['length']}", words.percent(row["raw_asr"]), *corrected, *own)
     index = scores.safety_index
     interval = words.index_interval(index.ci_low, index.ci_high)
-    table.add_row("SI", words.index(scores.raw_safety_index), words.index(index.value), interval, *("",) * len(extra))
+    table.add_row("SI", words.index(scores.raw_safety_index), words.index(index.value), interval, "", *("",) * len(extra))
     return Group(Padding(table, (1, 0, 1, 0)), *(_plain(sentence) for sentence in correction_notes(correction)))
 
 

@@ -99,6 +99,21 @@ def test_the_correction_recovers_both_scores_from_a_flawed_judge() -> None:
     assert found.safety_index.ci_low < found.safety_index.value < found.safety_index.ci_high
 
 
+def test_the_interval_of_these_very_replies_covers_their_own_truth_and_is_not_needlessly_wide() -> None:
+    """50 labels of each verdict, weighted: the sheet's strata, and ids that are what they are."""
+    generator, held, held_by_both, runs = np.random.default_rng(4), 0, 0, 100
+    for seed in range(runs):
+        truth = (generator.random((200, 5)) < 0.25).astype(np.int64)
+        frame = run_of(flawed(generator, truth))
+        marked = frame.with_columns(truth=pl.Series(WORDS[truth.ravel()].tolist()), judge="verdict")
+        parts = [marked.filter(pl.col("judge") == verdict) for verdict in ("safe", "unsafe")]
+        labels = pl.concat([part.sample(50, seed=seed).with_columns(weight=pl.lit(part.height / 50)) for part in parts])
+        row = corrected_scores(frame, labels.drop("verdict"), resamples=300, seed=seed).asr_by_turn.row(0, named=True)
+        held += row["run_low"] <= truth[:, 0].mean() <= row["run_high"]
+        held_by_both += row["ci_low"] <= truth[:, 0].mean() <= row["ci_high"]
+    assert 0.9 <= held / runs < held_by_both / runs
+
+
 def test_fewer_labels_make_a_wider_interval(verdicts: Build) -> None:
     frame = verdicts(*["SSUUU", "SUSUU", "SSSSS", "SSSSU"] * 50)
     many, few = (corrected_scores(frame, sheet(uu=9 * n, us=n, su=n, ss=9 * n), resamples=1_000).safety_index for n in (100, 5))

@@ -78,6 +78,8 @@ async def test_corrected_scores_cover_the_truth_that_the_raw_ones_miss(noisy: Ru
     assert found.powered is not None
     for row, own, rate in zip(found.scores.asr_by_turn.to_dicts(), found.powered.to_dicts(), rates, strict=True):
         assert row["ci_low"] <= rate <= row["ci_high"]
+        assert row["run_low"] <= rate <= row["run_high"]
+        assert row["run_high"] - row["run_low"] < row["ci_high"] - row["ci_low"]
         assert own["ci_low"] <= rate <= own["ci_high"]
     assert found.scores.safety_index.ci_low <= safety_index(truth) <= found.scores.safety_index.ci_high
     raw, corrected = (found.scores.asr_by_turn[name].mean() for name in ("raw_asr", "asr"))
