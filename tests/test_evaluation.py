@@ -249,10 +249,11 @@ async def test_a_cancelled_run_leaves_its_files(small: Small, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(("judges", "ceiling"), [(("rules",), 0.012), (("simulator:sim-judge",), 0.03)])
+@pytest.mark.parametrize("concurrency", [4, 32])
 async def test_a_small_ceiling_ends_with_exit_code_3_and_valid_scores_and_is_resumable(
-    small: Small, judges: tuple[str, ...], ceiling: float
+    small: Small, judges: tuple[str, ...], ceiling: float, concurrency: int
 ) -> None:
-    first = await evaluate(max_usd=ceiling, judges=judges, concurrency=4, **small)
+    first = await evaluate(max_usd=ceiling, judges=judges, concurrency=concurrency, **small)
     summary = first.summary
     assert (first.exit_code, summary["status"]) == (3, "budget_exhausted")
     assert 0 < summary["cost_usd"]["total"] <= ceiling

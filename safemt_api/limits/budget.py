@@ -4,12 +4,19 @@ The ledger is in the store, in the transactions that keep the replies, so that a
 run share one ceiling. Three endings of a reservation: *settled* (the real cost is known), *released* (nothing was billed for certain), and
 *kept* (the call may have been billed without an answer: the whole reservation counts as spent). A reservation that its process left open
 when it was killed counts as kept.
+
+Dialogues are let in by what all of their calls may put aside (``Ledger.dialogue``): otherwise, under a small ceiling, many begin and none
+has the money for its end. Only one process plays a run, so who is let in is kept in memory; the ceiling itself is held call by call, on
+disk.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import NamedTuple
 from uuid import uuid4
 
@@ -33,6 +40,21 @@ class Reservation(NamedTuple):
     most_usd: float
 
 
+CALLS_ASSUMED = 50
+"""Until a dialogue has ended, one is taken to need so many of the dearest call: eight turns, moderated and judged, some of it twice."""
+
+
+@dataclass(eq=False)
+class Envelope:
+    """What the calls of one dialogue have put aside in all, and what of it is spent or still put aside."""
+
+    reserved_usd: float = 0.0
+    drawn_usd: float = 0.0
+
+
+_dialogue: ContextVar[Envelope | None] = ContextVar("dialogue", default=None)
+
+
 class Ledger:
     """The spending of one run (``run`` is its id in the store's books), with an optional ceiling."""
 
@@ -40,7 +62,39 @@ class Ledger:
         self._store, self._run, self.ceiling_usd = store, run, ceiling_usd
         self._owner = uuid4().hex
         self._open: dict[int, float] = {}
+        self._envelopes: set[Envelope] = set()
+        self._dearest_call_usd = self._dearest_dialogue_usd = 0.0
+        self._drawn: dict[int, Envelope] = {}
         self._settled = anyio.Event()
+
+    @asynccontextmanager
+    async def dialogue(self) -> AsyncIterator[None]:
+        """Wait until one more dialogue fits beside those that are under way; what it leaves is free at its end.
+
+        A dialogue needs as much as the dearest so far has put aside. With nothing else under way it is let in even if that does not fit:
+        its replies may be in the store, or cost less, and each call must find its own money all the same.
+        """
+        while self.ceiling_usd is not None and self._envelopes and self._room_usd() < self._needed_usd():
+            await self._settled.wait()
+        envelope = Envelope()
+        self._envelopes.add(envelope)
+        before = _dialogue.set(envelope)
+        try:
+            yield
+        finally:
+            _dialogue.reset(before)
+            self._envelopes.remove(envelope)
+            self._dearest_dialogue_usd = max(self._dearest_dialogue_usd, envelope.reserved_usd)
+            self._wake()
+
+    def _needed_usd(self) -> float:
+        """What a dialogue may put aside; everything, until its first call has."""
+        return self._dearest_dialogue_usd or CALLS_ASSUMED * self._dearest_call_usd or float("inf")
+
+    def _room_usd(self) -> float:
+        """What neither is committed nor may still be needed by dialogues under way."""
+        needed = sum(max(0.0, self._needed_usd() - envelope.drawn_usd) for envelope in self._envelopes)
+        return (self.ceiling_usd or 0.0) + TOLERANCE_USD - self.committed_usd() - needed
 
     async def reserve(self, *, key: str, purpose: Purpose, most_usd: float) -> Reservation:
         """Put the most a call can cost aside; waits while calls in flight may still free enough.
@@ -59,11 +113,22 @@ class Ledger:
             if committed + most_usd <= self.ceiling_usd + TOLERANCE_USD:
                 reservation = await self._store.write(self._try_reserve(key, purpose, most_usd))
                 if isinstance(reservation, Reservation):
+                    self._draw(reservation)
                     return reservation
                 committed = reservation
             if not self._open or committed - sum(self._open.values()) + most_usd > self.ceiling_usd + TOLERANCE_USD:
                 raise BudgetExhaustedError(self.ceiling_usd, committed, most_usd)
             await settled.wait()
+
+    def _draw(self, reservation: Reservation) -> None:
+        envelope = _dialogue.get()
+        if envelope is not None:
+            envelope.reserved_usd += reservation.most_usd
+            envelope.drawn_usd += reservation.most_usd
+            self._drawn[reservation.id] = envelope
+        if reservation.most_usd > self._dearest_call_usd:
+            self._dearest_call_usd = reservation.most_usd
+            self._wake()
 
     def unreserved(self, *, key: str, purpose: Purpose) -> Reservation:
         """For a call that nothing could be put aside for, because no price was known beforehand: only what it did cost is booked."""
@@ -106,6 +171,10 @@ class Ledger:
     def closed(self, reservation: Reservation) -> None:
         """The reservation's end is on disk: whoever waits for money looks again."""
         self._open.pop(reservation.id, None)
+        self._drawn.pop(reservation.id, None)
+        self._wake()
+
+    def _wake(self) -> None:
         self._settled.set()
         self._settled = anyio.Event()
 
@@ -145,6 +214,10 @@ class Ledger:
         return work
 
     def _close(self, reservation: Reservation, cost_usd: float, state: str) -> Work[None]:
+        envelope = self._drawn.pop(reservation.id, None)
+        if envelope is not None:
+            envelope.drawn_usd += cost_usd - reservation.most_usd
+
         def book(connection: sqlite3.Connection) -> None:
             row = (self._run, reservation.key, reservation.purpose, reservation.most_usd, cost_usd, state, self._owner, now_utc())
             connection.execute(_INSERT, row)

@@ -160,6 +160,11 @@ class Execution:
         except DialogueError as error:
             transcript = _unplayable(dialogue, plan, error)
             return Finished(transcript, no_verdicts(transcript, self.judge), route.profile, route.model)
+        async with self.ledger.dialogue():
+            return await self._play_within(dialogue, image)
+
+    async def _play_within(self, dialogue: Dialogue, image: SourceImage | None) -> Finished:
+        plan, route = self.plan, self.plan.target.route
         transcript = await converse(
             dialogue, protocol=plan.settings.protocol, asker=self.gateway, target=plan.target, image=image, moderator=self.moderator
         )

@@ -7,6 +7,7 @@ import os
 import sqlite3
 import sys
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -319,3 +320,53 @@ async def interleave(path: Path, steps: list[tuple[float, float, str, int, int]]
         assert max(seen, default=0.0) <= 1.0 + TOLERANCE_USD + 1e-12
         assert ledgers[0][1].committed_usd() == pytest.approx(sum(expected), abs=1e-9)
         assert sum(ledgers[0][1].spent_usd().values()) == pytest.approx(sum(expected), abs=1e-9)
+
+
+async def test_under_a_small_ceiling_dialogues_end_before_others_begin(store: TurnStore) -> None:
+    money, finished, under_way = ledger(store, 1.0), list[int](), [0, 0]
+
+    async def play(number: int) -> None:
+        with suppress(BudgetExhaustedError):
+            async with money.dialogue():
+                under_way[:] = under_way[0] + 1, max(under_way[1], under_way[0] + 1)
+                try:
+                    for turn in range(2):
+                        reservation = await reserve(money, 0.25, key=f"{number} {turn}")
+                        await anyio.sleep(0.001)
+                        await settle(store, money, reservation, 0.1)
+                finally:
+                    under_way[0] -= 1
+            finished.append(number)
+
+    async with anyio.create_task_group() as group:
+        for number in range(32):
+            group.start_soon(play, number)
+    # All at once, four would have put a quarter aside each, and hardly one found the money for its second call.
+    assert len(finished) == 4
+    assert under_way[1] <= 2
+    assert money.committed_usd() <= 1.0 + TOLERANCE_USD
+
+
+async def test_a_large_ceiling_lets_all_begin_once_the_price_of_a_call_is_known(store: TurnStore) -> None:
+    money, under_way = ledger(store, 1000.0), [0, 0]
+
+    async def play(number: int) -> None:
+        async with money.dialogue():
+            under_way[:] = under_way[0] + 1, max(under_way[1], under_way[0] + 1)
+            reservation = await reserve(money, 0.01, key=str(number))
+            await anyio.sleep(0.2)
+            await settle(store, money, reservation, 0.001)
+            under_way[0] -= 1
+
+    async with anyio.create_task_group() as group:
+        for number in range(16):
+            group.start_soon(play, number)
+    assert under_way[1] == 16
+
+
+async def test_a_dialogue_alone_is_let_in_whatever_the_others_cost(store: TurnStore) -> None:
+    money = ledger(store, 0.1)
+    with anyio.fail_after(5):
+        for _ in range(3):
+            async with money.dialogue():
+                await settle(store, money, await reserve(money, 0.05), 0.02)
