@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from safemt_api.errors import DialogueError
+from safemt_api.errors import DialogueError, ModeratorError
 from safemt_api.markers import GUIDANCE_HEADER
 from safemt_api.messages import (
     DECLINED,
@@ -68,7 +68,7 @@ async def converse(
             turns.append(await speaker.turn(position, history))
             _check_can_go_on(turns[-1], more=position < dialogue.length)
         except DialogueError as error:
-            turns = [*turns, *_unreached(dialogue, str(error), start=len(turns), positions=positions)]
+            turns = [*turns, *_unreached(dialogue, error, start=len(turns), positions=positions)]
             return Transcript(dialogue, protocol, tuple(turns), failure=str(error))
     return Transcript(dialogue, protocol, tuple(turns))
 
@@ -148,9 +148,10 @@ def _check_can_go_on(turn: Turn, *, more: bool) -> None:
         raise DialogueError(f"the reply to turn {turn.turn} was cut off before its first word; raise --max-output-tokens")
 
 
-def _unreached(dialogue: Dialogue, sentence: str, *, start: int, positions: range) -> list[Turn]:
-    failed = Turn(0, "", Reply(Outcome.ERROR, detail=sentence))
-    later = replace(failed, reply=Reply(Outcome.ERROR, detail=NOT_REACHED))
+def _unreached(dialogue: Dialogue, error: DialogueError, *, start: int, positions: range) -> list[Turn]:
+    undecided = Guidance(error.moderator, None, failure=error.reason) if isinstance(error, ModeratorError) else None
+    failed = Turn(0, "", Reply(Outcome.ERROR, detail=str(error)), guidance=undecided)
+    later = replace(failed, guidance=None, reply=Reply(Outcome.ERROR, detail=NOT_REACHED))
     return [
         replace(failed if index == start else later, turn=position, user_text=asked_at(dialogue, position))
         for index, position in enumerate(positions)

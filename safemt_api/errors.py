@@ -19,6 +19,7 @@
     │   │   └── ConnectionFailedError no or half an answer; may have been billed
     │   └── DialogueError         give up on this dialogue, go on with the others
     │       ├── InterceptedError       a 403 that is not the vendor's: a firewall or gateway on the way
+    │       ├── ModeratorError        the moderator came to no decision
     │       └── RetriesExhaustedError  transient failures until the cap was reached
     └── StopRunError              end the run at once, keeping everything
         ├── AccountError          bad key, unknown model, no credit, daily quota, account on hold
@@ -251,6 +252,16 @@ class PictureTooLargeError(DialogueError):
 
 class InterceptedError(DialogueError):
     """A firewall or gateway before the vendor refused the request; the vendor has said nothing, so this is no word on safety."""
+
+
+class ModeratorError(DialogueError):
+    """The moderator came to no decision, and its failure is to fail the dialogue."""
+
+    def __init__(self, moderator: str, dialogue_id: str, reason: str) -> None:
+        self.moderator, self.reason = moderator, reason
+        super().__init__(
+            f"moderator {moderator} failed on dialogue {dialogue_id}: {reason}; --moderator-failure open or closed goes on without it"
+        )
 
 
 class RetriesExhaustedError(DialogueError):

@@ -49,9 +49,13 @@ TRANSCRIPT_SCHEMA: dict[str, type[pl.DataType]] = {
     "moderator_text": pl.String,
     "moderator_latency_seconds": pl.Float64,
     "moderator_cost_usd": pl.Float64,
+    "moderator_failure": pl.String,
     "failure": pl.String,
 }
 """One row a turn, counted by user messages from 1; ``messages`` is JSON text: a list of ``{"role", "content"}`` up to and including it."""
+
+ADDED_COLUMNS = frozenset({"moderator_failure"})
+"""Columns that files of earlier versions lack; they are read as if they were empty."""
 
 VERDICT_SCHEMA: dict[str, type[pl.DataType]] = {
     "run": pl.String,

@@ -385,7 +385,8 @@ class Exhibit:
 class Guidance:
     """What a moderator decided before one target call.
 
-    ``policy`` is put before the target as a system message; ``refusal`` answers in the target's place, without a call.
+    ``policy`` is put before the target as a system message; ``refusal`` answers in the target's place, without a call. ``failure`` says
+    why there was no decision: what stands beside it is then ``--moderator-failure``'s doing, not the moderator's.
     """
 
     moderator: str
@@ -397,6 +398,7 @@ class Guidance:
     text: str = ""
     latency_seconds: float = 0.0
     cost_usd: float | None = 0.0
+    failure: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

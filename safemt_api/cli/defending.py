@@ -14,7 +14,7 @@ from rich.console import Group
 from safemt_api.cli.estimates import estimate_table
 from safemt_api.cli.loop import BACKEND_OPTIONS, ENDING_SIGNALS
 from safemt_api.cli.printing import agrees, output_console, say
-from safemt_api.cli.running import ASK_ABOVE_USD, EXIT_DECLINED, missing_verdicts, shortfall, watcher
+from safemt_api.cli.running import ASK_ABOVE_USD, EXIT_DECLINED, missing_verdicts, shortfall, undecided, watcher
 from safemt_api.defence import DefenceResult, defence_name, defend, open_arms
 from safemt_api.report import words
 from safemt_api.report.arm_tables import defence_report
@@ -130,7 +130,7 @@ def _ending(settings: EvalSettings, arms: Sequence[Arm], result: DefenceResult) 
     for arm, finished in zip(arms, result.arms, strict=False):
         if finished.exit_code == EXIT_FAILURES:
             sentences.append(f"{arm.run}: {shortfall(finished.summary)}; the same command tries them again")
-            sentences += missing_verdicts(finished.summary)
+            sentences += [*missing_verdicts(finished.summary), *undecided(finished.summary)]
     if len(result.arms) == 1 and last.exit_code == EXIT_FAILURES:
         sentences.append("nothing can be measured against that, so no other arm began")
     return sentences

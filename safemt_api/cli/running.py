@@ -98,7 +98,7 @@ def cost_sentence(found: Estimate) -> str:
 
 def ending(plan: Plan, result: RunResult) -> list[str]:
     """Which dialogues failed, why the run ended early, and the exact command to go on; nothing after a good end."""
-    return [*failures(result.summary), *missing_verdicts(result.summary), *_stopping(plan, result)]
+    return [*failures(result.summary), *missing_verdicts(result.summary), *undecided(result.summary), *_stopping(plan, result)]
 
 
 def failures(summary: Mapping[str, Any]) -> list[str]:
@@ -118,6 +118,13 @@ def missing_verdicts(summary: Mapping[str, Any]) -> list[str]:
     return [f"no verdict: {count:,} repl{'ies' if count > 1 else 'y'}: {why}" for why, count in shown]
 
 
+def undecided(summary: Mapping[str, Any]) -> list[str]:
+    """How often the moderator came to no decision, and why, the commonest reason first."""
+    reasons = (summary["moderation"] or {}).get("failure_reasons", {})
+    shown = list(reasons.items())[:MAX_REASONS_SHOWN]
+    return [f"no decision of the moderator: {count:,} time{'s' if count > 1 else ''}: {why}" for why, count in shown]
+
+
 def _stopping(plan: Plan, result: RunResult) -> list[str]:
     summary, settings = result.summary, plan.settings
     if result.exit_code == EXIT_DONE:
@@ -135,6 +142,8 @@ def shortfall(summary: Mapping[str, Any]) -> str:
     counts, without = summary["dialogues"], summary["verdicts"]["dialogues_without"]
     silent = without - counts["failed"]
     parts = [f"{counts['failed']:,} failed", *([f"{silent:,} have no verdict"] if silent else [])]
+    unguarded = (summary.get("moderation") or {}).get("dialogues_without", 0)
+    parts += [f"{unguarded:,} went without their moderator"] if unguarded else []
     return f"of {counts['planned']:,} dialogues {' and '.join(parts)}"
 
 

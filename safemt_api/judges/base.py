@@ -38,6 +38,8 @@ NO_REPLY = "there is no reply"
 NOT_SENT = "the dialogue could not be sent"
 """Reasons of a missing verdict on a dialogue that failed."""
 
+MODERATOR_FAILED = "only the moderator's failure stopped this reply"
+
 CODE_CHARACTERS = 12
 """48 bits in hexadecimal: few enough for a small model to copy without a slip."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Protocol, get_args
 
-from safemt_api.errors import DialogueError
+from safemt_api.errors import ModeratorError
 from safemt_api.judges.base import Asked, digest_of, material, spoken_lines
 from safemt_api.markers import FIXED_REFUSAL
 from safemt_api.messages import Dialogue, Guidance, Image, Line
@@ -94,10 +94,7 @@ class WithFailurePolicy:
             return await self.reviewer.guide(history, image)
         except ModeratorFailedError as failed:
             if self.failure == "fail":
-                raise DialogueError(
-                    f"moderator {self.name} failed on dialogue {dialogue.id}: {failed.reason}; "
-                    "--moderator-failure open or closed goes on without it"
-                ) from failed
+                raise ModeratorError(self.name, dialogue.id, failed.reason) from failed
             return self._without_decision(failed)
 
     def _without_decision(self, failed: ModeratorFailedError) -> Guidance:
@@ -110,6 +107,7 @@ class WithFailurePolicy:
             text=f"The moderator failed ({failed.reason}); the dialogue {consequence}.",
             latency_seconds=failed.asked.latency_seconds,
             cost_usd=failed.asked.cost_usd,
+            failure=failed.reason,
         )
 
 

@@ -26,7 +26,7 @@ def defence_report(record: Record) -> RenderableType:
     """Everything the terminal shows of a defence."""
     measured = [arm for arm in record["moderators"] if arm["asr_by_turn"]]
     tables = [side_by_side(record), *(table for arm in measured for table in _effect_of(record, arm))]
-    below = [*tables, harmless_table(record), cost_table(record)]
+    below = [*map(_plain, undecided_sentences(record)), *tables, harmless_table(record), cost_table(record)]
     return Group(header(record), *(Padding(part, (1, 0, 0, 0)) for part in below))
 
 
@@ -44,16 +44,45 @@ def side_by_side(record: Record) -> Table:
     """ASR and SI of all arms: the paper's comparison of a moderator with guards."""
     word = words.turn_word(record["protocol"])
     before = {row["turn"]: row["asr"] for row in record["undefended"]["asr_by_turn"]}
-    table = _table(f"ASR by {word} with each moderator (* p < {SIGNIFICANT:g} against none)", "moderator", *map(str, before), "SI")
+    table = _table(
+        f"ASR by {word} with each moderator (* p < {SIGNIFICANT:g} against none)", "moderator", *map(str, before), "SI", "undecided"
+    )
     index = record["undefended"]["safety_index"]
-    table.add_row(UNDEFENDED, *map(words.percent, before.values()), words.index(index and index["value"]))
+    table.add_row(UNDEFENDED, *map(words.percent, before.values()), words.index(index and index["value"]), words.NOTHING)
     _add_basis(table, index)
     for arm in record["moderators"]:
         rows = {row["turn"]: row for row in arm["asr_by_turn"] or ()}
         after = arm["safety_index"] and arm["safety_index"]["after"]
-        table.add_row(_plain(arm["moderator"]), *(_starred(rows.get(turn)) for turn in before), words.index(after and after["value"]))
+        figures = (*(_starred(rows.get(turn)) for turn in before), words.index(after and after["value"]))
+        table.add_row(_plain(arm["moderator"]), *figures, undecided_share(arm))
         _add_basis(table, after)
     return table
+
+
+def undecided_share(arm: Record) -> str:
+    """Of how many dialogues the moderator came to no decision at some turn, as a share."""
+    found = arm.get("undecided")
+    return words.NOTHING if not found else words.percent(found["dialogues"] / max(1, found["dialogues_played"]))
+
+
+def undecided_sentences(record: Record) -> Iterator[str]:
+    """For each moderator that failed: how often, what that leaves open, and whether its effect is claimed at all."""
+    for arm in record["moderators"]:
+        found, bounds = arm.get("undecided"), arm.get("bounds")
+        if arm.get("not_claimed"):
+            yield f"{arm['moderator']}: effect {arm['not_claimed']}"
+        if not found or not found["failed"]:
+            continue
+        where = f"{found['dialogues']:,} of {found['dialogues_played']:,} dialogues"
+        sentence = f"{arm['moderator']} came to no decision in {found['failed']:,} of {found['reviews']:,} reviews ({where})"
+        if bounds:
+            low, high = bounds["without_failures"], bounds["with_failures"]
+            sentence += (
+                f"; replies that only this stopped are in no figure: with them it would be {high['prevented']:,} prevented instead of "
+                f"{low['prevented']:,}, and a Safety Index of {words.index(high['safety_index_after'])} instead of "
+                f"{words.index(low['safety_index_after'])}"
+            )
+        yield sentence
 
 
 def _add_basis(table: Table, index: Record | None) -> None:

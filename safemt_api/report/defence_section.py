@@ -13,6 +13,7 @@ import polars as pl
 
 from safemt_api.errors import StoreError
 from safemt_api.report import words
+from safemt_api.report.arm_tables import undecided_sentences, undecided_share
 from safemt_api.report.markup import Cell, Column, beside, block, counted, index_cell, rate, safe_text, said, section, swatch, table
 from safemt_api.report.reading import Index, judge_title
 from safemt_api.report.sections import WIDE_PIXELS, draw
@@ -24,7 +25,8 @@ UNDEFENDED = "none"
 SIGNIFICANT = 0.05
 NOTE = (
     "The same dialogues without a moderator and with each. A star marks an ASR that differs from the undefended one (p < 0.05, corrected "
-    "for the number of turns). Effects come from harmful dialogues alone, false alarms and over-refusal from harmless ones alone."
+    "for the number of turns). Effects come from harmful dialogues alone, false alarms and over-refusal from harmless ones alone. "
+    "Undecided: the share of dialogues in which the moderator came to no decision at some turn."
 )
 
 
@@ -58,7 +60,8 @@ def _read(file: Path) -> Record | None:
 
 def _content(record: Record, drawing: ModuleType | None) -> str:
     chart = _chart(record, drawing) if drawing else ""
-    return block(_effects(record)) + block(beside(chart, _harmless(record))) + block(_price(record))
+    failed = "".join(f"<p>{safe_text(words.printable(sentence))}.</p>" for sentence in undecided_sentences(record))
+    return block(_effects(record) + failed) + block(beside(chart, _harmless(record))) + block(_price(record))
 
 
 def _word(record: Record) -> str:
@@ -93,11 +96,20 @@ def _effects(record: Record) -> str:
     before = record["undefended"]["asr_by_turn"]
     turns = [row["turn"] for row in before]
     columns = [Column("Moderator"), Column("Safety Index", number=True), *(Column(f"ASR {turn}", number=True) for turn in turns)]
-    rows = [[_name(0, UNDEFENDED), _index(record["undefended"]["safety_index"]), *(_asr(row, "asr", "ci") for row in before)]]
+    columns.append(Column("Undecided", number=True))
+    rows = [
+        [
+            _name(0, UNDEFENDED),
+            _index(record["undefended"]["safety_index"]),
+            *(_asr(row, "asr", "ci") for row in before),
+            Cell(words.NOTHING),
+        ]
+    ]
     for place, arm in enumerate(record["moderators"], start=1):
         own = {row["turn"]: row for row in arm["asr_by_turn"] or ()}
         index = arm["safety_index"] and arm["safety_index"]["after"]
-        rows.append([_name(place, arm["moderator"]), _index(index), *(_asr(own.get(turn), "asr_after", "after") for turn in turns)])
+        figures = (_index(index), *(_asr(own.get(turn), "asr_after", "after") for turn in turns))
+        rows.append([_name(place, arm["moderator"]), *figures, Cell(undecided_share(arm))])
     lengths = words.listed(tuple(record["lengths"]))
     judge = words.printable(judge_title(record["judge"], record.get("rubric")))
     return table(columns, rows, caption=f"ASR by {_word(record)}; SI over lengths {lengths}; judge: {judge}. Intervals are 95%.")

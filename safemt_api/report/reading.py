@@ -13,7 +13,7 @@ import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from safemt_api.errors import NothingPlayedError, StoreError
-from safemt_api.frames import FRAME_SCHEMA_VERSION, TRANSCRIPT_SCHEMA, VERDICT_SCHEMA, read_frame
+from safemt_api.frames import ADDED_COLUMNS, FRAME_SCHEMA_VERSION, TRANSCRIPT_SCHEMA, VERDICT_SCHEMA, read_frame
 from safemt_api.messages import Kind, Outcome, Protocol
 from safemt_api.metrics.agreement import krippendorff_alpha
 from safemt_api.metrics.asr import asr_by_scenario, live_asr_by_turn
@@ -335,13 +335,17 @@ def _read_frame(file: Path, schema: Mapping[str, type[pl.DataType]]) -> pl.DataF
         raise StoreError(file, "is missing", _cure(file)) from error
     except (OSError, pl.exceptions.PolarsError) as error:
         raise StoreError(file, f"cannot be read as parquet ({error})", _cure(file)) from error
-    absent = [name for name in schema if name not in frame.columns]
+    absent = [name for name in schema if name not in frame.columns and name not in ADDED_COLUMNS]
     if absent:
         raise StoreError(file, f"lacks the column{'s' if len(absent) > 1 else ''} {', '.join(absent)}", _cure(file))
     try:
-        return frame.select(pl.col(name).cast(kind) for name, kind in schema.items()).fill_nan(None)
+        return frame.select(_column(frame, name).cast(kind).alias(name) for name, kind in schema.items()).fill_nan(None)
     except pl.exceptions.PolarsError as error:
         raise StoreError(file, f"has a column of another kind ({error})", _cure(file)) from error
+
+
+def _column(frame: pl.DataFrame, name: str) -> pl.Expr:
+    return pl.col(name) if name in frame.columns else pl.lit(None)
 
 
 def score_frame(verdicts: pl.DataFrame, kind: Kind | None = "harmful") -> pl.DataFrame:
@@ -426,19 +430,31 @@ def stopping_sentence(stopping: Stopping) -> str:
 def remarks(run: RunData) -> list[str]:
     """Sentences that belong beside the scores.
 
-    How far an unfinished run is, a spot check's end, the trend with length (scripted), several judges' agreement, a model that changed
-    under its name, damaged replies.
+    How far an unfinished run is, how often the moderator failed, a spot check's end, the trend with length (scripted), several judges'
+    agreement, a model that changed under its name, damaged replies.
     """
     spot = [] if run.summary.stopping is None else [stopping_sentence(run.summary.stopping)]
     trend = [trend_with_length(score_frame(run.verdicts)).sentence] if run.summary.protocol == "scripted" else []
     return [
         *_progress_said(run),
+        *_undecided_said(run),
         *spot,
         *trend,
         *_agreement_said(run),
         *_change_said(run.summary.served_models),
         *_damage_said(run.summary.calls.damaged),
     ]
+
+
+def _undecided_said(run: RunData) -> Iterator[str]:
+    failed = run.transcripts.filter(pl.col("moderator_failure").is_not_null())
+    if failed.height:
+        reviews = run.transcripts.filter(pl.col("moderator").is_not_null())
+        commonest = words.printable(str(failed["moderator_failure"].value_counts(sort=True)["moderator_failure"][0]))
+        yield (
+            f"The moderator came to no decision in {words.count(failed.height)} of {words.count(reviews.height)} reviews, most often: "
+            f"{commonest}. A reply that only this stopped has no verdict."
+        )
 
 
 def _progress_said(run: RunData) -> Iterator[str]:

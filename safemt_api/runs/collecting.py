@@ -20,7 +20,7 @@ from safemt_api.messages import Dialogue, Outcome
 from safemt_api.private_files import private_file, private_folder
 from safemt_api.runs.folder import TRANSCRIPTS_FILE, VERDICTS_FILE
 from safemt_api.runs.rows import Finished, transcript_rows, verdict_rows
-from safemt_api.runs.tally import VerdictTally
+from safemt_api.runs.tally import ModerationTally, VerdictTally
 
 if TYPE_CHECKING:
     import polars as pl
@@ -40,7 +40,8 @@ class Collector:
         self.outcomes: Counter[str] = Counter({outcome.value: 0 for outcome in Outcome})
         self.failures: list[dict[str, Any]] = []
         self.labels: Counter[str | None] = Counter()
-        self.verdicts = VerdictTally()
+        self.verdicts, self.moderation = VerdictTally(), ModerationTally()
+        self.wanting = 0  # dialogues that failed, lack a verdict, or went without their moderator
         self.covered: Counter[tuple[str, int]] = Counter()
         self.served_models: Counter[str] = Counter()
 
@@ -52,7 +53,8 @@ class Collector:
             self.failed += 1
             self._note_failure(transcript.dialogue, transcript.failure)
         self.covered[transcript.dialogue.scenario, transcript.dialogue.length] += 1
-        for row in transcript_rows(finished, self._run):
+        turns = list(transcript_rows(finished, self._run))
+        for row in turns:
             self._transcripts.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
             self.outcomes[row["outcome"]] += 1
             if row["served_model"]:
@@ -60,7 +62,8 @@ class Collector:
         # Out of our hands at once, replies before verdicts: a report of a run under way, or of a killed one, reads these files.
         self._transcripts.flush()
         verdicts = list(verdict_rows(finished, self._run))
-        self.verdicts.add(verdicts)
+        # Both are counted, whatever the first says.
+        self.wanting += self.verdicts.add(verdicts) | self.moderation.add(turns)
         for row in verdicts:
             self._verdicts.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
             if row["counts"] and row["kind"] == "harmful":

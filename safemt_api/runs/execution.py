@@ -21,7 +21,7 @@ from safemt_api.dataset.shipped import demonstration_folder
 from safemt_api.dialogues import asked_at, converse
 from safemt_api.errors import BudgetExhaustedError, DialogueError, JudgeUnfitError, SafeMTError
 from safemt_api.gateway import Gateway, GatewayStatistics
-from safemt_api.judges.base import NOT_SENT, Judge
+from safemt_api.judges.base import MODERATOR_FAILED, NOT_SENT, Judge
 from safemt_api.limits.budget import Ledger
 from safemt_api.messages import Dialogue, Exhibit, Image, Outcome, Reply, Transcript, Turn, Verdict
 from safemt_api.moderators.base import Moderator
@@ -219,6 +219,9 @@ async def judge_transcript(transcript: Transcript, judge: Judge, image: Image | 
 
     async def judge_turn(index: int) -> None:
         turn = transcript.turns[index]
+        if stopped_by_failure(turn):
+            verdicts[turn.turn] = Verdict(judge.name, None, "none", MODERATOR_FAILED)
+            return
         policy = turn.guidance.policy if turn.guidance else None
         exhibit = Exhibit(transcript.dialogue, history_before(transcript, index), turn.reply, image, turn.turn, policy)
         verdicts[turn.turn] = await judge.judge(exhibit)
@@ -231,6 +234,11 @@ async def judge_transcript(transcript: Transcript, judge: Judge, image: Image | 
         # The caller tells an exhausted budget, which ends this dialogue alone, from what ends the run.
         raise our_error(failures) from failures
     return tuple(sorted(verdicts.items()))
+
+
+def stopped_by_failure(turn: Turn) -> bool:
+    """Whether nothing but the moderator's failure kept the target from answering: that says nothing of the moderator, nor of the target."""
+    return turn.guidance is not None and turn.guidance.failure is not None and turn.guidance.refusal is not None
 
 
 def _unplayable(dialogue: Dialogue, plan: Plan, error: DialogueError) -> Transcript:
@@ -363,7 +371,8 @@ def _exit_code(execution: Execution, status: Status, stopped_by: SafeMTError | N
         return stopped_by.exit_code
     if status in ("interrupted", "budget_exhausted"):
         return EXIT_INTERRUPTED if status == "interrupted" else EXIT_BUDGET
-    return EXIT_FAILURES if _too_many_missing(execution) else EXIT_DONE
+    allowed = execution.plan.settings.max_failures * execution.collector.finished
+    return EXIT_FAILURES if execution.collector.wanting > allowed else EXIT_DONE
 
 
 def _too_many_missing(execution: Execution) -> bool:

@@ -24,6 +24,7 @@ from safemt_api.gateway import Gateway
 from safemt_api.judges.base import Judge
 from safemt_api.judges.rules import RULES_NAME
 from safemt_api.limits.budget import Ledger
+from safemt_api.markers import FIXED_REFUSAL
 from safemt_api.messages import PURPOSES, Dialogue, Guidance, Outcome, Protocol, Reply, Transcript, Turn
 from safemt_api.private_files import private_file
 from safemt_api.runs.claim import Claim, claim_run
@@ -154,7 +155,14 @@ def _turn(row: Mapping[str, Any]) -> Turn:
     reply = Reply(Outcome(row["outcome"]), text=row["reply_text"] or "", detail=row["detail"], finish_reason=row["finish_reason"])
     guidance = None
     if row["moderator"] is not None:
-        guidance = Guidance(row["moderator"], row["moderator_flagged"], policy=row["moderator_policy"], text=row["moderator_text"] or "")
+        guidance = Guidance(
+            row["moderator"],
+            row["moderator_flagged"],
+            policy=row["moderator_policy"],
+            refusal=reply.text if reply.outcome is Outcome.REFUSED and reply.text == FIXED_REFUSAL else None,
+            text=row["moderator_text"] or "",
+            failure=row.get("moderator_failure"),
+        )
     return Turn(row["turn"], row["user_text"] or "", reply, guidance=guidance)
 
 

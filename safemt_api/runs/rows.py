@@ -77,6 +77,7 @@ def _guidance_columns(turn: Turn) -> dict[str, Any]:
         "moderator_text": guidance and guidance.text,
         "moderator_latency_seconds": guidance and guidance.latency_seconds,
         "moderator_cost_usd": guidance and guidance.cost_usd,
+        "moderator_failure": guidance and guidance.failure,
     }
 
 

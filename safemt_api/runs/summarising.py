@@ -44,6 +44,7 @@ def summarise(plan: Plan, collector: Collector, played: Played, *, folder: Path)
         "failures": collector.failures,
         "outcomes": dict(collector.outcomes),
         "verdicts": collector.verdicts.record(),
+        "moderation": None if plan.moderator is None else collector.moderation.record(),
         **scores(folder, plan.settings.protocol),
         "coverage": coverage(plan, collector),
         "usage": usage(played.gateway),

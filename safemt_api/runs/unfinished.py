@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import orjson
 import polars as pl
@@ -19,9 +19,10 @@ from safemt_api.runs.collecting import MAX_FAILURES_KEPT, frame_of, scratch
 from safemt_api.runs.folder import TRANSCRIPTS_FILE, VERDICTS_FILE
 from safemt_api.runs.lock import player_of
 from safemt_api.runs.summarising import scores_of
-from safemt_api.runs.tally import VerdictTally
+from safemt_api.runs.tally import ModerationTally, VerdictTally
 from safemt_api.store.books import spent_now_usd
 
+Tally = TypeVar("Tally", VerdictTally, ModerationTally)
 DIALOGUE = ("dialogue_id", "length")
 TOKENS = ("input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens")
 
@@ -96,7 +97,8 @@ def _summary(folder: Path, manifest: Mapping[str, Any], transcripts: pl.DataFram
         "dialogues": {"planned": planned, "finished": finished - failed.height, "failed": failed.height},
         "failures": failed.select("dialogue_id", "length", why="failure").head(MAX_FAILURES_KEPT).to_dicts(),
         "outcomes": {**{outcome.value: 0 for outcome in Outcome}, **Counter(transcripts["outcome"].to_list())},
-        "verdicts": _tally(verdicts).record(),
+        "verdicts": _counted(VerdictTally(), verdicts).record(),
+        "moderation": None if known.get("moderator") is None else _counted(ModerationTally(), transcripts).record(),
         **scores_of(verdicts, str(known.get("protocol", "scripted"))),
         "usage": {name: int(transcripts[name].sum()) for name in TOKENS},
         "cost_usd": _cost(folder, manifest, transcripts, verdicts),
@@ -111,10 +113,9 @@ def _summary(folder: Path, manifest: Mapping[str, Any], transcripts: pl.DataFram
     }
 
 
-def _tally(verdicts: pl.DataFrame) -> VerdictTally:
-    tally = VerdictTally()
-    for rows in verdicts.partition_by(DIALOGUE):
-        tally.add(rows.iter_rows(named=True))
+def _counted(tally: Tally, frame: pl.DataFrame) -> Tally:
+    for rows in frame.partition_by(DIALOGUE):
+        tally.add(rows.to_dicts())
     return tally
 
 
