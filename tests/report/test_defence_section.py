@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ def defended(make_run: MakeRun, **settings: Any) -> RunData:
     """A run with a ``defence.json`` beside it; its one moderator halves the risk."""
     run = read_run(make_run("d-none", base=0.6, ids_each=8, **settings))
     arm = read_run(make_run("d-guarded", base=0.05, step=0.02, ids_each=8, **settings))
-    record = measure_defence(run, [arm], resamples=100)
+    lenient = [replace(one, manifest={**one.manifest, "settings": {"max_failures": 1.0}}) for one in (run, arm)]
+    record = measure_defence(lenient[0], lenient[1:], resamples=100)
     record["moderators"][0]["moderator"] = "policy:<b>simulator</b>:one"
     (run.folder / "defence.json").write_text(json.dumps(record))
     return run
