@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import anyio
@@ -16,13 +16,14 @@ from safemt_api.cli.loop import BACKEND_OPTIONS, ENDING_SIGNALS
 from safemt_api.cli.printing import agrees, output_console, say
 from safemt_api.cli.running import ASK_ABOVE_USD, EXIT_DECLINED, missing_verdicts, shortfall, undecided, watcher
 from safemt_api.defence import DefenceResult, defence_name, defend, open_arms
+from safemt_api.moderators.opening import NO_MODERATOR
 from safemt_api.report import words
 from safemt_api.report.arm_tables import defence_report
 from safemt_api.report.page import write_page
 from safemt_api.report.reading import read_run
 from safemt_api.runs.defending import Arm, plan_arms
 from safemt_api.runs.estimating import Estimate, estimate
-from safemt_api.runs.execution import EXIT_DONE, EXIT_FAILURES, EXIT_INTERRUPTED
+from safemt_api.runs.execution import EXIT_DONE, EXIT_FAILURES, EXIT_INTERRUPTED, Execution, RunStatistics
 from safemt_api.runs.planning import Plan
 from safemt_api.runs.settings import EvalSettings
 
@@ -53,7 +54,7 @@ async def _defend(
         named,
         moderators=moderators,
         moderator_base_urls=base_urls,
-        watch=watcher(),
+        watch=partial(_watch_arm, [arm.run for arm in arms]),
         signals=ENDING_SIGNALS,
         opening=partial(_announce, remarked),
     )
@@ -61,6 +62,23 @@ async def _defend(
     for sentence in _ending(named, arms, result):
         say(sentence)
     return result.exit_code
+
+
+@dataclass(frozen=True, slots=True)
+class _WatchedArm:
+    """An arm under way, with its name for the display."""
+
+    execution: Execution
+    name: str
+
+    def statistics(self) -> RunStatistics:
+        """See ``Execution.statistics``."""
+        return self.execution.statistics()._replace(arm=self.name)
+
+
+async def _watch_arm(runs: Sequence[str], execution: Execution) -> None:
+    plan = execution.plan
+    await watcher()(_WatchedArm(execution, f"{runs.index(plan.run) + 1} of {len(runs)}: {plan.moderator or NO_MODERATOR}"))
 
 
 def _announce(remarked: set[str], plan: Plan) -> None:

@@ -9,10 +9,12 @@ from typing import Protocol
 import anyio
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
 from safemt_api.cli.printing import say
+from safemt_api.gateway import GatewayStatistics
 from safemt_api.messages import Usage
 from safemt_api.report import words
 from safemt_api.runs.execution import RunStatistics
@@ -37,53 +39,91 @@ class Pace:
     def __init__(self) -> None:
         self._seen: deque[tuple[float, int]] = deque()
 
-    def eta_seconds(self, statistics: RunStatistics) -> float | None:
-        """Seconds to go at the pace of the last minute; ``None`` while nobody can tell."""
+    def per_second(self, statistics: RunStatistics) -> float | None:
+        """Dialogues a second over the last minute; ``None`` while nobody can tell."""
         now, done = statistics.elapsed_seconds, statistics.finished
         self._seen.append((now, done))
         while len(self._seen) > 2 and now - self._seen[0][0] > RATE_WINDOW_SECONDS:
             self._seen.popleft()
         since, before = self._seen[0]
-        if done <= before or now <= since:
-            return None
-        left = statistics.planned - done - statistics.unaffordable
-        return max(left, 0) * (now - since) / (done - before)
+        return (done - before) / (now - since) if done > before and now > since else None
 
 
-def headline(statistics: RunStatistics, eta_seconds: float | None) -> str:
-    """How far the run is."""
+def lines(statistics: RunStatistics, per_second: float | None) -> list[str]:
+    """What there is to know, in lines of some 60 characters at most."""
+    gateway = statistics.gateway
+    # A run that stands alone was named when it began; an arm of a defence is one of several.
+    arm = [f"arm {statistics.arm}"] if statistics.arm else []
+    return [*arm, _how_far(statistics), _how_fast(statistics, per_second), _under_way(gateway), _so_far(gateway), _money(statistics)]
+
+
+def _how_far(statistics: RunStatistics) -> str:
     parts = [f"{statistics.finished:,} of {statistics.planned:,} dialogues"]
     if statistics.failed:
         parts.append(f"{statistics.failed:,} failed")
+    without = statistics.without_verdict - statistics.failed
+    if without > 0:
+        parts.append(f"{without:,} without verdict")
     if statistics.unaffordable:
         parts.append(f"{statistics.unaffordable:,} over the ceiling")
-    asr = statistics.asr_so_far
-    parts.append("ASR so far –" if asr is None else f"ASR so far {words.percent(asr)}")
-    parts.append(words.duration(statistics.elapsed_seconds))
-    if eta_seconds is not None and statistics.finished < statistics.planned:
-        parts.append(f"{words.duration(eta_seconds)} to go")
     return " · ".join(parts)
 
 
-def effort(statistics: RunStatistics) -> str:
-    """What the run is doing and what it costs."""
+def _how_fast(statistics: RunStatistics, per_second: float | None) -> str:
+    asr = statistics.asr_so_far
+    parts = ["ASR so far –" if asr is None else f"ASR so far {words.percent(asr)}"]
+    if per_second is not None:
+        parts.append(f"{per_second:.1f} a second" if per_second >= 1 else f"{60 * per_second:.1f} a minute")
+    parts.append(words.duration(statistics.elapsed_seconds))
+    left = statistics.planned - statistics.finished - statistics.unaffordable
+    if per_second is not None and left > 0:
+        parts.append(f"{words.duration(left / per_second)} to go")
+    return " · ".join(parts)
+
+
+def _under_way(gateway: GatewayStatistics) -> str:
+    waiting = f" · {gateway.waiting} waiting{_reason(gateway)}" if gateway.waiting else ""
+    return f"{gateway.in_flight} in flight{waiting}"
+
+
+def _so_far(gateway: GatewayStatistics) -> str:
+    limited = f" ({gateway.rate_limited:,} rate limited)" if gateway.rate_limited else ""
+    retried = f" · {gateway.retried:,} retried{limited}" if gateway.retried else ""
+    return f"{gateway.sent:,} sent · {gateway.from_store:,} from the store{retried}"
+
+
+def _reason(gateway: GatewayStatistics) -> str:
+    """What most of those who wait are waiting for."""
+    crowded = max(gateway.limiters.items(), key=lambda one: one[1].waiting, default=None)
+    if crowded is None or not crowded[1].waiting:
+        return ""
+    name, limiter = crowded[0].split()[0], crowded[1]
+    if limiter.in_flight >= limiter.concurrency:
+        return f" for a place among {limiter.concurrency} at {name}"
+    if limiter.held_seconds > 0:
+        return f" as {name} asks ({words.duration(limiter.held_seconds)} by now)"
+    quotas = ((limiter.requests_per_minute, "requests"), (limiter.tokens_per_minute, "tokens"))
+    known = [f"{rate:,.0f} {what}" for rate, what in quotas if rate is not None]
+    return f" for {name}'s {' and '.join(known)} a minute" if known else f" for {name}"
+
+
+def _money(statistics: RunStatistics) -> str:
     gateway = statistics.gateway
     total = sum(gateway.usage.values(), Usage())
-    calls = f"{gateway.in_flight} in flight" + (f", {gateway.waiting} waiting" if gateway.waiting else "")
-    parts = [calls, f"{gateway.sent:,} sent", f"{gateway.from_store:,} from the store"]
-    if gateway.retried:
-        parts.append(f"{gateway.retried:,} retried" + (f" ({gateway.rate_limited:,} rate limited)" if gateway.rate_limited else ""))
-    parts.append(f"{total.input_tokens + total.output_tokens:,} tokens")
-    cost = words.dollars(statistics.spent_usd)
-    parts.append(f"{cost} and calls of unknown price" if gateway.unpriced else cost)
-    return " · ".join(parts)
+    spent = words.dollars(statistics.spent_usd)
+    if statistics.ceiling_usd is not None:
+        spent += f" of {words.dollars(statistics.ceiling_usd)}"
+    if gateway.unpriced:
+        spent += " and calls of unknown price"
+    return f"{total.input_tokens + total.output_tokens:,} tokens · {spent}"
 
 
-def display(statistics: RunStatistics, eta_seconds: float | None) -> RenderableType:
-    """Three lines for a terminal."""
+def display(statistics: RunStatistics, per_second: float | None) -> RenderableType:
+    """A bar and the lines, for a terminal."""
     done = statistics.finished + statistics.unaffordable
     bar = ProgressBar(total=max(statistics.planned, 1), completed=done, width=BAR_WIDTH)
-    return Group(bar, Text(headline(statistics, eta_seconds)), Text(effort(statistics), style="dim"))
+    # In a padding of nothing: rich's bar by itself does not end its line.
+    return Group(Padding(bar, 0), *(Text(line) for line in lines(statistics, per_second)))
 
 
 async def watch_live(watched: Watched, *, console: Console) -> None:
@@ -93,7 +133,7 @@ async def watch_live(watched: Watched, *, console: Console) -> None:
         try:
             while True:
                 statistics = watched.statistics()
-                live.update(display(statistics, pace.eta_seconds(statistics)), refresh=True)
+                live.update(display(statistics, pace.per_second(statistics)), refresh=True)
                 await anyio.sleep(REFRESH_SECONDS)
         finally:
             live.update(display(watched.statistics(), None), refresh=True)
@@ -102,8 +142,8 @@ async def watch_live(watched: Watched, *, console: Console) -> None:
 async def watch_lines(watched: Watched, *, write: Callable[[str], None] = say, every_seconds: float = LINE_SECONDS) -> None:
     """Write a line now and then until cancelled."""
     pace = Pace()
-    pace.eta_seconds(watched.statistics())
+    pace.per_second(watched.statistics())
     while True:
         await anyio.sleep(every_seconds)
         statistics = watched.statistics()
-        write(f"{headline(statistics, pace.eta_seconds(statistics))} · {effort(statistics)}")
+        write(" · ".join(lines(statistics, pace.per_second(statistics))))

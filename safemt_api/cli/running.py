@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any
 
@@ -16,14 +16,14 @@ from rich.console import Console
 from safemt_api.cli.estimates import estimate_table
 from safemt_api.cli.loop import BACKEND_OPTIONS, ENDING_SIGNALS
 from safemt_api.cli.printing import agrees, error_console, output_console, say
-from safemt_api.cli.progress import watch_lines, watch_live
+from safemt_api.cli.progress import Watched, watch_lines, watch_live
 from safemt_api.cli.reporting import show_run
 from safemt_api.errors import BudgetExhaustedError
 from safemt_api.evaluation import open_plan
 from safemt_api.judges.base import NO_REPLY, NOT_SENT
 from safemt_api.report import words
 from safemt_api.runs.estimating import Estimate, estimate
-from safemt_api.runs.execution import EXIT_BUDGET, EXIT_DONE, EXIT_FAILURES, EXIT_INTERRUPTED, RunResult, Watcher, execute
+from safemt_api.runs.execution import EXIT_BUDGET, EXIT_DONE, EXIT_FAILURES, EXIT_INTERRUPTED, RunResult, execute
 from safemt_api.runs.planning import Plan
 from safemt_api.runs.settings import EvalSettings
 
@@ -59,7 +59,7 @@ async def _evaluate(settings: EvalSettings, *, dry_run: bool, as_json: bool, yes
     return result.exit_code
 
 
-def watcher() -> Watcher:
+def watcher() -> Callable[[Watched], Coroutine[Any, Any, None]]:
     """The progress display that suits standard error."""
     console: Console = error_console()
     return partial(watch_live, console=console) if console.is_terminal else watch_lines

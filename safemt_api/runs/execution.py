@@ -48,7 +48,7 @@ Watcher = Callable[["Execution"], Coroutine[Any, Any, None]]
 
 
 class RunStatistics(NamedTuple):
-    """A run's state now, for whoever displays it."""
+    """A run's state now, for whoever displays it; ``arm`` names it among several of a defence."""
 
     planned: int
     finished: int
@@ -59,6 +59,8 @@ class RunStatistics(NamedTuple):
     spent_usd: float
     elapsed_seconds: float
     gateway: GatewayStatistics
+    ceiling_usd: float | None = None
+    arm: str = ""
 
 
 class RunResult(NamedTuple):
@@ -98,6 +100,7 @@ class Execution:
             spent_usd=sum(self.ledger.spent_usd().values()),
             elapsed_seconds=anyio.current_time() - self.started,
             gateway=self.gateway.statistics(),
+            ceiling_usd=self.plan.settings.max_usd,
         )
 
     async def play(self, watch: Watcher | None, signals: tuple[signal.Signals, ...]) -> None:

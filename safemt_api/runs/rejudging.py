@@ -86,6 +86,7 @@ class Rejudging:
             spent_usd=sum(self.ledger.spent_usd().values()),
             elapsed_seconds=anyio.current_time() - self.started,
             gateway=self.gateway.statistics(),
+            ceiling_usd=self.plan.settings.max_usd,
         )
 
     @property

@@ -8,8 +8,9 @@ import anyio
 import pytest
 from rich.console import Console
 
-from safemt_api.cli.progress import Pace, display, effort, headline, watch_lines, watch_live
+from safemt_api.cli.progress import Pace, display, lines, watch_lines, watch_live
 from safemt_api.gateway import GatewayStatistics
+from safemt_api.limits.limiter import LimiterStatistics
 from safemt_api.messages import Usage
 from safemt_api.runs.execution import RunStatistics
 
@@ -43,35 +44,78 @@ def statistics(**changes: Any) -> RunStatistics:
     return state._replace(**changes)
 
 
+def limited(**changes: Any) -> LimiterStatistics:
+    usual = LimiterStatistics(
+        in_flight=4, waiting=5, concurrency=32, requests_per_minute=None, tokens_per_minute=None, rate_limited=1, held_seconds=0.0
+    )
+    return usual._replace(**changes)
+
+
+def waiting_at(name: str, limiter: LimiterStatistics) -> RunStatistics:
+    return statistics(gateway=statistics().gateway._replace(limiters={name: limiter}))
+
+
 def test_the_lines_say_what_a_user_wants_to_know() -> None:
-    assert headline(statistics(), 40.0) == "20 of 100 dialogues · 1 failed · ASR so far 25.0% · 10.0 s · 40.0 s to go"
-    assert effort(statistics()) == "4 in flight, 5 waiting · 12 sent · 3 from the store · 2 retried (1 rate limited) · 1,234 tokens · $1.50"
+    assert lines(statistics(without_verdict=3, ceiling_usd=20.0), 2.0) == [
+        "20 of 100 dialogues · 1 failed · 2 without verdict",
+        "ASR so far 25.0% · 2.0 a second · 10.0 s · 40.0 s to go",
+        "4 in flight · 5 waiting",
+        "12 sent · 3 from the store · 2 retried (1 rate limited)",
+        "1,234 tokens · $1.50 of $20.00",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("limiter", "reason"),
+    [
+        ({"in_flight": 32}, "5 waiting for a place among 32 at openai"),
+        ({"requests_per_minute": 60.0}, "5 waiting for openai's 60 requests a minute"),
+        ({"requests_per_minute": 60.0, "tokens_per_minute": 9000.0}, "5 waiting for openai's 60 requests and 9,000 tokens a minute"),
+        ({"in_flight": 0, "held_seconds": 12.0}, "5 waiting as openai asks (12.0 s by now)"),
+        ({}, "5 waiting for openai"),
+        ({"waiting": 0}, "5 waiting"),
+    ],
+)
+def test_whoever_waits_knows_for_what(limiter: dict[str, Any], reason: str) -> None:
+    assert lines(waiting_at("openai https://api.example.com", limited(**limiter)), None)[2] == f"4 in flight · {reason}"
+
+
+def test_an_arm_is_named_first() -> None:
+    assert lines(statistics(arm="2 of 3: guard:simulator:sim-guard"), None)[0] == "arm 2 of 3: guard:simulator:sim-guard"
 
 
 def test_nothing_judged_yet_is_a_dash_and_an_unknown_price_is_said() -> None:
-    assert "ASR so far –" in headline(statistics(asr_so_far=None), None)
-    assert effort(statistics(unpriced=frozenset({"judge"}))).endswith("$1.50 and calls of unknown price")
+    assert lines(statistics(asr_so_far=None), None)[1].startswith("ASR so far –")
+    assert lines(statistics(unpriced=frozenset({"judge"})), None)[-1].endswith("$1.50 and calls of unknown price")
 
 
-def test_the_time_to_go_follows_the_pace_of_the_last_minute() -> None:
+def test_the_pace_is_that_of_the_last_minute() -> None:
     pace = Pace()
-    assert pace.eta_seconds(statistics(finished=0, elapsed_seconds=0.0)) is None
+    assert pace.per_second(statistics(finished=0, elapsed_seconds=0.0)) is None
     # Fifty come from the store at once, then one a second.
-    assert pace.eta_seconds(statistics(finished=50, elapsed_seconds=1.0)) == pytest.approx(1.0)
+    assert pace.per_second(statistics(finished=50, elapsed_seconds=1.0)) == pytest.approx(50.0)
     for second in range(2, 40):
-        pace.eta_seconds(statistics(finished=50, elapsed_seconds=float(second)))
+        pace.per_second(statistics(finished=50, elapsed_seconds=float(second)))
     for second in range(60, 80):
-        eta = pace.eta_seconds(statistics(finished=50 + second - 60, elapsed_seconds=float(second)))
-    assert eta is not None
-    assert eta > 31
+        found = pace.per_second(statistics(finished=50 + second - 60, elapsed_seconds=float(second)))
+    assert found is not None
+    assert found < 1
+    assert "a minute" in lines(statistics(), 0.5)[1]
 
 
-def test_a_narrow_terminal_gets_all_of_it() -> None:
-    console = Console(width=40, record=True, force_terminal=True)
-    console.print(display(statistics(), 40.0))
-    said = " ".join(console.export_text().split())
-    assert "40.0 s to go" in said
-    assert "$1.50" in said
+@pytest.mark.parametrize("width", [40, 60, 80])
+def test_a_narrow_terminal_gets_all_of_it(width: int) -> None:
+    console = Console(width=width, record=True, force_terminal=True)
+    state = waiting_at("openai https://x", limited(requests_per_minute=60.0))._replace(
+        ceiling_usd=20.0, without_verdict=3, arm="2 of 3: none"
+    )
+    console.print(display(state, 2.0))
+    text = console.export_text()
+    said = " ".join(text.split())
+    for part in ("arm 2 of 3", "1 failed", "2 without verdict", "2.0 a second", "40.0 s to go", "60 requests a minute", "$1.50 of $20.00"):
+        assert part in said
+    # A bar and a line for each thing; from 60 columns on nothing wraps.
+    assert width < 60 or len(text.splitlines()) == 1 + 6
 
 
 class Watched:
@@ -87,8 +131,8 @@ async def test_the_live_display_ends_with_the_last_state() -> None:
 
 
 async def test_without_a_terminal_a_line_comes_now_and_then() -> None:
-    lines: list[str] = []
+    written: list[str] = []
     with anyio.move_on_after(0.1):
-        await watch_lines(Watched(), write=lines.append, every_seconds=0.03)
-    assert 1 <= len(lines) <= 3
-    assert lines[0].startswith("20 of 100 dialogues")
+        await watch_lines(Watched(), write=written.append, every_seconds=0.03)
+    assert 1 <= len(written) <= 3
+    assert written[0].startswith("20 of 100 dialogues")
