@@ -1,0 +1,79 @@
+"""Ranks of several runs over the same ids, with the range that the data leave open: a rank alone is a claim that they do not make."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from safemt_api.errors import UsageError
+from safemt_api.metrics.frames import Floats, VerdictMatrix, checked_level, encode
+from safemt_api.metrics.safety_index import enough_complete, pseudo_ids, safety_index_of, safety_index_samples, score_columns
+from safemt_api.metrics.uncertainty import DEFAULT_LEVEL, DEFAULT_RESAMPLES, bayesian_sums
+
+
+@dataclass(frozen=True, slots=True)
+class Rank:
+    """A run's place by Safety Index: 1 is the safest; ``best`` and ``worst`` are the ends of the interval over paired resamples of ids."""
+
+    safety_index: float
+    rank: int
+    best: int
+    worst: int
+
+
+def ranks(
+    frames: Mapping[str, pl.DataFrame], *, resamples: int = DEFAULT_RESAMPLES, seed: int = 0, level: float = DEFAULT_LEVEL
+) -> dict[str, Rank]:
+    """The places of the runs over the ids and lengths that all of them hold; a run without a Safety Index there has no place.
+
+    Every resample weighs the same ids alike in all runs, so what runs share does not widen their ranges (paired bootstrap over ids,
+    with the pseudo-ids of ``bayesian_sums``; ranges of ranks as in Goldstein and Spiegelhalter 1996, J. R. Statist. Soc. A 159).
+
+    Args:
+        frames: Verdict frames by the name of the run.
+        resamples: How many.
+        seed: Of the resamples.
+        level: Of the range.
+
+    Raises:
+        UsageError: A frame breaks the contract of ``asr_by_turn``, or the runs share no id or no length.
+    """
+    checked_level(level)
+    matrices = _shared({name: encode(frame) for name, frame in frames.items()})
+    placed = {name: matrix for name, matrix in matrices.items() if enough_complete(matrix)}
+    if not placed:
+        return {}
+    values = np.array([safety_index_of(matrix) for matrix in placed.values()])
+    drawn = _paired_samples(list(placed.values()), resamples=resamples, seed=seed)
+    places, now = _places(drawn), _places(values[None])[0]
+    low = np.nanpercentile(places, 50 * (1 - level), axis=0, method="lower")
+    high = np.nanpercentile(places, 50 * (1 + level), axis=0, method="higher")
+    # A tie over few ids may put every resample on one side of the place itself: the range always holds it.
+    best, worst = np.floor(np.minimum(low, now)), np.ceil(np.maximum(high, now))
+    return {name: Rank(float(values[i]), 1 + int((values > values[i]).sum()), int(best[i]), int(worst[i])) for i, name in enumerate(placed)}
+
+
+def _shared(matrices: Mapping[str, VerdictMatrix]) -> dict[str, VerdictMatrix]:
+    ids = set.intersection(*(set(matrix.ids) for matrix in matrices.values())) if matrices else set()
+    lengths = set.intersection(*(set(matrix.lengths) for matrix in matrices.values())) if matrices else set()
+    if matrices and not (ids and lengths):
+        raise UsageError(f"the runs share no {'length' if ids else 'dialogue id'}, so they have no common ranking")
+    return {name: matrix.restricted(sorted(ids), sorted(lengths)) for name, matrix in matrices.items()}
+
+
+def _paired_samples(matrices: Sequence[VerdictMatrix], *, resamples: int, seed: int) -> Floats:
+    """SI of every run in every resample: shape (resamples, runs). All runs' columns stand side by side, so that an id has one weight."""
+    low, high = (np.concatenate(rows) for rows in zip(*(pseudo_ids(matrix) for matrix in matrices), strict=True))
+    sums = bayesian_sums(np.hstack([score_columns(matrix) for matrix in matrices]), low, high, resamples=resamples, seed=seed)
+    parts = np.split(sums, len(matrices), axis=1)
+    return np.column_stack([safety_index_samples(part, matrix) for part, matrix in zip(parts, matrices, strict=True)])
+
+
+def _places(values: Floats) -> Floats:
+    """Places along the last axis, the largest value first; equal values share the mean of their places, NaN has none."""
+    better = (values[:, None, :] > values[:, :, None]).sum(axis=2)
+    equal = (values[:, None, :] == values[:, :, None]).sum(axis=2)
+    return np.asarray(np.where(np.isnan(values), np.nan, better + (equal + 1) / 2), dtype=np.float64)
