@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from safemt_api.cli.finding import run_folder
+from safemt_api.cli.json_output import put_json
 from safemt_api.cli.printing import output_console, say
 from safemt_api.errors import UsageError
 from safemt_api.metrics.agreement import MIN_PER_SCENARIO, Agreement, agreement, agreement_by_scenario
@@ -25,11 +26,15 @@ from safemt_api.report.correction import (
 from safemt_api.report.reading import RunData, read_run
 
 
-def show_calibration(name: str, file: Path, *, results: Path) -> None:
+def show_calibration(name: str, file: Path, *, results: Path, as_json: bool) -> None:
     """Print how far the run's judge agrees with the labels, and keep it beside the run as ``calibration.json``."""
     run = read_run(run_folder(name, results))
     found = calibrate(run, file)
-    _print(found)
+    if as_json:
+        by_scenario = agreement_by_scenario(found.labels)
+        put_json({"judge": found.judge_title, "labels": found.file, "agreement": agreement(found.labels), "by_scenario": by_scenario})
+    else:
+        _print(found)
     written = write_calibration(run.folder, found)
     say(f"written: {written}")
     say(f"  safemt-api report {name} --calibration {written}")

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from safemt_api.cli import options
 from safemt_api.cli.command import GroupedCommand
 from safemt_api.runs.options import numbers
 
@@ -18,19 +19,19 @@ Folder = Annotated[
 
 
 @data_app.command("check", cls=GroupedCommand)
-def check(folder: Folder = None) -> None:
+def check(folder: Folder = None, as_json: options.FiguresAsJson = False) -> None:
     """List everything that is wrong with a data folder, every picture decoded; exit code 2 if anything is."""
     from safemt_api.cli.inspecting import check_data  # noqa: PLC0415 (imports Pillow, which --help must not)
 
-    raise typer.Exit(check_data(folder))
+    raise typer.Exit(check_data(folder, as_json=as_json))
 
 
 @data_app.command("stats", cls=GroupedCommand)
-def stats(folder: Folder = None) -> None:
+def stats(folder: Folder = None, as_json: options.FiguresAsJson = False) -> None:
     """Count dialogues by scenario and length, words and pictures."""
     from safemt_api.cli.inspecting import show_statistics  # noqa: PLC0415 (imports Pillow and rich, which --help must not)
 
-    show_statistics(folder)
+    show_statistics(folder, as_json=as_json)
 
 
 @data_app.command("show", cls=GroupedCommand)

@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
+from safemt_api.cli.json_output import put_json
 from safemt_api.cli.printing import agrees, output_console, put, say
 from safemt_api.dataset.checking import examine
 from safemt_api.dataset.fetching import describe_source, fetch_dataset
@@ -27,26 +28,32 @@ def data_folder(given: Path | None) -> Path:
     return given or (Path(named) if named else demonstration_folder())
 
 
-def check_data(given: Path | None) -> int:
+def check_data(given: Path | None, *, as_json: bool) -> int:
     """Print problems and notes; returns the exit code."""
     folder = data_folder(given)
     found = examine(folder)
-    for problem in found.problems:
-        put(str(problem))
-    for note in found.notes:
-        put(f"note: {note}")
+    if as_json:
+        problems = [str(problem) for problem in found.problems]
+        counts = {"dialogues": found.dialogues, "pictures": found.pictures}
+        put_json({"folder": str(folder), **counts, "problems": problems, "notes": found.notes})
+    else:
+        for line in (*map(str, found.problems), *(f"note: {note}" for note in found.notes)):
+            put(line)
     checked = f"{folder}: {found.dialogues:,} dialogues and {found.pictures:,} pictures checked"
     count = len(found.problems)
     say(f"{checked}, {count:,} problem{'s' * (count != 1)}, {len(found.notes):,} notes" if count else f"{checked}, no problem")
     return EXIT_BAD_DATA if found.problems else 0
 
 
-def show_statistics(given: Path | None) -> None:
+def show_statistics(given: Path | None, *, as_json: bool) -> None:
     """Print a data folder in numbers."""
     folder = data_folder(given)
     dataset = load_dataset(folder, skip_invalid=True)
     if dataset.problems:
         say(f"{dataset.left_out} invalid dialogues are left out (`safemt-api data check {folder}` lists them)")
+    if as_json:
+        put_json(dataset_statistics(dataset))
+        return
     console = output_console()
     for part in dataset_statistics(dataset).tables():
         table = Table(title=Text(words.printable(f"\n{part.title}")), title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))

@@ -88,6 +88,7 @@ def calibrate(
     run: options.RunName,
     labels: Annotated[Path, typer.Argument(metavar="LABELS.csv", help="The labelled sheet.")],
     results: options.Results = options.RESULTS,
+    as_json: options.FiguresAsJson = False,
 ) -> None:
     """Measure the run's judge against the labels: confusion, sensitivity, specificity, Cohen's kappa, by scenario where there is enough.
 
@@ -95,4 +96,4 @@ def calibrate(
     """
     from safemt_api.cli.calibrating import show_calibration  # noqa: PLC0415 (imports polars, which --help must not)
 
-    show_calibration(run, labels, results=results)
+    show_calibration(run, labels, results=results, as_json=as_json)

@@ -27,6 +27,12 @@ def provider_lines(folder: Path | None) -> list[str]:
     return [*columns([COLUMNS, *rows]), "", "safemt-api providers show NAME tells more; safemt-api providers check NAME tries one."]
 
 
+def provider_records(folder: Path | None) -> list[dict[str, Any]]:
+    """The same facts as values."""
+    names = ("name", "title", "wire_format", "key", "default_model", "default_judge")
+    return [dict(zip(names, _row(name, facts), strict=True)) for name, facts in _facts(folder).items()]
+
+
 def columns(rows: Iterable[tuple[str, ...]]) -> list[str]:
     """Cells in aligned columns."""
     listed = list(rows)
@@ -74,14 +80,24 @@ def profile_lines(name: str, folder: Path | None) -> list[str]:
         ProfileError: A file of the user's is wrong.
         UsageError: There is no such vendor or folder.
     """
+    facts = profile_record(name, folder)
+    lines = [f"{facts['title']} ({name})", f"  key: {facts.pop('key')}"]
+    return [*lines, *_listed(facts, "  ", skip=("name", "title"))]
+
+
+def profile_record(name: str, folder: Path | None) -> dict[str, Any]:
+    """The same facts as values, with the state of the key.
+
+    Raises:
+        ProfileError: A file of the user's is wrong.
+        UsageError: There is no such vendor or folder.
+    """
     from safemt_api.profiles import find_profile, load_profiles  # noqa: PLC0415 (beside its use: the list does without)
 
     for sentence in replacements(folder):
         sys.stderr.write(printable(sentence) + "\n")
     profile = find_profile(load_profiles(folder), name)
-    facts = profile.model_dump(exclude_defaults=True)
-    lines = [f"{profile.title} ({name})", f"  key: {key_state(profile.model_dump())}"]
-    return [*lines, *_listed(facts, "  ", skip=("name", "title"))]
+    return {**profile.model_dump(exclude_defaults=True), "key": key_state(profile.model_dump())}
 
 
 def _listed(facts: Mapping[str, Any], indent: str, skip: tuple[str, ...] = ()) -> Iterator[str]:

@@ -73,6 +73,9 @@ RunName = Annotated[str, typer.Argument(metavar="RUN", help="Name of a run under
 Results = Annotated[Path, _like("results")]
 Providers = Annotated[Path | None, _like("providers")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print exactly the summary as JSON on standard output.", rich_help_panel=Group.OUTPUT)]
+FiguresAsJson = Annotated[
+    bool, typer.Option("--json", help="Print exactly the figures as JSON on standard output.", rich_help_panel=Group.OUTPUT)
+]
 Yes = Annotated[
     bool,
     typer.Option("--yes", "-y", help="Do not ask before a run that is expected to cost more than 5 USD.", rich_help_panel=Group.PACE),

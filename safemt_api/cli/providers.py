@@ -8,6 +8,7 @@ import typer
 
 from safemt_api.cli import options
 from safemt_api.cli.command import GroupedCommand
+from safemt_api.cli.json_output import put_json
 from safemt_api.foreign_text import printable
 
 providers_app = typer.Typer(help="List, show and try vendors.", rich_markup_mode=None, invoke_without_command=True)
@@ -17,22 +18,30 @@ providers_app = typer.Typer(help="List, show and try vendors.", rich_markup_mode
 def _bare(context: typer.Context) -> None:
     """Vendors: list (also without a word), show NAME, check NAME."""
     if context.invoked_subcommand is None:
-        list_providers(None)
+        list_providers(None, as_json=False)
 
 
 @providers_app.command("list", cls=GroupedCommand)
-def list_providers(providers: options.Providers = None) -> None:
+def list_providers(providers: options.Providers = None, *, as_json: options.FiguresAsJson = False) -> None:
     """List the vendors: wire format, whether a key is set, default model, default judge."""
-    from safemt_api.cli.listing import provider_lines  # noqa: PLC0415 (reads the vendor files)
+    from safemt_api.cli.listing import provider_lines, provider_records  # noqa: PLC0415 (reads the vendor files)
 
+    if as_json:
+        put_json(provider_records(providers))
+        return
     typer.echo(printable("\n".join(provider_lines(providers))))
 
 
 @providers_app.command("show", cls=GroupedCommand)
-def show(name: Annotated[str, typer.Argument(metavar="NAME")], providers: options.Providers = None) -> None:
+def show(
+    name: Annotated[str, typer.Argument(metavar="NAME")], providers: options.Providers = None, *, as_json: options.FiguresAsJson = False
+) -> None:
     """Show all that is known of a vendor, each fact with the page it was read on."""
-    from safemt_api.cli.listing import profile_lines  # noqa: PLC0415 (reads the vendor files)
+    from safemt_api.cli.listing import profile_lines, profile_record  # noqa: PLC0415 (reads the vendor files)
 
+    if as_json:
+        put_json(profile_record(name, providers))
+        return
     typer.echo(printable("\n".join(profile_lines(name, providers))))
 
 
@@ -42,8 +51,13 @@ def check(
     model: Annotated[str | None, typer.Option("--model", metavar="ID", help="Default: the vendor's default model.")] = None,
     base_url: Annotated[str | None, typer.Option("--base-url", metavar="URL", help="Address of the server.")] = None,
     providers: options.Providers = None,
+    *,
+    as_json: options.FiguresAsJson = False,
 ) -> None:
     """Make one tiny call with a small picture and say in plain words what works and what does not."""
     from safemt_api.cli.checking import run_check  # noqa: PLC0415 (imports an SDK, which --help must not)
 
-    raise typer.Exit(run_check(name, model=model, base_url=base_url, folder=providers))
+    code = run_check(name, model=model, base_url=base_url, folder=providers)
+    if as_json:
+        put_json({"provider": name, "model": model, "works": code == 0})
+    raise typer.Exit(code)

@@ -11,6 +11,7 @@ import polars as pl
 
 from safemt_api.cli.calibrating import corrections_of
 from safemt_api.cli.finding import run_folder
+from safemt_api.cli.json_output import put_json
 from safemt_api.cli.printing import output_console, say
 from safemt_api.errors import NothingPlayedError, UsageError
 from safemt_api.private_files import private_folder
@@ -104,14 +105,18 @@ def failures_said(run: RunData) -> list[str]:
     return [f"{count} failed: {reason}" for reason, count in reasons]
 
 
-def show_comparison(a: str, b: str, *, results: Path, seed: int, anyway: bool) -> None:
+def show_comparison(a: str, b: str, *, results: Path, seed: int, anyway: bool, as_json: bool = False) -> None:
     """Print the paired comparison of two runs.
 
     Raises:
         UsageError: Their scores do not compare and ``anyway`` is not set.
     """
     first, second = (read_run(run_folder(name, results)) for name in (a, b))
-    output_console().print(comparison_report(first, second, compare_runs(first, second, seed=seed, anyway=anyway)))
+    comparison = compare_runs(first, second, seed=seed, anyway=anyway)
+    if as_json:
+        put_json(comparison)
+    else:
+        output_console().print(comparison_report(first, second, comparison))
 
 
 def export_to(name: str, to: str, *, results: Path, output: Path | None) -> None:
