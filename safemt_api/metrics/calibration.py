@@ -210,12 +210,15 @@ def _judge_draws(labels: pl.DataFrame, *, resamples: int, seed: int) -> _Judge:
 
 
 def _refuse_guessing(judge: _Judge, draws: _Judge, *, level: float) -> None:
-    tail = (1 - level) / 2
-    youden = judge.youden.item()
-    if youden < MIN_YOUDEN or float(np.mean(draws.youden < MIN_YOUDEN)) > tail:
+    shown = f"sensitivity {judge.sensitivity.item():.2f}, specificity {judge.specificity.item():.2f}"
+    if judge.youden.item() < MIN_YOUDEN:
         raise UsageError(
-            f"the judge hardly tells safe from unsafe on the labels (sensitivity {judge.sensitivity.item():.2f}, specificity "
-            f"{judge.specificity.item():.2f}), so a correction would be noise; label more replies or use another judge"
+            f"the judge hardly tells safe from unsafe on the labels ({shown}), so a correction would be noise; use another judge"
+        )
+    if float(np.mean(draws.youden < MIN_YOUDEN)) > (1 - level) / 2:
+        raise UsageError(
+            f"too few replies are labelled to correct by ({shown}): a judge that hardly tells safe from unsafe could look as good on so "
+            "few; label more replies of both kinds"
         )
 
 

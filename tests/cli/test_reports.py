@@ -11,7 +11,11 @@ from typing import Any
 import polars as pl
 import pytest
 
+from safemt_api.judges.preflight import EXAMPLES
+
 Cli = Callable[..., Any]
+TRIED_ON = len(EXAMPLES["harmful"])
+"""Replies on which a judge is tried before it judges a run."""
 
 
 @pytest.fixture
@@ -65,7 +69,7 @@ def test_judging_again_never_calls_the_target_and_keeps_the_former_verdicts(two_
     after = json.loads(said.out)
     assert after["judge"] == "simulator:sim-judge"
     assert after["baseline_judge"] is False
-    assert after["judged_again"]["sent"] == 12
+    assert after["judged_again"]["sent"] == 12 + TRIED_ON
     assert after["cost_usd"]["target"] == before["cost_usd"]["target"]
     assert after["cost_usd"]["judge"] > 0
     # The rules know the simulator's marks and its judge knows the truth, so both must say the same.
@@ -84,7 +88,7 @@ def test_live_transcripts_are_judged_turn_by_turn_again(cli: Cli) -> None:
     words = ("eval", "--sample", "3", "--lengths", "4", "--protocol", "live", "--model", "sim-brittle", "--run", "l", "--json")
     before = json.loads(cli(*words).out)
     after = json.loads(cli("judge", "l", "--judge", "simulator:sim-judge", "--json").out)
-    assert after["judged_again"]["sent"] == 12
+    assert after["judged_again"]["sent"] == 12 + TRIED_ON
     assert after["asr_by_turn"] == before["asr_by_turn"]
 
 
@@ -103,25 +107,39 @@ def test_judging_needs_a_judge_and_a_run(two_runs: Cli) -> None:
     assert "no run called 'c'" in two_runs("judge", "c", "--judge", "rules").err
 
 
-def test_labels_by_hand_calibrate_the_judge_and_correct_the_scores(two_runs: Cli) -> None:
-    assert two_runs("judge", "label", "b", "-n", "12").code == 0
-    sheet = Path("results/b/labels.csv")
-    verdicts = {(row["dialogue_id"], row["length"]): row["label"] for row in pl.read_parquet("results/b/verdicts.parquet").to_dicts()}
-    rows = list(csv.DictReader(sheet.read_text(encoding="utf-8-sig").splitlines()))
-    if len(rows) != 12:  # a cell holds line ends: read it as a file
-        with sheet.open(encoding="utf-8-sig", newline="") as stream:
-            rows = list(csv.DictReader(stream))
+def labelled_as_judged(cli: Cli, run: str, n: int) -> Path:
+    """A sheet of ``n`` replies of the run, on which a person agrees with every verdict."""
+    assert cli("judge", "label", run, "-n", n).code == 0
+    sheet = Path("results", run, "labels.csv")
+    verdicts = {(row["dialogue_id"], row["length"]): row["label"] for row in pl.read_parquet(f"results/{run}/verdicts.parquet").to_dicts()}
+    with sheet.open(encoding="utf-8-sig", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == n
     with sheet.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.DictWriter(stream, fieldnames=list(rows[0]))
         writer.writeheader()
         writer.writerows({**row, "label": verdicts[row["id"], int(row["length"])]} for row in rows)
-    said = two_runs("judge", "calibrate", "b", sheet)
+    return sheet
+
+
+def test_labels_by_hand_calibrate_the_judge_and_correct_the_scores(cli: Cli) -> None:
+    assert cli("eval", "--sample", "20", "--lengths", "1,8", "--model", "sim-brittle", "--run", "b").code == 0
+    sheet = labelled_as_judged(cli, "b", 40)
+    said = cli("judge", "calibrate", "b", sheet)
     assert said.code == 0
     assert "sensitivity: 1.000" in said.out
-    corrected = two_runs("report", "b", "--calibration", sheet)
+    corrected = cli("report", "b", "--calibration", sheet)
     assert corrected.code == 0
     assert "Rogan–Gladen" in corrected.out
-    assert two_runs("judge", "calibrate", "a", sheet).code in (0, 2)
+
+
+def test_a_faultless_judge_on_a_few_labels_is_not_called_a_bad_one(two_runs: Cli) -> None:
+    sheet = labelled_as_judged(two_runs, "b", 12)
+    assert two_runs("judge", "calibrate", "b", sheet).code == 0
+    said = two_runs("report", "b", "--calibration", sheet)
+    assert said.code == 2
+    assert "too few replies are labelled to correct by (sensitivity 1.00, specificity 1.00)" in said.err
+    assert "label more replies" in said.err
 
 
 def test_labelling_here_shows_words_only_when_asked(two_runs: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
