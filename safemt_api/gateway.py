@@ -149,6 +149,19 @@ class _Order:
         return price.most_usd(input_tokens_most(self.call, self.image_rules), self.most_output_tokens)
 
 
+@dataclass(eq=False)
+class Accounts:
+    """What all gateways of one process share: the accounts by profile, endpoint and wire format, the calls under way by key, and the memory
+    for pictures. So each account is paced once, and a call that two runs want at the same moment is bought once.
+    """
+
+    by_route: dict[tuple[str, str, str], Account] = field(default_factory=dict)
+    under_way: dict[str, anyio.Event] = field(default_factory=dict)
+    pictures: PictureMemory = field(default_factory=PictureMemory)
+    named_sides: dict[tuple[str, str], int] = field(default_factory=dict)
+    above_usd: dict[str, float] = field(default_factory=dict)
+
+
 class Gateway:
     """Answers calls; see the module. One gateway serves a whole run.
 
@@ -156,6 +169,7 @@ class Gateway:
         store: Where replies are kept.
         ledger: The run's money.
         open_account: Makes the account of a route on first use.
+        accounts: Shared with the gateways of other runs that are played at the same time.
         profile_of: Finds what is known of a route's vendor, whether or not it will be called.
         timeouts: ``total_seconds`` is enforced here, as a scope around each attempt.
         retry_policy: Caps on attempts and elapsed time of one call.
@@ -170,18 +184,16 @@ class Gateway:
         profile_of: Callable[[Route], Profile],
         timeouts: Timeouts,
         retry_policy: RetryPolicy = DEFAULT_RETRY_POLICY,
+        accounts: Accounts | None = None,
     ) -> None:
         self._store, self._ledger = store, ledger
         self._open_account, self._profile_of = open_account, profile_of
         self._timeouts, self._policy = timeouts, retry_policy
+        self._shared = Accounts() if accounts is None else accounts
         self._accounts: dict[tuple[str, str, str], Account] = {}
-        self._under_way: dict[str, anyio.Event] = {}
-        self._pictures = PictureMemory()
-        self._named_sides: dict[tuple[str, str], int] = {}
         self._counts: Counter[str] = Counter()
         self._calls: Counter[Purpose] = Counter()
         self._usage = dict.fromkeys(PURPOSES, Usage())
-        self._above: dict[str, float] = {}
         self._unpriced: set[Purpose] = set()
         self._last_success: float | None = None
         self._retries_since_success = 0
@@ -200,9 +212,9 @@ class Gateway:
         except PictureTooLargeError as error:
             # What the profile says of the model's size is wrong or missing: the vendor's own word holds for the rest of the run.
             model = call.route.profile, call.route.model
-            if error.max_side_pixels >= self._named_sides.get(model, math.inf):
+            if error.max_side_pixels >= self._shared.named_sides.get(model, math.inf):
                 raise
-            self._named_sides[model] = error.max_side_pixels
+            self._shared.named_sides[model] = error.max_side_pixels
             return await self._answer(self._with_pictures_fitted(call))
 
     def _with_pictures_fitted(self, call: Call) -> Call:
@@ -210,7 +222,7 @@ class Gateway:
         if not any(message.images for message in call.messages):
             return call
         rules = self._profile_of(call.route).image_rules(call.route.model)
-        side = self._named_sides.get((call.route.profile, call.route.model))
+        side = self._shared.named_sides.get((call.route.profile, call.route.model))
         if side is not None:
             rules = rules.model_copy(update={"max_side_pixels": min(side, rules.max_side_pixels or side)})
         return replace(call, messages=tuple(_fitted(message, call.purpose, rules) for message in call.messages))
@@ -218,18 +230,18 @@ class Gateway:
     async def _answer(self, call: Call) -> Answer:
         request = canonical_request(call)
         key = request_key(request)
-        while key in self._under_way:
-            await self._under_way[key].wait()
+        while key in self._shared.under_way:
+            await self._shared.under_way[key].wait()
         stored = self._store.get(key)
         if stored is not None:
             self._counts["from_store"] += 1
             self._tally(call, stored.reply, stored.cost_usd)
             return Answer(stored.reply, from_store=True, cost_usd=stored.cost_usd)
-        self._under_way[key] = anyio.Event()
+        self._shared.under_way[key] = anyio.Event()
         try:
             return await self._buy(_Order(call, self._account(call.route), request, key))
         finally:
-            self._under_way.pop(key).set()
+            self._shared.under_way.pop(key).set()
 
     def statistics(self) -> GatewayStatistics:
         """What has been done so far."""
@@ -245,7 +257,7 @@ class Gateway:
             calls=dict(self._calls),
             usage=dict(self._usage),
             unpriced=frozenset(self._unpriced),
-            above_reservation_usd=dict(self._above),
+            above_reservation_usd=dict(self._shared.above_usd),
             unread_usage=self._counts["unread_usage"],
             limiters=limiters,
         )
@@ -271,7 +283,8 @@ class Gateway:
     def _account(self, route: Route) -> Account:
         name = (route.profile, route.endpoint, route.wire_format)
         if name not in self._accounts:
-            self._accounts[name] = self._open_account(route)
+            # Which accounts a run uses is its own; the accounts themselves belong to all who call them.
+            self._accounts[name] = self._shared.by_route.get(name) or self._shared.by_route.setdefault(name, self._open_account(route))
         return self._accounts[name]
 
     async def _buy(self, order: _Order) -> Answer:
@@ -306,12 +319,12 @@ class Gateway:
             if self._ledger.ceiling_usd is not None:
                 raise UsageError(f"no price is known for {order.call.route.model}, so --max-usd cannot be held; add a price to its profile")
             return None
-        most_usd = order.most_usd + self._above.get(order.model, 0.0)
+        most_usd = order.most_usd + self._shared.above_usd.get(order.model, 0.0)
         return await self._ledger.reserve(key=order.key, purpose=order.call.purpose, most_usd=most_usd)
 
     async def _send(self, order: _Order, progress: _Progress) -> Received:
         account = order.account
-        async with self._pictures.ready(order.call), account.limiter.slot(order.tokens) as slot:
+        async with self._shared.pictures.ready(order.call), account.limiter.slot(order.tokens) as slot:
             progress.leaves()
             with account.fleet.endpoint() as endpoint:
                 self._counts["sent"] += 1
@@ -381,7 +394,7 @@ class Gateway:
             reservation = self._ledger.unreserved(key=order.key, purpose=order.call.purpose)
         if cost is not None and order.most_usd and cost > order.most_usd:
             # Billed above what was asked for (thoughts beyond the cap, a picture's tokens): from now on that much more is put aside.
-            self._above[order.model] = max(self._above.get(order.model, 0.0), ABOVE_MARGIN * (cost - order.most_usd))
+            self._shared.above_usd[order.model] = max(self._shared.above_usd.get(order.model, 0.0), ABOVE_MARGIN * (cost - order.most_usd))
         if reservation is not None:
             # Without a usage report the most it can have cost is what counts against the ceiling.
             booked = self._ledger.settle(reservation, reservation.most_usd if cost is None else cost)

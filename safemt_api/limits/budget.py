@@ -55,17 +55,58 @@ class Envelope:
 _dialogue: ContextVar[Envelope | None] = ContextVar("dialogue", default=None)
 
 
-class Ledger:
-    """The spending of one run (``run`` is its id in the store's books), with an optional ceiling."""
+class Purse:
+    """What one ceiling is held over: a run, or all arms of a study. ``id`` is its row in the store's books.
 
-    def __init__(self, store: TurnStore, *, run: str, ceiling_usd: float | None) -> None:
-        self._store, self._run, self.ceiling_usd = store, run, ceiling_usd
+    Its ledgers share who is let in and what is open, so that an arm waits for what another may still give back.
+    """
+
+    def __init__(self, store: TurnStore, *, purse_id: str, ceiling_usd: float | None) -> None:
+        self._store, self.id, self.ceiling_usd = store, purse_id, ceiling_usd
+        self.open: dict[int, float] = {}
+        self.envelopes: set[Envelope] = set()
+        self.drawn: dict[int, Envelope] = {}
+        self.dearest_call_usd = self.dearest_dialogue_usd = 0.0
+        self.settled = anyio.Event()
+
+    def committed_usd(self) -> float:
+        """What is spent or reserved."""
+        return self._store.read(lambda connection: committed(connection, self.id))
+
+    def wake(self) -> None:
+        """Whoever waits for money looks again."""
+        self.settled.set()
+        self.settled = anyio.Event()
+
+    def needed_usd(self) -> float:
+        """What a dialogue may put aside; everything, until its first call has."""
+        return self.dearest_dialogue_usd or CALLS_ASSUMED * self.dearest_call_usd or float("inf")
+
+    def room_usd(self) -> float:
+        """What neither is committed nor may still be needed by dialogues under way."""
+        needed = sum(max(0.0, self.needed_usd() - envelope.drawn_usd) for envelope in self.envelopes)
+        return (self.ceiling_usd or 0.0) + TOLERANCE_USD - self.committed_usd() - needed
+
+
+class Ledger:
+    """The spending of one run (``run`` is its id in the store's books), out of a purse with an optional ceiling.
+
+    Args:
+        store: Where the books are.
+        run: Whose calls are booked.
+        ceiling_usd: Of the run alone.
+        purse: Of several runs together, instead.
+    """
+
+    def __init__(self, store: TurnStore, *, run: str, ceiling_usd: float | None = None, purse: Purse | None = None) -> None:
+        self._store, self._run = store, run
+        self._purse = purse or Purse(store, purse_id=run, ceiling_usd=ceiling_usd)
         self._owner = uuid4().hex
-        self._open: dict[int, float] = {}
-        self._envelopes: set[Envelope] = set()
-        self._dearest_call_usd = self._dearest_dialogue_usd = 0.0
-        self._drawn: dict[int, Envelope] = {}
-        self._settled = anyio.Event()
+
+    @property
+    def ceiling_usd(self) -> float | None:
+        """The ceiling that the run's calls are held against."""
+        return self._purse.ceiling_usd
 
     @asynccontextmanager
     async def dialogue(self) -> AsyncIterator[None]:
@@ -74,27 +115,19 @@ class Ledger:
         A dialogue needs as much as the dearest so far has put aside. With nothing else under way it is let in even if that does not fit:
         its replies may be in the store, or cost less, and each call must find its own money all the same.
         """
-        while self.ceiling_usd is not None and self._envelopes and self._room_usd() < self._needed_usd():
-            await self._settled.wait()
+        purse = self._purse
+        while purse.ceiling_usd is not None and purse.envelopes and purse.room_usd() < purse.needed_usd():
+            await purse.settled.wait()
         envelope = Envelope()
-        self._envelopes.add(envelope)
+        purse.envelopes.add(envelope)
         before = _dialogue.set(envelope)
         try:
             yield
         finally:
             _dialogue.reset(before)
-            self._envelopes.remove(envelope)
-            self._dearest_dialogue_usd = max(self._dearest_dialogue_usd, envelope.reserved_usd)
-            self._wake()
-
-    def _needed_usd(self) -> float:
-        """What a dialogue may put aside; everything, until its first call has."""
-        return self._dearest_dialogue_usd or CALLS_ASSUMED * self._dearest_call_usd or float("inf")
-
-    def _room_usd(self) -> float:
-        """What neither is committed nor may still be needed by dialogues under way."""
-        needed = sum(max(0.0, self._needed_usd() - envelope.drawn_usd) for envelope in self._envelopes)
-        return (self.ceiling_usd or 0.0) + TOLERANCE_USD - self.committed_usd() - needed
+            purse.envelopes.remove(envelope)
+            purse.dearest_dialogue_usd = max(purse.dearest_dialogue_usd, envelope.reserved_usd)
+            purse.wake()
 
     async def reserve(self, *, key: str, purpose: Purpose, most_usd: float) -> Reservation:
         """Put the most a call can cost aside; waits while calls in flight may still free enough.
@@ -107,17 +140,17 @@ class Ledger:
         if self.ceiling_usd is None:
             return Reservation(NOT_RESERVED, key, purpose, most_usd)
         while True:
-            settled = self._settled
+            settled = self._purse.settled
             # Looked at first without a write: at the end of the money every dialogue that is left comes by here once.
-            committed = self.committed_usd()
-            if committed + most_usd <= self.ceiling_usd + TOLERANCE_USD:
+            taken = self.committed_usd()
+            if taken + most_usd <= self.ceiling_usd + TOLERANCE_USD:
                 reservation = await self._store.write(self._try_reserve(key, purpose, most_usd))
                 if isinstance(reservation, Reservation):
                     self._draw(reservation)
                     return reservation
-                committed = reservation
-            if not self._open or committed - sum(self._open.values()) + most_usd > self.ceiling_usd + TOLERANCE_USD:
-                raise BudgetExhaustedError(self.ceiling_usd, committed, most_usd)
+                taken = reservation
+            if not self._purse.open or taken - sum(self._purse.open.values()) + most_usd > self.ceiling_usd + TOLERANCE_USD:
+                raise BudgetExhaustedError(self.ceiling_usd, taken, most_usd)
             await settled.wait()
 
     def _draw(self, reservation: Reservation) -> None:
@@ -125,10 +158,10 @@ class Ledger:
         if envelope is not None:
             envelope.reserved_usd += reservation.most_usd
             envelope.drawn_usd += reservation.most_usd
-            self._drawn[reservation.id] = envelope
-        if reservation.most_usd > self._dearest_call_usd:
-            self._dearest_call_usd = reservation.most_usd
-            self._wake()
+            self._purse.drawn[reservation.id] = envelope
+        if reservation.most_usd > self._purse.dearest_call_usd:
+            self._purse.dearest_call_usd = reservation.most_usd
+            self._purse.wake()
 
     def unreserved(self, *, key: str, purpose: Purpose) -> Reservation:
         """For a call that nothing could be put aside for, because no price was known beforehand: only what it did cost is booked."""
@@ -160,7 +193,7 @@ class Ledger:
             def work(connection: sqlite3.Connection) -> None:
                 connection.execute(_INSERT, row)
                 # Counts as soon as a ceiling is given.
-                connection.execute(_COMMIT, (self._run, reservation.most_usd))
+                connection.execute(_COMMIT, (self._purse.id, reservation.most_usd))
 
             await self._store.write(work)
 
@@ -170,13 +203,9 @@ class Ledger:
 
     def closed(self, reservation: Reservation) -> None:
         """The reservation's end is on disk: whoever waits for money looks again."""
-        self._open.pop(reservation.id, None)
-        self._drawn.pop(reservation.id, None)
-        self._wake()
-
-    def _wake(self) -> None:
-        self._settled.set()
-        self._settled = anyio.Event()
+        self._purse.open.pop(reservation.id, None)
+        self._purse.drawn.pop(reservation.id, None)
+        self._purse.wake()
 
     def spent_usd(self) -> Mapping[Purpose, float]:
         """What the run has spent by purpose, kept reservations included."""
@@ -191,7 +220,7 @@ class Ledger:
 
     def committed_usd(self) -> float:
         """What is spent or reserved."""
-        return self._store.read(lambda connection: _committed(connection, self._run))
+        return self._purse.committed_usd()
 
     def _try_reserve(self, key: str, purpose: Purpose, most_usd: float) -> Work[Reservation | float]:
         ceiling = self.ceiling_usd or 0.0
@@ -199,33 +228,33 @@ class Ledger:
 
         def work(connection: sqlite3.Connection) -> Reservation | float:
             for rolled_back in noted:
-                self._open.pop(rolled_back, None)
-            committed = _committed(connection, self._run)
-            if committed + most_usd > ceiling + TOLERANCE_USD:
-                return committed
+                self._purse.open.pop(rolled_back, None)
+            taken = committed(connection, self._purse.id)
+            if taken + most_usd > ceiling + TOLERANCE_USD:
+                return taken
             row = (self._run, key, purpose, most_usd, None, "reserved", self._owner, now_utc())
             reservation = Reservation(connection.execute(_INSERT, row).lastrowid or NOT_RESERVED, key, purpose, most_usd)
-            connection.execute(_COMMIT, (self._run, most_usd))
+            connection.execute(_COMMIT, (self._purse.id, most_usd))
             # Noted before the commit shows: whoever then finds the money gone must see that it may come back.
-            self._open[reservation.id] = most_usd
+            self._purse.open[reservation.id] = most_usd
             noted.append(reservation.id)
             return reservation
 
         return work
 
     def _close(self, reservation: Reservation, cost_usd: float, state: str) -> Work[None]:
-        envelope = self._drawn.pop(reservation.id, None)
+        envelope = self._purse.drawn.pop(reservation.id, None)
         if envelope is not None:
             envelope.drawn_usd += cost_usd - reservation.most_usd
 
         def book(connection: sqlite3.Connection) -> None:
             row = (self._run, reservation.key, reservation.purpose, reservation.most_usd, cost_usd, state, self._owner, now_utc())
             connection.execute(_INSERT, row)
-            connection.execute(_COMMIT, (self._run, cost_usd))
+            connection.execute(_COMMIT, (self._purse.id, cost_usd))
 
         def work(connection: sqlite3.Connection) -> None:
             connection.execute("UPDATE charges SET settled_usd = ?, state = ? WHERE id = ?", (cost_usd, state, reservation.id))
-            connection.execute(_COMMIT, (self._run, cost_usd - reservation.most_usd))
+            connection.execute(_COMMIT, (self._purse.id, cost_usd - reservation.most_usd))
 
         return book if reservation.id == NOT_RESERVED else work
 
@@ -234,6 +263,7 @@ _INSERT = "INSERT INTO charges (run, key, purpose, most_usd, settled_usd, state,
 _COMMIT = "INSERT INTO spending VALUES (?, ?) ON CONFLICT (run) DO UPDATE SET committed_usd = committed_usd + excluded.committed_usd"
 
 
-def _committed(connection: sqlite3.Connection, run: str) -> float:
-    row = connection.execute("SELECT committed_usd FROM spending WHERE run = ?", (run,)).fetchone()
+def committed(connection: sqlite3.Connection, purse_id: str) -> float:
+    """What is spent or reserved out of a purse."""
+    row = connection.execute("SELECT committed_usd FROM spending WHERE run = ?", (purse_id,)).fetchone()
     return float(row[0]) if row else 0.0

@@ -24,20 +24,25 @@ LOST = "restore it from a copy, or choose another --run to buy every reply anew"
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A run that this process may play. ``record`` is what the run file says of it: the run's id and its store."""
+    """A run that this process may play. ``record`` is what the run file says of it: its id, its store, the purse that it shares."""
 
     run_id: str
+    purse_id: str
     store: TurnStore
     record: Mapping[str, Any]
 
 
 @asynccontextmanager
-async def claim_run(plan: Plan, *, judging_only: bool = False) -> AsyncIterator[Claim]:
+async def claim_run(
+    plan: Plan, *, judging_only: bool = False, store: TurnStore | None = None, purse_id: str | None = None
+) -> AsyncIterator[Claim]:
     """Hold the run and open its store.
 
     Args:
         plan: The run; it may have been begun by another process since the plan was made.
         judging_only: The target will not be called, so the store may be another than the one that its replies were bought into.
+        store: The store, where it is open already for several runs.
+        purse_id: Under which the ceiling is held, where the run shares it with others; a run that did once goes on doing so.
 
     Raises:
         RunBusyError: Another process plays the run.
@@ -54,15 +59,26 @@ async def claim_run(plan: Plan, *, judging_only: bool = False) -> AsyncIterator[
         expected = _store_id(before)
         if expected is not None and not judging_only:
             _check_there(path, plan.run)
-        async with open_store(path) as store:
-            note(store.id)
+        async with _opened(store, path) as opened:
+            note(opened.id)
             if expected is not None and not judging_only:
-                _refuse(path, _what_is_lost(store, before, plan, expected))
+                _refuse(path, _what_is_lost(opened, before, plan, expected))
             name = str(before.get("run") or plan.run)
-            run_id = _run_id(before, store.id, name)
-            if store.read(name_of(run_id)) != name:
-                await store.write(entered(run_id, name))
-            yield Claim(run_id, store, {"id": run_id, "store": before.get("store") or store_record(plan.folder, path, store.id)})
+            run_id = _run_id(before, opened.id, name)
+            if opened.read(name_of(run_id)) != name:
+                await opened.write(entered(run_id, name))
+            record = {"id": run_id, "store": before.get("store") or store_record(plan.folder, path, opened.id)}
+            purse = purse_id or str(before.get("purse") or run_id)
+            yield Claim(run_id, purse, opened, record if purse == run_id else {**record, "purse": purse})
+
+
+@asynccontextmanager
+async def _opened(store: TurnStore | None, path: Path) -> AsyncIterator[TurnStore]:
+    if store is not None:
+        yield store
+    else:
+        async with open_store(path) as own:
+            yield own
 
 
 def _run_id(before: Mapping[str, Any], store_id: str, name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -31,7 +31,7 @@ from safemt_api.runs.collecting import Collector, open_collector, sweep, write_f
 from safemt_api.runs.folder import SUMMARY_FILE, begin_generation, switch_generation
 from safemt_api.runs.manifest import MANIFEST_FILE, SCHEMA, read_manifest, versions, write_json
 from safemt_api.runs.memory import release_freed_memory
-from safemt_api.runs.opening import judge_of, open_gateway
+from safemt_api.runs.opening import Shared, judge_of, open_gateway
 from safemt_api.runs.planning import Plan
 from safemt_api.runs.preflight import try_judges
 from safemt_api.runs.rows import Finished, history_before
@@ -257,16 +257,19 @@ def no_verdicts(transcript: Transcript, judge: Judge) -> tuple[tuple[int, Verdic
 
 
 @asynccontextmanager
-async def open_execution(plan: Plan) -> AsyncIterator[Execution]:
-    """Everything a run needs, opened; closed on leaving.
+async def open_execution(plan: Plan, shared: Shared | None = None) -> AsyncIterator[Execution]:
+    """Everything a run needs, opened; closed on leaving, but for what it shares with other runs.
 
     Raises:
         SetupError: Another process plays the run, or the store, a judge or the moderator cannot be opened, or the store is not the run's.
     """
     settings = plan.settings
     async with (
-        claim_run(plan) as claim,
-        open_gateway(settings, run_id=claim.run_id, router=plan.router, store=claim.store) as (gateway, ledger),
+        _claimed(plan, shared) as claim,
+        open_gateway(settings, run_id=claim.run_id, router=plan.router, store=claim.store, purse_id=claim.purse_id, shared=shared) as (
+            gateway,
+            ledger,
+        ),
     ):
         spot_check = _spot_check(plan)
         judge = judge_of(plan, gateway)
@@ -279,6 +282,10 @@ async def open_execution(plan: Plan) -> AsyncIterator[Execution]:
         )
         with open_collector(plan.folder, plan.run) as collector:
             yield Execution(plan, claim, gateway, ledger, judge, moderator, collector, spot_check=spot_check)
+
+
+def _claimed(plan: Plan, shared: Shared | None) -> AbstractAsyncContextManager[Claim]:
+    return claim_run(plan) if shared is None else claim_run(plan, store=shared.store, purse_id=shared.purse.id)
 
 
 def _spot_check(plan: Plan) -> SpotCheck | None:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 
 import httpx2
 
 from safemt_api.adapters.base import Adapter, Timeouts
 from safemt_api.adapters.opening import open_adapter, open_http_client
-from safemt_api.gateway import Account, Gateway
+from safemt_api.gateway import Account, Accounts, Gateway
 from safemt_api.judges.base import Judge
 from safemt_api.judges.manner import Manner
 from safemt_api.judges.opening import joined, open_each
-from safemt_api.limits.budget import Ledger
+from safemt_api.limits.budget import Ledger, Purse
 from safemt_api.limits.fleet import Endpoint, Fleet
 from safemt_api.limits.limiter import Limiter
 from safemt_api.messages import PURPOSES, Asker, Route
@@ -27,21 +28,81 @@ from safemt_api.runs.settings import EvalSettings
 from safemt_api.store.turns import TurnStore
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Shared:
+    """What runs share that are played at the same time: one store, one client, the accounts, and the purse that all of them spend from."""
+
+    store: TurnStore
+    client: httpx2.AsyncClient
+    accounts: Accounts
+    purse: Purse
+
+
+@asynccontextmanager
+async def open_shared(settings: EvalSettings, *, store: TurnStore, purse_id: str, runs: int) -> AsyncIterator[Shared]:
+    """What so many runs share; closes the connections on leaving.
+
+    Args:
+        settings: Pace, deadlines and ceiling, which hold over all of them.
+        store: Their store.
+        purse_id: The id that the ceiling is held under in the store's books.
+        runs: Each may have accounts of its own, with ``concurrency`` calls in flight.
+    """
+    purse = Purse(store, purse_id=purse_id, ceiling_usd=settings.max_usd)
+    make_room(settings.concurrency * runs)
+    async with open_http_client(connections=settings.concurrency * len(PURPOSES) * runs, timeouts=timeouts_of(settings)) as client:
+        yield Shared(store, client, Accounts(), purse)
+
+
 @asynccontextmanager
 async def open_gateway(
-    settings: EvalSettings, *, run_id: str, router: Router, store: TurnStore, environ: Mapping[str, str] | None = None
+    settings: EvalSettings,
+    *,
+    run_id: str,
+    router: Router,
+    store: TurnStore,
+    purse_id: str | None = None,
+    shared: Shared | None = None,
+    environ: Mapping[str, str] | None = None,
 ) -> AsyncIterator[tuple[Gateway, Ledger]]:
-    """The gateway of a run and its ledger; closes the connections on leaving."""
-    timeouts = Timeouts(settings.connect_seconds, settings.idle_seconds, settings.total_seconds)
-    ledger = Ledger(store, run=run_id, ceiling_usd=settings.max_usd)
-    make_room(settings.concurrency)
-    # Target, judge and moderator may be three accounts, each with that many calls in flight; what is not used is not opened.
-    async with open_http_client(connections=settings.concurrency * len(PURPOSES), timeouts=timeouts) as client:
-        opener = account_opener(settings, router=router, client=client, timeouts=timeouts, environ=environ)
-        gateway = Gateway(
-            store=store, ledger=ledger, open_account=opener, profile_of=lambda route: router.profile(route.profile), timeouts=timeouts
-        )
-        yield gateway, ledger
+    """The gateway of a run and its ledger; closes the connections on leaving, unless they are shared with other runs.
+
+    Args:
+        settings: The run's.
+        run_id: Under which its calls are booked.
+        router: Finds profiles and addresses.
+        store: Its store.
+        purse_id: Under which its ceiling is held; default: its own.
+        shared: What it shares with other runs.
+        environ: Stands in for the environment.
+    """
+    if shared is None:
+        # Target, judge and moderator may be three accounts, each with that many calls in flight; what is not used is not opened.
+        async with open_shared(settings, store=store, purse_id=purse_id or run_id, runs=1) as own:
+            yield _gateway(settings, run_id=run_id, router=router, shared=own, environ=environ)
+    else:
+        yield _gateway(settings, run_id=run_id, router=router, shared=shared, environ=environ)
+
+
+def _gateway(
+    settings: EvalSettings, *, run_id: str, router: Router, shared: Shared, environ: Mapping[str, str] | None
+) -> tuple[Gateway, Ledger]:
+    timeouts = timeouts_of(settings)
+    ledger = Ledger(shared.store, run=run_id, purse=shared.purse)
+    gateway = Gateway(
+        store=shared.store,
+        ledger=ledger,
+        open_account=account_opener(settings, router=router, client=shared.client, timeouts=timeouts, environ=environ),
+        profile_of=lambda route: router.profile(route.profile),
+        timeouts=timeouts,
+        accounts=shared.accounts,
+    )
+    return gateway, ledger
+
+
+def timeouts_of(settings: EvalSettings) -> Timeouts:
+    """The deadlines of one attempt."""
+    return Timeouts(settings.connect_seconds, settings.idle_seconds, settings.total_seconds)
 
 
 def account_opener(

@@ -211,7 +211,7 @@ async def _open(plan: Plan) -> AsyncIterator[Rejudging]:
     settings = plan.settings
     async with (
         claim_run(plan, judging_only=True) as claim,
-        open_gateway(settings, run_id=claim.run_id, router=plan.router, store=claim.store) as (gateway, ledger),
+        open_gateway(settings, run_id=claim.run_id, router=plan.router, store=claim.store, purse_id=claim.purse_id) as (gateway, ledger),
     ):
         current_files(plan.folder, read_manifest(plan.folder) or {})
         turns = dict(_turns(plan.folder / TRANSCRIPTS_FILE))
