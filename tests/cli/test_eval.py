@@ -114,7 +114,6 @@ def test_a_dry_run_sends_nothing_and_names_calls_and_money(cli: Cli, small: Smal
     [
         (("--provider", "nobody"), "no provider called 'nobody'"),
         (("--provider", "openai"), "set OPENAI_API_KEY"),
-        (("--lengths", "one"), "--lengths 'one'"),
         (("--data", "/nowhere"), "/nowhere: no such folder"),
         (("--concurrency", "0"), "--concurrency 0 must be greater than 0"),
         (("--rpm", "-1"), "--requests-per-minute -1"),

@@ -116,6 +116,7 @@ def test_a_report_without_pictures_needs_no_place_for_them(cli: Cli) -> None:
     "words",
     [
         (*EVAL, "--base-url", "http://[::1/v1"),
+        ("eval", "--lengths", "one"),
         ("providers", "check", "vllm", "--base-url", "http://[::1/v1"),
         ("simulate", "--port", "99999"),
         ("simulate", "--rpm", "nan"),
