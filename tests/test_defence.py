@@ -327,30 +327,27 @@ async def test_one_ceiling_holds_over_all_arms(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("failure", "code", "failed", "outcomes"),
-    [("fail", EXIT_FAILURES, 68, {"error"}), ("open", EXIT_DONE, 0, {"answered"}), ("closed", EXIT_DONE, 0, {"refused"})],
+    ("failure", "failed", "outcomes"),
+    [("fail", 68, {"error"}), ("open", 0, {"answered"}), ("closed", 0, {"refused"})],
 )
-async def test_a_failing_moderator_fails_opens_or_closes(tmp_path: Path, failure: Any, code: int, failed: int, outcomes: set[str]) -> None:
+async def test_a_failing_moderator_fails_opens_or_closes(tmp_path: Path, failure: Any, failed: int, outcomes: set[str]) -> None:
     playing = replace(PLAYED, faults=FaultPlan.parse("content_filter@sim-moderator:1.0"))
     settings = replace(SETTINGS, lengths=(1,), results=tmp_path, moderator_failure=failure)
     result = await defend(settings, moderators=[POLICY], simulator=playing)
-    assert result.exit_code == code
     found, rows = arm(result, POLICY), pl.read_parquet(result.arms[1].folder / "transcripts.parquet")
-    assert found["failed_dialogues"] == failed
+    assert (result.exit_code, found["failed_dialogues"]) == (EXIT_FAILURES, failed)
     assert set(rows["outcome"]) == outcomes
-    # No decision is neither an alarm nor the lack of one.
+    # No decision is neither an alarm nor the lack of one, and nothing is claimed of a moderator that never decided.
     assert found["benign"]["false_alarms"] is None is found["detection"]
-    asr = found["asr"]
+    assert found["asr_by_turn"] is None is found["prevented"]
+    assert found["undecided"]["dialogues"] == found["undecided"]["failed"] == 68
+    # A failed call never becomes a safe answer.
+    missing = 0 if failure == "open" else 34
+    assert result.arms[1].summary["asr_by_turn"][0]["missing"] == missing
+    assert (found["benign"]["over_refusal"] is None) == (failure != "open")
     if failure == "open":
-        assert asr["before"] == asr["after"] > 0
+        assert result.arms[1].summary["asr_by_turn"][0]["asr"] == result.arms[0].summary["asr_by_turn"][0]["asr"] > 0
         assert rows["moderator_text"].str.contains("went on unguarded").all()
-    elif failure == "closed":
-        assert asr["after"] == 0.0
-        assert found["benign"]["over_refusal"]["after"]["value"] == 1.0
-    else:
-        # A failed call never becomes a safe answer: there is nothing to compare.
-        assert asr["after"] is None
-        assert result.arms[1].summary["asr_by_turn"][0]["missing"] == 34
 
 
 async def test_a_bad_second_moderator_is_found_before_anything_is_sent(tmp_path: Path) -> None:
