@@ -53,7 +53,7 @@ def measure_study(
     return StudyRecord(
         study=study.name,
         id=study_id,
-        status=_status([state.state for state in ended.values()]),
+        status=_status([(states.get(name) or state).state for name, state in ended.items()]),
         started_utc=min((run.started for run in every if run.started), default=None),
         ended_utc=max((run.ended for run in every if run.ended), default=None),
         max_usd=study.max_usd,
