@@ -21,6 +21,7 @@ from safemt_api.moderators.library import load_policies
 from safemt_api.profile_folders import shipped_folder
 from safemt_api.profiles import load_profiles
 from safemt_api.report.page import render_page
+from safemt_api.studies import shipped as studies
 
 PACKAGE = Path(safemt_api.__file__).parent
 TREE = Path(__file__).resolve().parents[1]
@@ -33,6 +34,7 @@ def test_the_installed_package_is_under_test_and_not_the_tree() -> None:
     assert not PACKAGE.is_relative_to(TREE)
     assert PACKAGE.parent.name == "site-packages"
     assert shipped_folder().parent == PACKAGE
+    assert studies.shipped_folder().parent == PACKAGE
 
 
 @only_wheel
@@ -42,7 +44,7 @@ def test_the_metadata_says_what_it_should() -> None:
     assert found["Requires-Python"] == ">=3.11"
     files = [str(file) for file in metadata.files("safemt-api") or ()]
     assert any(file.endswith("licenses/LICENSE") for file in files)
-    assert not [file for file in files if file.startswith(("tests/", "benchmarks/", "results/", "providers/"))]
+    assert not [file for file in files if file.startswith(("tests/", "benchmarks/", "results/", "providers/", "studies/"))]
 
 
 @only_wheel
@@ -57,6 +59,10 @@ def test_the_command_runs_the_demonstration() -> None:
 def test_vendors_ship() -> None:
     assert {"openai", "anthropic", "google", "vllm", "simulator"} <= load_profiles().keys()
     assert (shipped_folder() / "profile.schema.json").is_file()
+
+
+def test_studies_ship() -> None:
+    assert "demo" in studies.shipped_names()
 
 
 def test_the_demonstration_ships_whole() -> None:

@@ -61,18 +61,20 @@ def defence_effect(
     *,
     extra_cost_usd: float | None = None,
     name: str = "defended",
+    reference: str = "undefended",
     resamples: int = DEFAULT_RESAMPLES,
     seed: int = 0,
     level: float = DEFAULT_LEVEL,
 ) -> DefenceEffect:
-    """The paired effect of a defence; ``extra_cost_usd`` is what the defended arm cost more than the undefended one.
+    """The paired effect of a defence; ``extra_cost_usd`` is what the defended arm cost more than the undefended one;
+    ``name`` and ``reference`` are what the comparison's sentence calls the two.
 
     Raises:
         UsageError: A frame breaks the contract of ``asr_by_turn``, the arms share no id or length, or a frame holds benign dialogues.
     """
     for arm in (undefended, defended):
         _refuse_kind(arm, "benign")
-    comparison = compare(undefended, defended, name_a="undefended", name_b=name, resamples=resamples, seed=seed, level=level)
+    comparison = compare(undefended, defended, name_a=reference, name_b=name, resamples=resamples, seed=seed, level=level)
     before, after = paired(encode(undefended), encode(defended))
     scored = scores_of_matrices([before, after], resamples=resamples, seed=seed, level=level)
     index_before, index_after = (

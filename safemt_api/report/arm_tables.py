@@ -26,7 +26,7 @@ def defence_report(record: Record) -> RenderableType:
     """Everything the terminal shows of a defence."""
     measured = [arm for arm in record["moderators"] if arm["asr_by_turn"]]
     tables = [side_by_side(record), *(table for arm in measured for table in _effect_of(record, arm))]
-    below = [*map(_plain, undecided_sentences(record)), *tables, harmless_table(record), cost_table(record)]
+    below = [*map(plain, undecided_sentences(record)), *tables, harmless_table(record), cost_table(record)]
     return Group(header(record), *(Padding(part, (1, 0, 0, 0)) for part in below))
 
 
@@ -34,7 +34,7 @@ def header(record: Record) -> Text:
     """What was measured."""
     counts = record["dialogues"]
     lengths, judge = words.listed(tuple(record["lengths"])), judge_title(record["judge"], record.get("rubric"))
-    return _plain(
+    return plain(
         f"Defence of {record['model']} ({record['provider']}), {record['protocol']}, lengths {lengths}, {judge}: "
         f"{counts['harmful']:,} harmful and {counts['benign']:,} benign dialogues"
     )
@@ -44,7 +44,7 @@ def side_by_side(record: Record) -> Table:
     """ASR and SI of all arms: the paper's comparison of a moderator with guards."""
     word = words.turn_word(record["protocol"])
     before = {row["turn"]: row["asr"] for row in record["undefended"]["asr_by_turn"]}
-    table = _table(
+    table = table_of(
         f"ASR by {word} with each moderator (* p < {SIGNIFICANT:g} against none)", "moderator", *map(str, before), "SI", "undecided"
     )
     index = record["undefended"]["safety_index"]
@@ -54,7 +54,7 @@ def side_by_side(record: Record) -> Table:
         rows = {row["turn"]: row for row in arm["asr_by_turn"] or ()}
         after = arm["safety_index"] and arm["safety_index"]["after"]
         figures = (*(_starred(rows.get(turn)) for turn in before), words.index(after and after["value"]))
-        table.add_row(_plain(arm["moderator"]), *figures, undecided_share(arm))
+        table.add_row(plain(arm["moderator"]), *figures, undecided_share(arm))
         _add_basis(table, after)
     return table
 
@@ -95,8 +95,8 @@ def _add_basis(table: Table, index: Record | None) -> None:
 def _starred(row: Record | None) -> str:
     if row is None:
         return words.NOTHING
-    p_value = row["p_holm"]
-    return words.percent(row["asr_after"]) + ("*" if p_value is not None and p_value < SIGNIFICANT else " ")
+    p_holm = row["p_holm"]
+    return words.percent(row["asr_after"]) + ("*" if p_holm is not None and p_holm < SIGNIFICANT else " ")
 
 
 def _effect_of(record: Record, arm: Record) -> Iterator[RenderableType]:
@@ -104,14 +104,14 @@ def _effect_of(record: Record, arm: Record) -> Iterator[RenderableType]:
     index = arm["safety_index"]
     sides = " → ".join(_index(index[side]) for side in ("before", "after"))
     change = index["difference"]
-    line = f"Safety Index {sides}, change {_signed(change['value'])} ({_signed(change['ci_low'])} to {_signed(change['ci_high'])})"
-    yield _plain(f"{line}\np: {arm['test']}")
+    line = f"Safety Index {sides}, change {signed(change['value'])} ({signed(change['ci_low'])} to {signed(change['ci_high'])})"
+    yield plain(f"{line}\np: {arm['test']}")
 
 
 def effect_table(record: Record, arm: Record) -> Table:
     """The paired effect of one moderator, with intervals and the test."""
     word = words.turn_word(record["protocol"])
-    table = _table(
+    table = table_of(
         f"{arm['moderator']}: ASR by {word}, before and after",
         word,
         "pairs",
@@ -132,29 +132,29 @@ def effect_table(record: Record, arm: Record) -> Table:
             words.percent_interval(row["before_low"], row["before_high"]),
             words.percent(row["asr_after"]),
             words.percent_interval(row["after_low"], row["after_high"]),
-            _points(row["difference"]),
-            _points_interval(row),
-            _p_value(row["p_holm"]),
+            points(row["difference"]),
+            points_interval(row),
+            p_value(row["p_holm"]),
         )
     return table
 
 
 def harmless_table(record: Record) -> Table:
     """What each moderator does to benign dialogues."""
-    table = _table("On harmless dialogues (length: of replies)", "moderator", "false alarms", "over-refusal", "points more", "length")
+    table = table_of("On harmless dialogues (length: of replies)", "moderator", "false alarms", "over-refusal", "points more", "length")
     before = record["undefended"]["over_refusal"]
     table.add_row(UNDEFENDED, words.NOTHING, words.percent(before and before["value"]), words.NOTHING, words.NOTHING)
     for arm in record["moderators"]:
         alarms, refusals, length = (arm["benign"][name] for name in ("false_alarms", "over_refusal", "reply_characters"))
         change = refusals and refusals["difference"]
         table.add_row(
-            _plain(arm["moderator"]),
+            plain(arm["moderator"]),
             f"{words.percent(alarms['value'])} ({words.percent_interval(alarms['ci_low'], alarms['ci_high'])})"
             if alarms
             else words.NOTHING,
             words.percent(refusals and refusals["after"]["value"]),
-            f"{_points(change['value'])} ({_points_interval(change)})" if change else words.NOTHING,
-            _percent_change(length and length["relative"]["value"]),
+            f"{points(change['value'])} ({points_interval(change)})" if change else words.NOTHING,
+            percent_change(length and length["relative"]["value"]),
         )
     return table
 
@@ -162,29 +162,31 @@ def harmless_table(record: Record) -> Table:
 def cost_table(record: Record) -> Table:
     """What each moderator costs, by what replies cost and took when they were bought; over harmful dialogues, as the effect."""
     title = "What it costs (harmful dialogues; without the judge)"
-    table = _table(title, "moderator", "$ a dialogue", "s a dialogue", "prevented", "introduced", "$ each")
+    table = table_of(title, "moderator", "$ a dialogue", "s a dialogue", "prevented", "introduced", "$ each")
     for arm in record["moderators"]:
         burden = arm["per_dialogue"]["harmful"]
         cost, latency = burden["cost_usd"], burden["latency_seconds"]
         table.add_row(
-            _plain(arm["moderator"]),
-            _extra_dollars(cost and cost["difference"]["value"]),
+            plain(arm["moderator"]),
+            extra_dollars(cost and cost["difference"]["value"]),
             words.NOTHING if latency is None else f"{latency['difference']['value']:+.2f}",
             words.count(arm["prevented"]),
             words.count(arm["introduced"]),
-            _extra_dollars(arm.get("cost_per_prevented_usd"), sign=False),
+            extra_dollars(arm.get("cost_per_prevented_usd"), sign=False),
         )
     return table
 
 
-def _plain(text: object) -> Text:
+def plain(text: object) -> Text:
+    """Text as it stands: no markup is read, and no control character is left."""
     return Text(words.printable(str(text)))
 
 
-def _table(title: str, *columns: str, left: int = 1) -> Table:
-    table = Table(title=_plain(title), title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+def table_of(title: str, *columns: str, left: int = 1) -> Table:
+    """An unboxed table; the first ``left`` columns hold words, the others numbers."""
+    table = Table(title=plain(title), title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for place, name in enumerate(columns):
-        table.add_column(_plain(name), justify="left" if place < left else "right", header_style="dim", overflow="fold")
+        table.add_column(plain(name), justify="left" if place < left else "right", header_style="dim", overflow="fold")
     return table
 
 
@@ -192,30 +194,36 @@ def _index(found: Record) -> str:
     return f"{words.index(found['value'])} ({words.index_interval(found['ci_low'], found['ci_high'])})"
 
 
-def _signed(value: float | None) -> str:
+def signed(value: float | None) -> str:
+    """A change of the Safety Index."""
     return words.NOTHING if value is None else f"{value:+.3f}"
 
 
-def _points(value: float | None) -> str:
+def points(value: float | None) -> str:
+    """A difference of shares in percentage points."""
     return words.NOTHING if value is None else f"{100 * value:+.1f}"
 
 
-def _points_interval(row: Record) -> str:
+def points_interval(row: Record) -> str:
+    """Its interval, from ``ci_low`` and ``ci_high``."""
     low, high = row["ci_low"], row["ci_high"]
-    return words.NOTHING if low is None or high is None else f"{_points(low)} to {_points(high)}"
+    return words.NOTHING if low is None or high is None else f"{points(low)} to {points(high)}"
 
 
-def _percent_change(value: float | None) -> str:
+def percent_change(value: float | None) -> str:
+    """A relative change in percent."""
     return words.NOTHING if value is None else f"{100 * value:+.1f}%"
 
 
-def _p_value(value: float | None) -> str:
+def p_value(value: float | None) -> str:
+    """A p value with three decimals."""
     if value is None:
         return words.NOTHING
     return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def _extra_dollars(usd: float | None, *, sign: bool = True) -> str:
+def extra_dollars(usd: float | None, *, sign: bool = True) -> str:
+    """An amount that is more or less than another."""
     if usd is None:
         return words.NOTHING
     return f"{'-' if usd < 0 else '+' if sign else ''}{words.dollars(abs(usd))}"

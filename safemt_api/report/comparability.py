@@ -25,6 +25,8 @@ MARK = "†"
 TURN_KEY = ("dialogue_id", "length", "turn")
 NOT_SAMPLING = "max_output_tokens"
 INSTRUCTIONS = "judge's instructions"
+ASKED_ABOUT = frozenset({"system prompt", "sampling"})
+"""What the arms of a study may differ in on purpose, beside target, moderator and what the target is shown: it is what the study asks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,23 @@ def differences(first: RunData, other: RunData, *, paired: bool = False) -> list
 def all_differences(runs: Sequence[RunData]) -> list[Difference]:
     """The differences within each comparable group, each run against the group's first."""
     return [found for members in comparable_groups(runs) for other in members[1:] for found in differences(members[0], other)]
+
+
+def arm_differences(first: RunData, other: RunData) -> list[Difference]:
+    """What keeps two arms of a study from being ranked together or compared."""
+    return [found for found in differences(first, other) if found.what not in ASKED_ABOUT]
+
+
+def arm_groups(arms: Sequence[RunData]) -> list[list[RunData]]:
+    """The arms of a study in groups that may be ranked together: one protocol, one set of lengths, one judge, the same data."""
+    groups: list[list[RunData]] = []
+    for arm in arms:
+        fitting = next((group for group in groups if not arm_differences(group[0], arm)), None)
+        if fitting is None:
+            groups.append([arm])
+        else:
+            fitting.append(arm)
+    return groups
 
 
 def refuse_incomparable(found: Sequence[Difference], first: str) -> None:

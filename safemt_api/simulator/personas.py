@@ -42,7 +42,29 @@ class Persona:
 SAFE = Persona("sim-safe", 0.02, 0.12, over_refusal=0.08)
 AVERAGE = Persona("sim-average", 0.10, 0.45, over_refusal=0.03)
 BRITTLE = Persona("sim-brittle", 0.30, 0.90, over_refusal=0.01)
-PERSONAS: Mapping[str, Persona] = {persona.name: persona for persona in (SAFE, AVERAGE, BRITTLE)}
+SEVENTEEN: tuple[Persona, ...] = (
+    Persona("sim-m01", 0.01, 0.06, over_refusal=0.12),
+    Persona("sim-m02", 0.02, 0.10, over_refusal=0.10),
+    Persona("sim-m03", 0.03, 0.14, over_refusal=0.09),
+    Persona("sim-m04", 0.04, 0.18, over_refusal=0.08),
+    Persona("sim-m05", 0.045, 0.185, over_refusal=0.07),
+    Persona("sim-m06", 0.06, 0.24, over_refusal=0.06),
+    Persona("sim-m07", 0.08, 0.30, over_refusal=0.05),
+    Persona("sim-m08", 0.10, 0.36, over_refusal=0.05),
+    Persona("sim-m09", 0.13, 0.33, over_refusal=0.04),
+    Persona("sim-m10", 0.125, 0.37, over_refusal=0.04),
+    Persona("sim-m11", 0.15, 0.45, over_refusal=0.03),
+    Persona("sim-m12", 0.18, 0.50, over_refusal=0.03),
+    Persona("sim-m13", 0.22, 0.58, over_refusal=0.02),
+    Persona("sim-m14", 0.27, 0.66, over_refusal=0.02),
+    Persona("sim-m15", 0.33, 0.74, over_refusal=0.01),
+    Persona("sim-m16", 0.335, 0.75, over_refusal=0.01),
+    Persona("sim-m17", 0.42, 0.84, over_refusal=0.01),
+)
+"""A field to rank, from the highest Safety Index to the lowest. Three pairs are all but tied (m04 and m05, m09 and m10, m15 and m16), and
+the curves of m09 and m10 cross: the one that fails more often at turn 1 fails less often at turn 8, and still has the higher index."""
+
+PERSONAS: Mapping[str, Persona] = {persona.name: persona for persona in (SAFE, AVERAGE, BRITTLE, *SEVENTEEN)}
 
 
 def persona_of(model: str) -> Persona:

@@ -11,6 +11,7 @@ from safemt_api.errors import UsageError
 from safemt_api.markers import CODE_OF_QUESTION, COLOUR_QUESTION, SIMULATED_SAFE, SIMULATED_UNSAFE
 from safemt_api.simulator.personas import (
     KNOWN_LABELS,
+    SEVENTEEN,
     guard_flags,
     guess_scenario,
     helpful_reply,
@@ -39,6 +40,7 @@ MODELS: tuple[str, ...] = (
     "sim-average-reasoning",
     "sim-brittle",
     "sim-text-only",
+    *(persona.name for persona in SEVENTEEN),
     "sim-judge",
     "sim-judge-noisy",
     "sim-moderator",

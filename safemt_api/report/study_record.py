@@ -1,0 +1,128 @@
+"""A study measured: its arms' run folders are read, compared where they compare, ranked together, and written down as ``study.json``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from safemt_api.errors import NothingPlayedError, StoreError
+from safemt_api.report.arms import arm_frames
+from safemt_api.report.comparability import arm_differences, arm_groups
+from safemt_api.report.reading import RunData, read_run
+from safemt_api.studies.arms import Arm, Study
+from safemt_api.studies.effects import ArmFrames, Resampling, corrected, paired_effect
+from safemt_api.studies.leaderboard import leaderboard
+from safemt_api.studies.record import ArmRecord, ArmState, Board, Effect, Ids, StudyRecord
+
+EARLY_ENDS: tuple[Literal["interrupted", "budget_exhausted"], ...] = ("interrupted", "budget_exhausted")
+NOT_PLAYED = "nothing of it was played"
+
+
+def measure_study(
+    folder: Path,
+    study: Study,
+    states: Mapping[str, ArmState],
+    *,
+    study_id: str | None = None,
+    planned_ids: int | None = None,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> StudyRecord:
+    """What the study found so far; its ``write`` puts it into the folder.
+
+    Args:
+        folder: The study's, with one run folder for each arm.
+        study: Its arms and their references.
+        states: How each arm ended, by its name; an arm that is not named is as its run says.
+        study_id: Of the study.
+        planned_ids: How many dialogue ids every arm was to play.
+        resamples: Of every bootstrap.
+        seed: Of every bootstrap.
+    """
+    again: Resampling = {"resamples": resamples, "seed": seed}
+    read = {arm.name: _read(folder, arm.name) for arm in study.arms}
+    ended = {arm.name: _state(arm, read[arm.name], states) for arm in study.arms}
+    runs = {name: run for name, run in read.items() if isinstance(run, RunData) and ended[name].state != "left out"}
+    frames = {name: arm_frames(run) for name, run in runs.items()}
+    groups = arm_groups(list(runs.values()))
+    compared = [(arm.name, arm.reference) for arm in study.arms if arm.reference is not None]
+    every = [run for run in read.values() if isinstance(run, RunData)]
+    spent = [run.summary.cost_usd.total for run in every]
+    return StudyRecord(
+        study=study.name,
+        id=study_id,
+        status=_status([(states.get(name) or state).state for name, state in ended.items()]),
+        started_utc=min((run.started for run in every if run.started), default=None),
+        ended_utc=max((run.ended for run in every if run.ended), default=None),
+        max_usd=study.max_usd,
+        spent_usd=None if None in spent else sum(usd for usd in spent if usd is not None),
+        shared=dict(study.shared),
+        arms=tuple(_arm(study, arm, read[arm.name], ended[arm.name]) for arm in study.arms),
+        ids=Ids(planned=planned_ids, common=_common_ids(list(frames.values()))),
+        leaderboard=tuple(_board(group, frames, again) for group in groups),
+        effects=corrected([_effect(name, reference, runs, frames, again) for name, reference in compared]),
+    )
+
+
+def _read(folder: Path, name: str) -> RunData | str:
+    """The arm's run under the arm's name, or why there is none to show."""
+    try:
+        return replace(read_run(folder / name), name=name)
+    except NothingPlayedError:
+        return NOT_PLAYED
+    except StoreError as error:
+        return str(error) if (folder / name).is_dir() else NOT_PLAYED
+
+
+def _state(arm: Arm, run: RunData | str, states: Mapping[str, ArmState]) -> ArmState:
+    """What is known of the arm's end; what holds nothing that can be read is left out, whatever was said of it."""
+    said = states.get(arm.name)
+    if isinstance(run, str):
+        return ArmState("left out", (said.sentence if said is not None else "") or run)
+    return said if said is not None else ArmState(_run_state(run))
+
+
+def _run_state(run: RunData) -> Literal["complete", "partial", "budget_exhausted", "interrupted"]:
+    status = run.summary.status
+    if status == "complete":
+        return "complete"
+    return next((one for one in EARLY_ENDS if one == status), "partial")
+
+
+def _status(states: Sequence[str]) -> Literal["complete", "partial", "budget_exhausted", "interrupted"]:
+    """The study's: as its arms', where an early end says more than an arm that lacks some."""
+    early = next((one for one in EARLY_ENDS if one in states), None)
+    return early or ("complete" if set(states) == {"complete"} else "partial")
+
+
+def _arm(study: Study, arm: Arm, run: RunData | str, state: ArmState) -> ArmRecord:
+    known = {} if isinstance(run, str) else {name: getattr(run.summary, name) for name in ("provider", "model", "moderator")}
+    return ArmRecord(
+        name=arm.name,
+        run=f"{study.name}/{arm.name}",
+        reference=arm.reference,
+        given=dict(arm.given),
+        state=state.state,
+        sentence=state.sentence,
+        **known,
+    )
+
+
+def _common_ids(arms: Sequence[ArmFrames]) -> int:
+    held = [set(arm.scores["dialogue_id"].to_list()) for arm in arms]
+    return len(set.intersection(*held)) if held else 0
+
+
+def _board(group: Sequence[RunData], frames: Mapping[str, ArmFrames], again: Resampling) -> Board:
+    spent = {run.name: run.summary.cost_usd.total for run in group}
+    return leaderboard([frames[run.name] for run in group], judge=group[0].judge_title, spent_usd=spent, **again)
+
+
+def _effect(arm: str, reference: str, runs: Mapping[str, RunData], frames: Mapping[str, ArmFrames], again: Resampling) -> Effect:
+    absent = next((name for name in (reference, arm) if name not in frames), None)
+    if absent is not None:
+        return Effect(arm=arm, reference=reference, not_claimed=f"not claimed: {absent} is left out")
+    unlike = "; ".join(map(str, arm_differences(runs[reference], runs[arm])))
+    return paired_effect(frames[reference], frames[arm], **again, unlike=unlike)

@@ -1,0 +1,129 @@
+"""A study measured from its arms' folders: who is ranked with whom, what is left out, and what cannot be claimed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from safemt_api.metrics.comparison import compare
+from safemt_api.metrics.ranks import ranks
+from safemt_api.report.reading import read_run, score_frame
+from safemt_api.report.study_record import measure_study
+from safemt_api.studies.arms import Arm, Study
+from safemt_api.studies.record import ArmState, read_study
+
+MakeRun = Callable[..., Path]
+FEW = 300
+
+
+def study_of(*arms: Arm) -> Study:
+    return Study("paper", arms, max_usd=9.0)
+
+
+def change(file: Path, **facts: Any) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | facts))
+
+
+@pytest.fixture
+def arms(make_run: MakeRun) -> Path:
+    """Three arms of the same ids: a weak model, the same with a moderator, and another model."""
+    for name, base, model in (("plain", 0.5, "weak"), ("guarded", 0.1, "weak"), ("other", 0.3, "strong")):
+        made = make_run(f"paper/{name}", base=base, step=0.05, model=model, seed=4, ids_each=12)
+        change(made / "run.json", settings={"max_failures": 0.5})
+    return made.parent
+
+
+def test_a_study_is_ranked_compared_and_written(arms: Path) -> None:
+    study = study_of(Arm("plain"), Arm("guarded", {"moderator": "policy:x"}, "plain"), Arm("other", {}, "plain"))
+    record = measure_study(arms, study, {"plain": ArmState("complete")}, study_id="0123", planned_ids=44, resamples=FEW)
+    frames = {name: score_frame(read_run(arms / name).verdicts) for name in ("plain", "guarded", "other")}
+    expected = ranks(frames, resamples=FEW)
+    (board,) = record.leaderboard
+    assert {row.arm: (row.rank, row.best, row.worst) for row in board.rows} == {
+        name: (one.rank, one.best, one.worst) for name, one in expected.items()
+    }
+    assert [row.rank for row in board.rows] == sorted(row.rank or 0 for row in board.rows)
+    assert [(one.arm, one.reference) for one in record.effects] == [("guarded", "plain"), ("other", "plain")]
+    compared = compare(frames["plain"], frames["guarded"], resamples=FEW)
+    pooled = record.effects[0].asr
+    assert pooled is not None
+    assert (pooled.before, pooled.after, pooled.p_value) == (compared.asr_a, compared.asr_b, compared.p_value)
+    assert (pooled.p_holm or 0) > compared.p_value
+    assert record.ids.common == 44
+    assert (record.status, record.max_usd, record.id) == ("complete", 9.0, "0123")
+    assert record.spent_usd == pytest.approx(sum(row.spent_usd or 0 for row in board.rows))
+    assert record.started_utc == "2026-11-21T10:00:00+00:00"
+    assert record.arms[1].model_dump()["given"] == {"moderator": "policy:x"}
+    record.write(arms)
+    assert read_study(arms) == record
+
+
+def test_an_arm_that_is_left_out_is_in_no_figure_and_shrinks_none(arms: Path, make_run: MakeRun) -> None:
+    change(make_run("paper/dead", ids_each=1, lengths=(1,)) / "run.json", settings={"max_failures": 0.5})
+    study = study_of(Arm("plain"), Arm("dead", {}, "plain"), Arm("guarded", {}, "dead"))
+    record = measure_study(arms, study, {"dead": ArmState("left out", "the account is closed")}, resamples=FEW)
+    assert [row.arm for board in record.leaderboard for row in board.rows] == ["guarded", "plain"]
+    assert record.leaderboard[0].ids == 44
+    assert [one.not_claimed for one in record.effects] == ["not claimed: dead is left out"] * 2
+    assert [(arm.state, arm.sentence) for arm in record.arms] == [("complete", ""), ("left out", "the account is closed"), ("complete", "")]
+    assert record.status == "partial"
+
+
+def test_an_arm_of_which_nothing_can_be_read_is_left_out_whatever_was_said(arms: Path) -> None:
+    (arms / "other" / "verdicts.parquet").write_bytes(b"torn")
+    study = study_of(Arm("plain"), Arm("other", {}, "plain"), Arm("never", {}, "plain"))
+    record = measure_study(arms, study, {"other": ArmState("complete")}, resamples=FEW)
+    assert [arm.state for arm in record.arms] == ["complete", "left out", "left out"]
+    assert "verdicts.parquet" in record.arms[1].sentence
+    assert record.arms[2].sentence == "nothing of it was played"
+
+
+def test_arms_under_another_judge_are_neither_ranked_together_nor_compared(arms: Path, make_run: MakeRun) -> None:
+    made = make_run("paper/rejudged", judge="openai:gpt-6-luna", ids_each=12, seed=4)
+    change(made / "run.json", settings={"max_failures": 0.5})
+    record = measure_study(arms, study_of(Arm("plain"), Arm("rejudged", {}, "plain"), Arm("other", {}, "plain")), {}, resamples=FEW)
+    assert [[row.arm for row in board.rows] for board in record.leaderboard] == [["other", "plain"], ["rejudged"]]
+    assert [board.judge for board in record.leaderboard] == ["baseline judge (rules)", "openai:gpt-6-luna"]
+    assert (record.effects[0].not_claimed or "").startswith("not claimed: judge: rules, but rejudged has openai:gpt-6-luna")
+    assert record.effects[1].not_claimed is None
+
+
+def test_what_arms_differ_in_on_purpose_keeps_them_together(arms: Path) -> None:
+    for name, system in (("plain", None), ("guarded", "Be careful."), ("other", "Be bold.")):
+        identity = {"system": system, "parameters": {"temperature": float(len(name))}, "dataset": "same"}
+        change(arms / name / "run.json", identity=identity)
+    record = measure_study(arms, study_of(Arm("plain"), Arm("guarded", {}, "plain"), Arm("other", {}, "plain")), {}, resamples=FEW)
+    assert len(record.leaderboard) == 1
+    assert [one.not_claimed for one in record.effects] == [None, None]
+    change(arms / "other" / "run.json", identity={"dataset": "changed"})
+    record = measure_study(arms, study_of(Arm("plain"), Arm("guarded", {}, "plain"), Arm("other", {}, "plain")), {}, resamples=FEW)
+    assert [len(board.rows) for board in record.leaderboard] == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("states", "status"),
+    [
+        (("complete", "complete"), "complete"),
+        (("complete", "partial"), "partial"),
+        (("budget_exhausted", "partial"), "budget_exhausted"),
+        (("budget_exhausted", "interrupted"), "interrupted"),
+    ],
+)
+def test_the_study_ends_as_its_arms_do(arms: Path, states: tuple[Any, Any], status: str) -> None:
+    said = {name: ArmState(state) for name, state in zip(("plain", "other"), states, strict=True)}
+    assert measure_study(arms, study_of(Arm("plain"), Arm("other")), said, resamples=FEW).status == status
+
+
+def test_live_arms_have_effects_by_turn(make_run: MakeRun) -> None:
+    for name, base in (("plain", 0.5), ("guarded", 0.1)):
+        made = make_run(f"paper/{name}", protocol="live", base=base, lengths=(1, 2), ids_each=8, seed=2)
+        change(made / "run.json", settings={"max_failures": 0.5})
+    record = measure_study(made.parent, study_of(Arm("plain"), Arm("guarded", {}, "plain")), {}, resamples=FEW)
+    (found,) = record.effects
+    assert found.test == "exact randomisation within ids"
+    assert [turn.turn for turn in found.asr_by_turn or ()] == [1, 2]
+    assert [turn.turn for turn in record.leaderboard[0].rows[0].asr_by_turn] == [1, 2]
