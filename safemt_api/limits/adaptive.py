@@ -26,7 +26,8 @@ OVERLOADS = 3
 """So many overloads without an answer between them are the vendor's state; a lone one may be chance."""
 
 UNKNOWN_SPACING_SECONDS = 0.5
-"""Until the first answer tells anything: one call each half second, so that a small quota is not run over at once."""
+"""Until the first answer tells anything: one call each half second, so that a small quota is not run over at once. A 429 tells nothing yet:
+going freely after one cost a quota of 60 a minute twenty refusals in a second."""
 
 WALL_CHANCE = 0.001
 """Refusals in a row less likely than this by chance are a wall: once in a thousand calls one is seen where none is, for a second or two."""
@@ -70,7 +71,8 @@ SLOWEST_TRIAL_PER_SECOND = 0.5
 PROBE_SHARE_PER_SECOND = 0.005
 WINDOWED_PROBE_SHARE_PER_SECOND = 0.0003
 GROWTH_DOUBLING_SECONDS = 10.0
-GROWTH_DOUBLINGS = 3.0
+GROWTH_DOUBLINGS = 1.5
+"""At 3, buckets of 60 a minute were run over every half minute."""
 UNDOUBTED_SECONDS = 90.0
 """No window is longer than a minute: a pace that met no 429 for this long is below the quota, and grows faster and faster."""
 MOST_DOUBLINGS = 8.0
@@ -234,7 +236,6 @@ class AdaptiveRate:
 
     def limited(self, now: float, call: Sent, retry_after_seconds: float | None) -> Move | None:
         """A 429; what that changed."""
-        self._known = True
         asked = 0.0 if retry_after_seconds is None else min(retry_after_seconds, LONGEST_HOLD_SECONDS)
         self._sequence.refused(now, call, asked)
         if self._blocked_at is not None and call.admitted_at > self._blocked_at:
@@ -323,9 +324,7 @@ class AdaptiveRate:
                 self._former, self._trial = (now, self._trial.before), None
             elif verdict is not None:
                 return self._was_chance(now, self._trial) if verdict == "chance" else self._slower(now, self._trial.share)
-        if self._trial is None or self._trial.calls >= EPOCH_CALLS:
-            return self._epoch_ended(now)
-        return None
+        return self._epoch_ended(now) if self._trial is None else None
 
     def _epoch_ended(self, now: float) -> Move | None:
         counted = self._epoch_refused + self._epoch_answered
@@ -389,7 +388,8 @@ class AdaptiveRate:
         return max(1.0, len(recent)) / max(1.0, end - recent[0] if recent else 1.0)
 
     def _grow(self, now: float, per_second: float) -> None:
-        if self._held_back:
+        # Not while a trial is on: past the quota again, its refusals would look like chance.
+        if self._held_back and self._trial is None:
             share = WINDOWED_PROBE_SHARE_PER_SECOND if self._windowed and not self._weak else PROBE_SHARE_PER_SECOND
             unharmed = now - self._cut_at
             doublings = min(GROWTH_DOUBLINGS, unharmed / GROWTH_DOUBLING_SECONDS)

@@ -42,6 +42,7 @@ CURED_REFUSED, CURED_ANSWERED = 2.0, 60.0
 LEAST_TRIAL_CALLS = 10
 """With fewer, the first refusal after a change of pace decided, and small buckets were taken for chance (70 % refused at 60 a minute)."""
 TRIAL_CALLS = 120
+"""After so many the likelier holds. While they began anew each 40 calls, trials at 10 % stray never ended, and the pace fell and fell."""
 DECIDED = 3.0
 """Log odds of 20 to 1."""
 UNLIKELY = 2.0
@@ -169,7 +170,9 @@ class Trial:
         if self.calls < LEAST_TRIAL_CALLS:
             return None
         gone, another = self.odds()
-        if gone <= -DECIDED or self.calls >= TRIAL_CALLS:
+        if self.calls >= TRIAL_CALLS:
+            return "cured" if gone <= 0.0 else "chance" if self.stages > 0 else "slower"
+        if gone <= -DECIDED:
             return "cured"
         if (gone < DECIDED and gone - another < UNLIKELY) or self.share < LEAST_CHANCE_SHARE:
             return None

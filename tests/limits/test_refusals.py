@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from safemt_api.limits.refusals import LEAST_TRIAL_CALLS, RefusalShare, Sent, Sequence, Trial
+from safemt_api.limits.refusals import LEAST_TRIAL_CALLS, TRIAL_CALLS, RefusalShare, Sent, Sequence, Trial
 
 
 def test_a_row_is_the_less_likely_by_chance_the_fewer_calls_were_refused_before() -> None:
@@ -52,3 +52,8 @@ def test_a_share_that_stays_is_chance_only_after_a_second_stage() -> None:
 
 def test_nothing_is_decided_by_a_few_calls() -> None:
     assert tried(Trial(None, 12, 28), refused=LEAST_TRIAL_CALLS - 1, answered=0).verdict() is None
+
+
+def test_a_trial_that_leans_either_way_ends_by_the_likelier() -> None:
+    assert tried(Trial(None, 4, 76), refused=3, answered=TRIAL_CALLS - 3).verdict() == "cured"
+    assert tried(Trial(None, 8, 72, stages=1), refused=9, answered=TRIAL_CALLS - 9).verdict() == "chance"
