@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 
 import anyio
 
-from benchmarks.pace import METERS, simulate, stray_ratios
+from benchmarks.pace import METERS, simulate
+from benchmarks.stray_refusals import stray_ratios
 from benchmarks.workload import write_data
 from safemt_api.simulator.process import simulator_process
 from safemt_api.simulator.settings import SimulatorSettings

@@ -8,23 +8,19 @@ minute.
 
 from __future__ import annotations
 
+import argparse
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import median
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol
 
 import anyio
-import trio.testing
 
+from benchmarks.stray_refusals import stray_ratios, stray_ratios_over_sockets, virtually
 from safemt_api.adapters.base import QuotaHint
-from safemt_api.errors import RateLimitedError
 from safemt_api.limits.limiter import Limiter
-from safemt_api.limits.refusals import Sent
-from safemt_api.limits.retry import DEFAULT_RETRY_POLICY, wait_seconds
-
-T = TypeVar("T")
 
 MINUTES = 3
 WARM_UP_SECONDS = 0.0
@@ -171,87 +167,6 @@ def simulate(meter: Meter, per_minute: float, *, announce: bool, latency: float,
     return virtually(main)
 
 
-class DeafLimiter(Limiter):
-    """Learns nothing from 429s: what it needs is what the refusals alone cost."""
-
-    def _rate_limited(self, sent: Sent, retry_after_seconds: float | None) -> None:
-        self._failed(sent)
-
-
-class Finish(NamedTuple):
-    """Seconds until all calls were answered, by our limiter and by one that takes no notice of 429s."""
-
-    ours_seconds: float
-    deaf_seconds: float
-
-    @property
-    def ratio(self) -> float:
-        """How much longer ours took."""
-        return self.ours_seconds / self.deaf_seconds
-
-
-@dataclass(frozen=True)
-class Stray:
-    """So many calls to a server with room that refuses a share of them at random, whatever the pace."""
-
-    share: float
-    retry_after_seconds: float | None = None
-    latency_seconds: float = 0.5
-    calls: int = 200
-    workers: int = 32
-    cautious: bool = True
-    seed: int = 0
-
-    def finish(self) -> Finish:
-        """How long our limiter takes, and one that takes no notice."""
-        return Finish(self.seconds(Limiter), self.seconds(DeafLimiter))
-
-    def seconds(self, kind: type[Limiter]) -> float:
-        """Virtual seconds until the last call is answered."""
-        draws = random.Random(self.seed)
-        # Drawn for each attempt of each call beforehand, so that both limiters meet the same refusals.
-        refusals = [[draws.random() < self.share for _ in range(60)] for _ in range(self.calls)]
-        waits = random.Random(self.seed)
-
-        async def main() -> float:
-            limiter, todo = kind(concurrency=self.workers, cautious=self.cautious), iter(refusals)
-
-            async def work() -> None:
-                for refused in todo:
-                    await self._one(limiter, refused, waits)
-
-            async with anyio.create_task_group() as group:
-                for _ in range(self.workers):
-                    group.start_soon(work)
-            return float(anyio.current_time())
-
-        return virtually(main)
-
-    async def _one(self, limiter: Limiter, refused: list[bool], waits: random.Random) -> None:
-        for attempt, is_refused in enumerate(refused, 1):
-            async with limiter.slot(100) as slot:
-                if not is_refused:
-                    await anyio.sleep(self.latency_seconds * waits.uniform(0.5, 1.5))
-                    slot.succeeded(tokens=100)
-                    return
-                await anyio.sleep(min(0.05, self.latency_seconds))
-                slot.rate_limited(self.retry_after_seconds)
-            error = RateLimitedError("429", retry_after_seconds=self.retry_after_seconds)
-            await anyio.sleep(wait_seconds(DEFAULT_RETRY_POLICY, error, attempt, waits.random()))
-
-
-def stray_ratios(seeds: int = 9) -> Iterator[tuple[float, float | None, float]]:
-    """Share refused, Retry-After, and the median ratio over seeds, at 0.5 s latency."""
-    for share in (0.1, 0.3, 0.5):
-        for retry_after in (None, 1.0, 5.0):
-            yield share, retry_after, median(Stray(share, retry_after, seed=seed).finish().ratio for seed in range(seeds))
-
-
-def virtually(main: Callable[[], Awaitable[T]]) -> T:
-    """Run it on a clock that jumps whenever everyone sleeps."""
-    return anyio.run(main, backend="trio", backend_options={"clock": trio.testing.MockClock(autojump_threshold=0)})
-
-
 METERS: dict[str, Callable[[float], Meter]] = {
     "bucket, 60 s burst": lambda rpm: Bucket(rpm, 60.0),
     "bucket, 5 s burst": lambda rpm: Bucket(rpm, 5.0),
@@ -263,9 +178,38 @@ METERS: dict[str, Callable[[float], Meter]] = {
 
 def main() -> None:
     """Print the tables."""
+    parser = argparse.ArgumentParser(description="How well the limiter uses a quota, and what stray 429s cost.")
+    parser.add_argument("--real", action="store_true", help="stray 429s only, over sockets and on the real clock")
+    if parser.parse_args().real:
+        anyio.run(print_stray_over_sockets)
+    else:
+        print_stray()
+        print_quotas()
+
+
+def print_stray() -> None:
+    """A row for each share of refusals and wait named."""
     print("stray 429s, 200 calls: time against what the refusals alone cost (goal: at most 1.5 x)")
     for share, retry_after, ratio in stray_ratios():
-        print(f"  {share:.0%} refused, Retry-After {'none' if retry_after is None else f'{retry_after:g} s'}: {ratio:.2f} x")
+        print(f"  {refusals(share, retry_after)}: {ratio:.2f} x")
+
+
+def refusals(share: float, retry_after_seconds: float | None) -> str:
+    """How a row is called."""
+    return f"{share:.0%} refused, Retry-After {'none' if retry_after_seconds is None else f'{retry_after_seconds:g} s'}"
+
+
+async def print_stray_over_sockets() -> None:
+    """The same over sockets, each seed by itself."""
+    print("stray 429s, 200 calls over sockets: time against what the refusals alone cost (goal: at most 1.5 x)")
+    async for share, retry_after, finishes in stray_ratios_over_sockets():
+        seconds = ", ".join(f"{finish.ours_seconds:.1f} : {finish.deaf_seconds:.1f} s" for finish in finishes)
+        ratio = median(finish.ratio for finish in finishes)
+        print(f"  {refusals(share, retry_after)}: {ratio:.2f} x ({seconds})", flush=True)
+
+
+def print_quotas() -> None:
+    """A row for each kind and size of quota."""
     for announce in (True, False):
         print("with headers (goal: at least 97 % used, under 1 % 429)" if announce else "without headers (goal: at least 90 %, under 3 %)")
         for name, meter in METERS.items():

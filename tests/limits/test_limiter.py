@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Awaitable, Callable
 from functools import partial
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 import anyio
@@ -13,7 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from benchmarks.pace import METERS, Stray, Use, most_in_window, simulate
+from benchmarks.pace import METERS, Use, most_in_window, simulate
+from benchmarks.stray_refusals import Stray
 from safemt_api.adapters.base import QuotaHint
 from safemt_api.limits.limiter import Limiter
 
@@ -339,6 +340,13 @@ def test_an_announced_quota_is_used_almost_whole_and_hardly_ever_overrun(meter: 
 def test_an_unannounced_quota_is_found_from_429s_alone(meter: str) -> None:
     used = simulate(METERS[meter](600), 600, announce=False, latency=2.0)
     assert_use(used, least_used=0.90, most_limited=0.03)
+
+
+@pytest.mark.parametrize(("meter", "most_limited"), [("bucket, 60 s burst", 0.12), ("bucket, 5 s burst", 0.15), ("bucket, 1 s burst", 0.2)])
+def test_a_small_unannounced_bucket_is_not_run_over_again_and_again(meter: str, most_limited: float) -> None:
+    uses = [simulate(METERS[meter](60), 60, announce=False, latency=2.0, seed=seed) for seed in range(6)]
+    assert mean(use.limited_share for use in uses) < most_limited
+    assert mean(use.used_share for use in uses) > 0.75
 
 
 def assert_use(used: Use, *, least_used: float, most_limited: float) -> None:
