@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from safemt_api.dataset.shipped import demonstration_folder
 from safemt_api.errors import UsageError
+from safemt_api.evaluation import open_plan
+from safemt_api.runs.estimating import estimate
 from safemt_api.studies.file import read_study
 from safemt_api.studies.shipped import find_study, shipped_folder, shipped_names, study_names
 
@@ -14,7 +18,7 @@ OWN = "[[arm]]\nname = 'a'\n"
 
 
 def test_a_shipped_study_is_found_by_name_from_anywhere() -> None:
-    assert "demo" in shipped_names()
+    assert {"demo", "safemt-paper"} <= set(shipped_names())
     assert find_study("demo") == shipped_folder() / "demo.toml"
 
 
@@ -64,3 +68,44 @@ def test_a_folder_is_no_study(tmp_path: Path) -> None:
         find_study("folder")
     with pytest.raises(UsageError, match="no study file"):
         find_study("studies/folder.toml")
+
+
+@pytest.mark.parametrize("name", shipped_names())
+async def test_every_arm_of_a_shipped_study_plans_without_a_key(tmp_path: Path, name: str) -> None:
+    study = read_study(find_study(name))
+    given = study.settings(study.arms[0]).data
+    if given is not None:
+        (tmp_path / given).parent.mkdir(parents=True)
+        (tmp_path / given).symlink_to(demonstration_folder())
+    planned = {}
+    for arm in study.arms:
+        async with open_plan(study.settings(arm), dry_run=True) as plan:
+            planned[arm.name] = plan
+    assert {plan.dataset.lengths for plan in planned.values()} == {(1, 2, 4, 6, 8)}
+    assert len({tuple(entry.id for entry in plan.entries) for plan in planned.values()}) == 1
+
+
+PAPERS = {
+    "gpt-4o": ["openai:gpt-4o", "openai:gpt-4o-mini"],
+    "gemma-3-4b-it": ["vllm:google/gemma-3-4b-it", "openai:gpt-4o-mini"],
+    "gemma-3-4b-it+chatshield": ["vllm:google/gemma-3-4b-it", "openai:gpt-4o-mini", "vllm:chatshield"],
+    "gemma-3-4b-it+llama-guard-4": ["vllm:google/gemma-3-4b-it", "openai:gpt-4o-mini", "vllm:llama-guard-4"],
+}
+
+
+@pytest.mark.parametrize("name", PAPERS)
+async def test_the_papers_settings_reach_its_models_and_its_judge(tmp_path: Path, name: str) -> None:
+    study = read_study(find_study("safemt-paper"))
+    assert {arm.name for arm in study.arms} == PAPERS.keys()
+    settings = replace(study.settings(study.arm(name)), data=demonstration_folder(), sample=2)
+    async with open_plan(settings, dry_run=True) as plan:
+        found = await estimate(plan)
+    asked = plan.target.parameters
+    assert (asked.temperature, asked.max_output_tokens, settings.protocol) == (0, 1024, "scripted")
+    assert (settings.judge_temperature, settings.judge_sees) == (0.6, "words")
+    assert plan.rubrics is not None
+    assert plan.rubrics.name == "safemt"
+    assert [share.model for share in found.shares] == PAPERS[name]
+    assert not found.unpriced
+    alone = None if "+" not in name else "gemma-3-4b-it"
+    assert study.arm(name).reference == alone
