@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import fields, replace
 from typing import Unpack
 
@@ -16,11 +16,11 @@ from safemt_api.runs.discovering import served_model
 from safemt_api.runs.effects import idle_options, refuse_idle
 from safemt_api.runs.execution import RunResult, Watcher, execute
 from safemt_api.runs.keywords import EvalKeywords
-from safemt_api.runs.planning import DEFAULT_PROVIDER, Plan, make_plan, spec_of
+from safemt_api.runs.planning import DEFAULT_PROVIDER, ChosenData, Plan, make_plan, spec_of
 from safemt_api.runs.settings import EvalSettings, settings_from
 from safemt_api.simulator.faults import FaultPlan
 from safemt_api.simulator.roles import check_model
-from safemt_api.simulator.server import run_simulator
+from safemt_api.simulator.server import Simulator, run_simulator
 from safemt_api.simulator.settings import SimulatorSettings
 
 Addresses = Mapping[str, tuple[str, ...]]
@@ -61,7 +61,13 @@ async def evaluate(
 
 @asynccontextmanager
 async def open_plan(
-    settings: EvalSettings, *, simulator: SimulatorSettings | None = None, judging_only: bool = False, dry_run: bool = False
+    settings: EvalSettings,
+    *,
+    simulator: SimulatorSettings | None = None,
+    judging_only: bool = False,
+    dry_run: bool = False,
+    simulators: Simulators | None = None,
+    data: ChosenData | None = None,
 ) -> AsyncIterator[Plan]:
     """A plan whose addresses answer: the built-in simulator runs for as long as the block lasts, where the settings use it.
 
@@ -70,17 +76,48 @@ async def open_plan(
         simulator: What the built-in simulator plays; ``None``: as the settings say.
         judging_only: The target will not be called: its key and price are not needed, and the run's judge may be another than before.
         dry_run: Nobody will be called: no key is needed.
+        simulators: Those that run already, for several plans together.
+        data: The dialogues, where they were chosen already by the same settings.
 
     Raises:
         SetupError: The run cannot start.
     """
-    async with open_router(settings, simulator=simulator) as router:
+    async with open_router(settings, simulator=simulator, simulators=simulators) as router:
         complete = settings if judging_only else await _with_model(settings, router)
-        yield make_plan(complete, router=router, judging_only=judging_only, dry_run=dry_run)
+        yield make_plan(complete, router=router, judging_only=judging_only, dry_run=dry_run, data=data)
+
+
+class Simulators:
+    """Built-in simulators that several plans share: one for each way of playing, started when first asked for."""
+
+    def __init__(self, stack: AsyncExitStack) -> None:
+        self._stack = stack
+        self._running: list[tuple[SimulatorSettings, Simulator]] = []
+
+    async def playing(self, settings: SimulatorSettings) -> Simulator:
+        """The simulator that plays so.
+
+        Raises:
+            SetupError: It cannot start.
+        """
+        found = next((server for played, server in self._running if played == settings), None)
+        if found is None:
+            found = await self._stack.enter_async_context(run_simulator(settings))
+            self._running.append((settings, found))
+        return found
 
 
 @asynccontextmanager
-async def open_router(settings: EvalSettings, *, simulator: SimulatorSettings | None = None) -> AsyncIterator[Router]:
+async def open_simulators() -> AsyncIterator[Simulators]:
+    """No simulator yet; those that are asked for run as long as the block lasts."""
+    async with AsyncExitStack() as stack:
+        yield Simulators(stack)
+
+
+@asynccontextmanager
+async def open_router(
+    settings: EvalSettings, *, simulator: SimulatorSettings | None = None, simulators: Simulators | None = None
+) -> AsyncIterator[Router]:
     """The ways to all models that the settings name; the built-in simulator runs as long as the block lasts, where they use it.
 
     Raises:
@@ -97,7 +134,8 @@ async def open_router(settings: EvalSettings, *, simulator: SimulatorSettings | 
         yield Router(profiles, base_urls=given, role_urls=roles)
         return
     playing = simulator or played_by(settings)
-    async with run_simulator(playing) as server:
+    async with AsyncExitStack() as stack:
+        server = await (simulators or Simulators(stack)).playing(playing)
         urls = {name: (server.base_url(_format_of(profiles[name])),) for name in used}
         yield Router(profiles, base_urls={**given, **urls}, role_urls=roles, endpoints=dict.fromkeys(used, endpoint_name(playing)))
 

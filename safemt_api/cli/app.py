@@ -18,6 +18,7 @@ from safemt_api.cli.report import report
 from safemt_api.cli.resume import resume
 from safemt_api.cli.runs import runs
 from safemt_api.cli.simulate import simulate
+from safemt_api.cli.study import ablate, study, sweep
 from safemt_api.cli.tables import tables
 
 EPILOGUE = (
@@ -59,7 +60,10 @@ app.command("resume", cls=GroupedCommand)(resume)
 app.add_typer(judge_app, name="judge")
 app.command("report", cls=GroupedCommand)(report)
 app.command("compare", cls=GroupedCommand)(compare)
+app.command("study", cls=GroupedCommand)(study)
+app.command("sweep", cls=GroupedCommand)(sweep)
 app.command("defend", cls=GroupedCommand)(defend)
+app.command("ablate", cls=GroupedCommand)(ablate)
 app.add_typer(data_app, name="data")
 app.add_typer(providers_app, name="providers")
 app.command("simulate", cls=GroupedCommand)(simulate)

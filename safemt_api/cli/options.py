@@ -18,15 +18,16 @@ Given = dict[str, Any]
 
 
 def takes_settings(
-    command: Command, *, helps: Mapping[str, str] | None = None
+    command: Command, *, helps: Mapping[str, str] | None = None, leave_out: tuple[str, ...] = ()
 ) -> Callable[[Callable[Concatenate[Given, ...], None]], Callable[..., None]]:
     """A command that takes the options of the settings which are meant for it, and gets the given ones as its first argument.
 
     Args:
         command: Whose options to take.
         helps: What some options mean here, by the names of their fields.
+        leave_out: Fields that this command says in its own way, or not at all.
     """
-    taken = [one for one in options() if command in one.option.commands]
+    taken = [one for one in options() if command in one.option.commands and one.name not in leave_out]
 
     def decorate(function: Callable[Concatenate[Given, ...], None]) -> Callable[..., None]:
         @wraps(function)

@@ -14,7 +14,7 @@ from safemt_api.messages import Kind
 from safemt_api.moderators.opening import NO_MODERATOR
 from safemt_api.runs.claim import run_id_of
 from safemt_api.runs.effects import idle_moderation
-from safemt_api.runs.planning import slug
+from safemt_api.runs.names import slug
 from safemt_api.runs.settings import EvalSettings, options
 from safemt_api.store.turns import STORE_FILE, open_store
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -26,6 +26,7 @@ from safemt_api.limits.budget import Ledger
 from safemt_api.messages import Dialogue, Exhibit, Image, Outcome, Reply, Transcript, Turn, Verdict
 from safemt_api.moderators.base import Moderator
 from safemt_api.moderators.opening import open_moderator
+from safemt_api.runs.balance import Balance
 from safemt_api.runs.claim import Claim, claim_run
 from safemt_api.runs.collecting import Collector, open_collector, sweep, write_frames
 from safemt_api.runs.folder import SUMMARY_FILE, begin_generation, switch_generation
@@ -72,6 +73,13 @@ class RunResult(NamedTuple):
     stopped_by: SafeMTError | None
 
 
+class Together(NamedTuple):
+    """What runs have in common that are played at the same time: store, accounts and purse, and their common front."""
+
+    shared: Shared
+    balance: Balance
+
+
 @dataclass
 class Execution:
     """A run under way."""
@@ -87,6 +95,7 @@ class Execution:
     unaffordable: int = 0
     interrupted: bool = False
     spot_check: SpotCheck | None = None
+    balance: Balance | None = None
 
     def statistics(self) -> RunStatistics:
         """The run's state now."""
@@ -112,14 +121,16 @@ class Execution:
         beside = [partial(self.gateway.watch_stall, self.plan.settings.stall_seconds)]
         if watch is not None:
             beside.append(partial(shown, watch, self))
-        await work_watched(self._play_all, beside=beside, signals=signals, interrupted=self.interrupt, ending=self.claim.store.hurry)
+        # A store that other runs share is hurried when the last of them ends.
+        ending = self.claim.store.hurry if self.balance is None else _go_on
+        await work_watched(self._play_all, beside=beside, signals=signals, interrupted=self.interrupt, ending=ending)
 
     def interrupt(self) -> None:
         """Note that a signal, or whoever started the run, ended it."""
         self.interrupted = True
 
     async def _play_all(self) -> None:
-        parts = [in_order(self.plan)] if self.spot_check is None else self.spot_check.parts()
+        parts = [in_order(self.plan, id_by_id=self.balance is not None)] if self.spot_check is None else self.spot_check.parts()
         for part in parts:
             await self._play_part(part)
 
@@ -146,12 +157,16 @@ class Execution:
         async with take, done:
             async for entry in take:
                 try:
-                    finished = await self.play_one(entry)
+                    async with self._in_balance(entry):
+                        finished = await self.play_one(entry)
                 except BudgetExhaustedError:
                     # This dialogue does not fit any more; a shorter one may.
                     self.unaffordable += 1
                     continue
                 await done.send(finished)
+
+    def _in_balance(self, entry: Entry) -> AbstractAsyncContextManager[None]:
+        return nullcontext() if self.balance is None else self.balance.passing(self.plan.run, entry)
 
     async def play_one(self, entry: Entry) -> Finished:
         """Play and judge one dialogue."""
@@ -200,13 +215,17 @@ def picture_of(dialogue: Dialogue, plan: Plan) -> SourceImage | None:
     return open_source(plan.dataset.folder, dialogue.image_path, blank=plan.settings.show == "blank-picture")
 
 
-def in_order(plan: Plan) -> list[Entry]:
+def _go_on() -> None:
+    """Nothing is to be wound up yet."""
+
+
+def in_order(plan: Plan, *, id_by_id: bool = False) -> list[Entry]:
     """The order of play.
 
     Live: longest first, which keeps the end of the run busy. Scripted: every dialogue is one call, so the order costs no time; ids come in
     seeded random order with all their lengths together, so that a run that ends early covers whole ids, spread over the scenarios.
     """
-    if plan.settings.protocol == "live":
+    if plan.settings.protocol == "live" and not id_by_id:
         return sorted(plan.entries, key=lambda entry: (-entry.length, entry.id))
     seed = plan.settings.seed
     return sorted(plan.entries, key=lambda entry: (sha256(f"{seed}:{entry.id}".encode()).digest(), -entry.length))
@@ -257,13 +276,14 @@ def no_verdicts(transcript: Transcript, judge: Judge) -> tuple[tuple[int, Verdic
 
 
 @asynccontextmanager
-async def open_execution(plan: Plan, shared: Shared | None = None) -> AsyncIterator[Execution]:
+async def open_execution(plan: Plan, together: Together | None = None) -> AsyncIterator[Execution]:
     """Everything a run needs, opened; closed on leaving, but for what it shares with other runs.
 
     Raises:
         SetupError: Another process plays the run, or the store, a judge or the moderator cannot be opened, or the store is not the run's.
     """
     settings = plan.settings
+    shared = None if together is None else together.shared
     async with (
         _claimed(plan, shared) as claim,
         open_gateway(settings, run_id=claim.run_id, router=plan.router, store=claim.store, purse_id=claim.purse_id, shared=shared) as (
@@ -281,7 +301,8 @@ async def open_execution(plan: Plan, shared: Shared | None = None) -> AsyncItera
             failure=settings.moderator_failure,
         )
         with open_collector(plan.folder, plan.run) as collector:
-            yield Execution(plan, claim, gateway, ledger, judge, moderator, collector, spot_check=spot_check)
+            balance = None if together is None else together.balance
+            yield Execution(plan, claim, gateway, ledger, judge, moderator, collector, spot_check=spot_check, balance=balance)
 
 
 def _claimed(plan: Plan, shared: Shared | None) -> AbstractAsyncContextManager[Claim]:
@@ -297,25 +318,28 @@ def _spot_check(plan: Plan) -> SpotCheck | None:
     return open_spot_check(plan.entries, goal=settings.until_ci, seed=settings.seed, summary_file=plan.folder / SUMMARY_FILE)
 
 
-async def execute(plan: Plan, *, watch: Watcher | None = None, signals: tuple[signal.Signals, ...] = ()) -> RunResult:
+async def execute(
+    plan: Plan, *, watch: Watcher | None = None, signals: tuple[signal.Signals, ...] = (), together: Together | None = None
+) -> RunResult:
     """Run a plan to its end, or as far as it goes; the files are written either way.
 
     Args:
         plan: What to run.
         watch: Reads ``Execution.statistics()`` while the run goes on; cancelled when it ends.
         signals: End the run as interrupted when one of these arrives; the next one ends the process at once.
+        together: What it shares with other runs that are played at the same time; then those who play them see to signals.
 
     Raises:
         SetupError: The run cannot start; a judge that fails its trial (``judges.preflight``) leaves no run behind.
     """
     with handlers_kept(signals):
-        return await _execute(plan, watch, signals)
+        return await _execute(plan, watch, signals, together)
 
 
-async def _execute(plan: Plan, watch: Watcher | None, signals: tuple[signal.Signals, ...]) -> RunResult:
+async def _execute(plan: Plan, watch: Watcher | None, signals: tuple[signal.Signals, ...], together: Together | None) -> RunResult:
     started = datetime.now(UTC)
     stopped_by: SafeMTError | None = None
-    async with open_execution(plan) as execution:
+    async with open_execution(plan, together) as execution:
         try:
             await try_judges(plan, execution.gateway, signals=signals, interrupted=execution.interrupt)
             write_json(plan.folder / MANIFEST_FILE, manifest(plan, execution, started, None))

@@ -63,3 +63,8 @@ def _part_problem(part: str) -> str | None:
 
 def _shown(name: str) -> str:
     return repr(name if len(name) <= 80 else f"{name[:80]}…")
+
+
+def slug(text: str) -> str:
+    """The text as part of a file name."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or "run"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import date
@@ -32,6 +31,7 @@ from safemt_api.profiles import Profile
 from safemt_api.routes import Destination, Router
 from safemt_api.runs.effects import kind_of
 from safemt_api.runs.manifest import check_same_run, read_manifest
+from safemt_api.runs.names import slug
 from safemt_api.runs.settings import EvalSettings, free_for_judging, identity_defaults, identity_of
 from safemt_api.shown import as_shown
 from safemt_api.store.turns import STORE_FILE
@@ -103,6 +103,10 @@ class Plan:
         return self.dataset.entries
 
 
+ChosenData = tuple[Dataset, tuple[str, ...]]
+"""The selected dialogues, and what the user should be told about the choice."""
+
+
 def make_plan(
     settings: EvalSettings,
     *,
@@ -110,6 +114,7 @@ def make_plan(
     environ: Mapping[str, str] | None = None,
     judging_only: bool = False,
     dry_run: bool = False,
+    data: ChosenData | None = None,
 ) -> Plan:
     """Resolve the settings.
 
@@ -119,6 +124,7 @@ def make_plan(
         environ: Stands in for the environment.
         judging_only: The target will not be called: its key and price are not needed, and the run's judge may be another than before.
         dry_run: Nobody will be called: no key is needed.
+        data: The dialogues, where they were chosen already by the same settings.
 
     Raises:
         SetupError: Anything that keeps the run from starting, as one sentence.
@@ -140,7 +146,7 @@ def make_plan(
     if not dry_run:
         for one in used:
             one.profile.api_key(environ)
-    dataset, remarks = choose_data(settings, environ)
+    dataset, remarks = choose_data(settings, environ) if data is None else data
     target = Target(destination.route, _parameters(settings, profile, model), settings.system)
     rubrics = _rubrics(settings, judges)
     identity = {
@@ -214,7 +220,7 @@ def _more_than_a_day(settings: EvalSettings, profile: Profile, dataset: Dataset)
         yield f"{profile.name} publishes {daily:,} requests a day and the target alone needs {calls:,}: resume it the next day"
 
 
-def choose_data(settings: EvalSettings, environ: Mapping[str, str]) -> tuple[Dataset, tuple[str, ...]]:
+def choose_data(settings: EvalSettings, environ: Mapping[str, str]) -> ChosenData:
     """The selected dialogues, and what the user should be told about the choice.
 
     Raises:
@@ -239,11 +245,6 @@ def default_name(provider: str, model: str, settings: EvalSettings, identity: Ma
     """A run's name where none is given: date, model, protocol, and a digest of all that makes it another run than one of other settings."""
     digest = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:NAME_DIGEST_CHARACTERS]
     return f"{date.today().isoformat()}-{slug(f'{provider}-{model}')}-{settings.protocol}-{digest}"  # noqa: DTZ011 (the user's own date)
-
-
-def slug(text: str) -> str:
-    """The text as part of a file name."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or "run"
 
 
 def spec_of(spec: str) -> str | None:

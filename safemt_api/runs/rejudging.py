@@ -44,8 +44,9 @@ from safemt_api.runs.execution import (
 )
 from safemt_api.runs.folder import SUMMARY_FILE, TRANSCRIPTS_FILE, VERDICTS_FILE, begin_generation, current_files, switch_generation
 from safemt_api.runs.manifest import read_manifest, write_json
+from safemt_api.runs.names import slug
 from safemt_api.runs.opening import judge_of, open_gateway
-from safemt_api.runs.planning import Plan, slug
+from safemt_api.runs.planning import Plan
 from safemt_api.runs.preflight import try_judges
 from safemt_api.runs.rows import Finished, verdict_rows
 from safemt_api.runs.stopping import judged_again

@@ -9,13 +9,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from safemt_api.errors import UsageError
-from safemt_api.runs.names import check_run_name
+from safemt_api.runs.names import check_run_name, slug
 from safemt_api.runs.options import OptionField
-from safemt_api.runs.planning import slug
 from safemt_api.runs.settings import EvalSettings, options, settings_from
 from safemt_api.suggestions import did_you_mean
 
@@ -72,14 +72,15 @@ class Study:
             check_run_name(f"{self.name}/{arm.name}")
             self._check_reference(arm)
 
-    def settings(self, arm: Arm) -> EvalSettings:
-        """What the arm runs.
+    def settings(self, arm: Arm, *, results: Path = Path("results")) -> EvalSettings:
+        """What the arm runs, as a run of its own below the study's folder.
 
         Raises:
             UsageError: A value is out of range.
         """
+        own = {"run": f"{self.name}/{arm.name}", "max_usd": self.max_usd, "results": results}
         try:
-            return settings_from({**self.shared, **arm.given, "run": f"{self.name}/{arm.name}", "max_usd": self.max_usd})
+            return settings_from({**self.shared, **arm.given, **own})
         except UsageError as error:
             raise UsageError(f"arm {arm.name}: {error}") from error
 

@@ -23,8 +23,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import tomli_w
+
 from safemt_api.errors import UsageError
-from safemt_api.runs.planning import slug
+from safemt_api.runs.names import slug
 from safemt_api.studies.arms import OF_THE_STUDY, SAME_IN_ALL_ARMS, Arm, Axis, Study, options_from, product_arms
 from safemt_api.suggestions import did_you_mean
 
@@ -123,3 +125,18 @@ def _at(place: str) -> Iterator[None]:
         yield
     except UsageError as error:
         raise UsageError(f"{place}: {error}") from error
+
+
+def study_text(study: Study) -> str:
+    """The study as TOML, which ``read_study`` reads back: every arm by itself, with its reference."""
+    settings = _plain(study.shared)
+    arms = [{"name": arm.name, **({"reference": arm.reference} if arm.reference else {}), **_plain(arm.given)} for arm in study.arms]
+    ceiling = {} if study.max_usd is None else {"max_usd": study.max_usd}
+    return tomli_w.dumps({"name": study.name, **ceiling, **({"settings": settings} if settings else {}), "arm": arms})
+
+
+def _plain(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as TOML can hold them."""
+    return {
+        name: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value for name, value in given.items()
+    }

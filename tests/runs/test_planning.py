@@ -14,7 +14,8 @@ from safemt_api.profile_folders import shipped_folder
 from safemt_api.profiles import load_profiles
 from safemt_api.routes import Router
 from safemt_api.runs.manifest import MANIFEST_FILE, SCHEMA, write_json
-from safemt_api.runs.planning import Plan, default_name, make_plan, slug, spec_of
+from safemt_api.runs.names import slug
+from safemt_api.runs.planning import Plan, default_name, make_plan, spec_of
 from safemt_api.runs.settings import EvalSettings
 
 

@@ -1,0 +1,221 @@
+"""``play_study``: all arms of a study at the same time, through shared accounts and out of one purse, as one awaitable."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+import anyio
+
+from safemt_api.errors import SafeMTError, SetupError, StopRunError, UsageError
+from safemt_api.evaluation import open_plan, open_simulators
+from safemt_api.private_files import private_folder
+from safemt_api.report.study_record import measure_study
+from safemt_api.runs.balance import Balance
+from safemt_api.runs.execution import (
+    EXIT_BUDGET,
+    EXIT_DONE,
+    EXIT_FAILURES,
+    EXIT_INTERRUPTED,
+    Execution,
+    RunResult,
+    RunStatistics,
+    Together,
+    execute,
+    in_order,
+    shown,
+)
+from safemt_api.runs.lock import playing
+from safemt_api.runs.manifest import read_manifest
+from safemt_api.runs.opening import open_shared
+from safemt_api.runs.planning import Plan, choose_data
+from safemt_api.runs.watching import handlers_kept, work_watched
+from safemt_api.simulator.settings import SimulatorSettings
+from safemt_api.store.books import entered
+from safemt_api.store.turns import STORE_FILE, TurnStore, open_store
+from safemt_api.studies.arms import Arm, Study
+from safemt_api.studies.record import STUDY_FILE, ArmRecord, ArmState, StudyRecord, read_study
+
+Opening = Callable[[Mapping[str, Plan]], None]
+StudyWatcher = Callable[["StudyExecution"], Coroutine[Any, Any, None]]
+
+
+class StudyResult(NamedTuple):
+    """What came of a study: ``study.json`` as written, its folder, the exit code, and the sentence of each arm that was left out."""
+
+    record: StudyRecord
+    folder: Path
+    exit_code: int
+    left_out: Mapping[str, str]
+
+
+@dataclass
+class StudyExecution:
+    """A study under way."""
+
+    study: Study
+    plans: Mapping[str, Plan]
+    running: dict[str, Execution] = field(default_factory=dict)
+    results: dict[str, RunResult] = field(default_factory=dict)
+    left_out: dict[str, SafeMTError] = field(default_factory=dict)
+    interrupted: bool = False
+
+    def statistics(self) -> Mapping[str, RunStatistics]:
+        """Every arm's state now, by its name; arms that have not begun are not there."""
+        return {name: execution.statistics() for name, execution in self.running.items()}
+
+    def interrupt(self) -> None:
+        """Note that a signal ended the study."""
+        self.interrupted = True
+        for execution in self.running.values():
+            execution.interrupt()
+
+    async def play(self, together: Together) -> None:
+        """Play all arms; one that cannot go on is left out, and the others go on."""
+        async with anyio.create_task_group() as group:
+            for arm in self.study.arms:
+                group.start_soon(self._play_arm, arm, together)
+
+    async def _play_arm(self, arm: Arm, together: Together) -> None:
+        plan = self.plans[arm.name]
+
+        async def note(execution: Execution) -> None:
+            self.running[arm.name] = execution
+
+        try:
+            result = await execute(plan, watch=note, together=together)
+        except (SetupError, StopRunError) as error:
+            self.left_out[arm.name] = error
+        else:
+            self.results[arm.name] = result
+            if result.stopped_by is not None:
+                self.left_out[arm.name] = result.stopped_by
+        finally:
+            together.balance.leave(plan.run)
+
+
+async def play_study(
+    study: Study,
+    *,
+    results: Path = Path("results"),
+    simulator: SimulatorSettings | None = None,
+    watch: StudyWatcher | None = None,
+    signals: tuple[signal.Signals, ...] = (),
+    opening: Opening | None = None,
+) -> StudyResult:
+    """Play a study, or go on with it: every arm is an ordinary run under ``results/STUDY/``, whose replies are bought once.
+
+    Args:
+        study: The arms.
+        results: The results folder; the turn store is in it.
+        simulator: What the built-in simulator plays, for arms that use it.
+        watch: Called in the study's task group; read its ``statistics()`` as often as you like.
+        signals: End the study as interrupted (resumable) when one of these arrives; the next one ends the process at once.
+        opening: Called with the arms' plans before anything is sent.
+
+    Raises:
+        SetupError: An arm cannot start (nothing was sent then), or another process plays the study.
+    """
+    with handlers_kept(signals):
+        async with open_study(study, results=results, simulator=simulator) as plans:
+            folder = results / study.name
+            private_folder(folder)
+            with playing(folder, study.name) as note:
+                study_id = _study_id(folder, study)
+                if opening is not None:
+                    opening(plans)
+                _begun(study, study_id).write(folder)
+                async with open_store(results / STORE_FILE) as store:
+                    note(store.id)
+                    await store.write(entered(study_id, study.name))
+                    execution = await _played(study, plans, store=store, purse_id=study_id, watch=watch, signals=signals)
+                planned = len({entry.id for entry in next(iter(plans.values())).entries})
+                states = {arm.name: _state(execution, arm) for arm in study.arms}
+                record = measure_study(folder, study, states, study_id=study_id, planned_ids=planned)
+                record.write(folder)
+                left_out = {name: str(error) for name, error in execution.left_out.items()}
+                return StudyResult(record, folder, _exit_code(execution), left_out)
+
+
+def _study_id(folder: Path, study: Study) -> str:
+    """The id that the study's money is booked under; where its file is lost, its arms still name it, so that no new ceiling opens."""
+    known = read_study(folder).id if (folder / STUDY_FILE).is_file() else None
+    purses = ((read_manifest(folder / arm.name) or {}).get("purse") for arm in study.arms)
+    return known or next((purse for purse in purses if isinstance(purse, str)), None) or uuid4().hex
+
+
+def _begun(study: Study, study_id: str) -> StudyRecord:
+    """What stands in the folder until the study has ended: a killed one shows its arms and its id."""
+    arms = tuple(
+        ArmRecord(name=arm.name, run=f"{study.name}/{arm.name}", reference=arm.reference, given=dict(arm.given), state="partial")
+        for arm in study.arms
+    )
+    return StudyRecord(study=study.name, id=study_id, status="partial", max_usd=study.max_usd, shared=dict(study.shared), arms=arms)
+
+
+@asynccontextmanager
+async def open_study(
+    study: Study, *, results: Path, simulator: SimulatorSettings | None = None, dry_run: bool = False
+) -> AsyncIterator[Mapping[str, Plan]]:
+    """The plans of all arms by name, opened together: whatever keeps one from starting shows before the first one costs anything.
+
+    Raises:
+        UsageError: An arm cannot start; the sentence names it.
+    """
+    async with open_simulators() as simulators, AsyncExitStack() as stack:
+        plans: dict[str, Plan] = {}
+        data = None
+        for arm in study.arms:
+            settings = study.settings(arm, results=results)
+            try:
+                # The same dialogues in all arms: looked through once, and held once.
+                data = data or choose_data(settings, os.environ)
+                opened = open_plan(settings, simulator=simulator, simulators=simulators, dry_run=dry_run, data=data)
+                plans[arm.name] = await stack.enter_async_context(opened)
+            except SetupError as error:
+                raise UsageError(f"arm {arm.name}: {error}") from error
+        yield plans
+
+
+async def _played(
+    study: Study,
+    plans: Mapping[str, Plan],
+    *,
+    store: TurnStore,
+    purse_id: str,
+    watch: StudyWatcher | None,
+    signals: tuple[signal.Signals, ...],
+) -> StudyExecution:
+    execution = StudyExecution(study, plans)
+    first = next(iter(plans.values()))
+    beside = [] if watch is None else [partial(shown, watch, execution)]
+    runs, concurrency = [plan.run for plan in plans.values()], first.settings.concurrency
+    async with open_shared(first.settings, store=store, purse_id=purse_id, runs=len(plans)) as shared:
+        balance = Balance(in_order(first, id_by_id=True), runs, concurrency=concurrency, purse=shared.purse)
+        work = partial(execution.play, Together(shared, balance))
+        await work_watched(work, beside=beside, signals=signals, interrupted=execution.interrupt, ending=store.hurry)
+    return execution
+
+
+def _state(execution: StudyExecution, arm: Arm) -> ArmState:
+    error, result = execution.left_out.get(arm.name), execution.results.get(arm.name)
+    if error is not None:
+        return ArmState("left out", str(error))
+    return ArmState("interrupted" if result is None else result.summary["status"])
+
+
+def _exit_code(execution: StudyExecution) -> int:
+    """The worst of the arms': interrupted, then what ended an arm, then the ceiling, then too many failures."""
+    if execution.interrupted:
+        return EXIT_INTERRUPTED
+    codes = [error.exit_code for error in execution.left_out.values()]
+    codes += [result.exit_code for result in execution.results.values()]
+    stopped = [code for code in codes if code not in (EXIT_DONE, EXIT_BUDGET, EXIT_FAILURES, EXIT_INTERRUPTED)]
+    return next((code for code in (*stopped, EXIT_BUDGET, EXIT_FAILURES) if code in codes), EXIT_DONE)
