@@ -136,7 +136,7 @@ async def play_study(
                     note(store.id)
                     await store.write(entered(study_id, study.name))
                     execution = await _played(study, plans, store=store, purse_id=study_id, watch=watch, signals=signals)
-                planned = len({entry.id for entry in next(iter(plans.values())).entries})
+                planned = len({entry.id for entry in next(iter(plans.values())).entries if entry.kind == "harmful"})
                 states = {arm.name: _state(execution, arm) for arm in study.arms}
                 record = measure_study(folder, study, states, study_id=study_id, planned_ids=planned)
                 record.write(folder)

@@ -26,6 +26,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("studies",),
     ("report", "simulator"),
     ("evaluation",),
+    ("study",),
     ("defence",),
     ("cli",),
     ("__main__",),

@@ -9,10 +9,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+from safemt_api.foreign_text import printable
+
 
 def put_json(value: object) -> None:
     """Write the value; a frame becomes a list of its rows, a record a mapping, and a number that is none (NaN) null."""
-    sys.stdout.write(json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    sys.stdout.write(printable(json.dumps(plain(value), indent=2, allow_nan=False)) + "\n")
 
 
 def plain(value: Any) -> Any:

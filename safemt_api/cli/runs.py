@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
@@ -17,13 +16,14 @@ def runs(
     as_json: options.AsJson = False,
 ) -> None:
     """List the runs of a results folder: state, progress, ASR so far, missing verdicts, spend, age."""
+    from safemt_api.cli.json_output import put_json  # noqa: PLC0415 (only what this command needs)
     from safemt_api.cli.printing import output_console  # noqa: PLC0415 (imports rich)
     from safemt_api.report.run_table import run_table, watch_table  # noqa: PLC0415 (the same)
     from safemt_api.runs.overview import overview  # noqa: PLC0415 (the same)
 
     console = output_console()
     if as_json:
-        console.out(json.dumps([one._asdict() for one in overview(results)], indent=2), highlight=False)
+        put_json(overview(results))
     elif watch:
         watch_table(results, console)
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections.abc import Callable, Coroutine, Mapping
@@ -15,6 +14,7 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.table import Table
 
+from safemt_api.cli.json_output import put_json
 from safemt_api.cli.loop import BACKEND_OPTIONS, ENDING_SIGNALS
 from safemt_api.cli.printing import agrees, error_console, output_console, say
 from safemt_api.report import words
@@ -23,6 +23,7 @@ from safemt_api.runs.estimating import Estimate, estimate
 from safemt_api.runs.execution import EXIT_BUDGET, EXIT_DONE, EXIT_FAILURES, EXIT_INTERRUPTED, RunStatistics
 from safemt_api.runs.planning import Plan
 from safemt_api.studies.arms import Study
+from safemt_api.studies.record import STUDY_FILE
 from safemt_api.study import StudyExecution, StudyResult, open_study, play_study
 
 ASK_ABOVE_USD = 5.0
@@ -52,7 +53,7 @@ async def _play(study: Study, *, results: Path, dry_run: bool, as_json: bool, ye
             return EXIT_DECLINED
     result = await play_study(study, results=results, watch=_watcher(), signals=ENDING_SIGNALS, opening=_say_opening)
     if as_json:
-        output_console().out(json.dumps(result.record.json_value(), indent=2), highlight=False)
+        put_json(result.record.json_value())
     else:
         output_console().print(study_report(result.record))
     for sentence in _ending(study, result, results):
@@ -71,7 +72,7 @@ def _say_opening(plans: Mapping[str, Plan]) -> None:
 
 def _show_estimates(found: Mapping[str, Estimate], *, as_json: bool) -> None:
     if as_json:
-        output_console().out(json.dumps({name: one.record() for name, one in found.items()}, indent=2), highlight=False)
+        put_json({name: one.record() for name, one in found.items()})
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("arm", header_style="dim", overflow="fold")
@@ -103,9 +104,19 @@ async def _watch_live(execution: StudyExecution, *, console: Console) -> None:
 async def _watch_lines(execution: StudyExecution) -> None:
     while True:
         await anyio.sleep(LINE_SECONDS)
-        found = execution.statistics()
-        arms = ", ".join(f"{name} {_done(one)}" for name, one in found.items())
-        say(f"{arms} · {words.dollars(sum(one.spent_usd for one in found.values()))}")
+        say(_line(execution.statistics(), arms=len(execution.study.arms)))
+
+
+def _line(found: Mapping[str, RunStatistics], *, arms: int) -> str:
+    """How far all arms are in one line: a study of 17 of them has no room for each."""
+    if not found:
+        return f"{arms} arms are about to begin"
+    slowest = min(found, key=lambda name: found[name].finished)
+    done, planned = (sum(getattr(one, name) for one in found.values()) for name in ("finished", "planned"))
+    missing = sum(one.without_verdict for one in found.values())
+    parts = [f"{len(found)} of {arms} arms: {done:,} of {planned:,} dialogues", f"slowest {slowest} {_done(found[slowest])}"]
+    parts += [f"{missing:,} without verdict"] if missing else []
+    return " · ".join([*parts, words.dollars(sum(one.spent_usd for one in found.values()))])
 
 
 def _progress(execution: StudyExecution) -> RenderableType:
@@ -133,7 +144,7 @@ def _done(one: RunStatistics) -> str:
 def _ending(study: Study, result: StudyResult, results: Path) -> list[str]:
     """Which arms were left out and why, where the study is, and how to go on."""
     said = [f"arm {name} was left out: {why}" for name, why in result.left_out.items()]
-    said.append(f"study: {result.folder}/study.json, page: {result.folder}/report.html")
+    said.append(f"study: {result.folder / STUDY_FILE}")
     reasons = {
         EXIT_INTERRUPTED: "interrupted; everything so far is kept",
         EXIT_BUDGET: f"the ceiling of {words.dollars(study.max_usd)} is reached; raise --max-usd",
