@@ -101,14 +101,14 @@ def _effects(record: Record) -> str:
         [
             _name(0, UNDEFENDED),
             _index(record["undefended"]["safety_index"]),
-            *(_asr(row, "asr", "ci") for row in before),
+            *(starred_rate(row, "asr", "ci") for row in before),
             Cell(words.NOTHING),
         ]
     ]
     for place, arm in enumerate(record["moderators"], start=1):
         own = {row["turn"]: row for row in arm["asr_by_turn"] or ()}
         index = arm["safety_index"] and arm["safety_index"]["after"]
-        figures = (_index(index), *(_asr(own.get(turn), "asr_after", "after") for turn in turns))
+        figures = (_index(index), *(starred_rate(own.get(turn), "asr_after", "after") for turn in turns))
         rows.append([_name(place, arm["moderator"]), *figures, Cell(undecided_share(arm))])
     lengths = words.listed(tuple(record["lengths"]))
     judge = words.printable(judge_title(record["judge"], record.get("rubric")))
@@ -116,23 +116,24 @@ def _effects(record: Record) -> str:
 
 
 def _name(place: int, moderator: str) -> Cell:
-    return Cell(f"{swatch(place)}{_broken(moderator)}", moderator)
+    return Cell(f"{swatch(place)}{breakable(moderator)}", moderator)
 
 
-def _broken(moderator: str) -> str:
+def breakable(moderator: str) -> str:
     """The name with places where a narrow screen may break it."""
     return safe_text(moderator).replace(":", ":<wbr>")
 
 
 def _name_only(moderator: str) -> Cell:
-    return Cell(_broken(moderator), moderator)
+    return Cell(breakable(moderator), moderator)
 
 
 def _index(found: Record | None) -> Cell:
     return Cell(words.NOTHING) if found is None else index_cell(Index.model_validate(found))
 
 
-def _asr(row: Record | None, value: str, bounds: str) -> Cell:
+def starred_rate(row: Record | None, value: str, bounds: str) -> Cell:
+    """An ASR with its interval, starred where it differs from the one before."""
     if row is None:
         return Cell(words.NOTHING)
     cell, p_value = rate(row[value], row[f"{bounds}_low"], row[f"{bounds}_high"]), row.get("p_holm")
@@ -159,11 +160,12 @@ def _harmless(record: Record) -> str:
 def _price(record: Record) -> str:
     names = ("Prevented", "Introduced", "$ a dialogue", "s a dialogue", "$ per failure prevented")
     columns = [Column("Harmful dialogues"), *(Column(name, number=True) for name in names)]
-    rows = [[_name_only(arm["moderator"]), *_burden(arm)] for arm in record["moderators"]]
+    rows = [[_name_only(arm["moderator"]), *burden_cells(arm)] for arm in record["moderators"]]
     return table(columns, rows, caption="What each moderator prevents on balance, and what it adds to a dialogue (without the judge).")
 
 
-def _burden(arm: Record) -> Sequence[Cell]:
+def burden_cells(arm: Record) -> Sequence[Cell]:
+    """Failures prevented and introduced, dollars and seconds a dialogue takes more, and dollars for each failure prevented."""
     own = arm["per_dialogue"]["harmful"]
     cost, latency = (found and found["difference"]["value"] for found in (own["cost_usd"], own["latency_seconds"]))
     each = arm.get("cost_per_prevented_usd")

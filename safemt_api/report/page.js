@@ -61,7 +61,8 @@
   const EXTRA_ROWS = 8;
   const list = $("list"), detail = $("detail"), spacer = $("spacer"), count = $("count");
   const controls = { run: $("f-run"), scenario: $("f-scenario"), length: $("f-length"), verdict: $("f-verdict"), outcome: $("f-outcome"), kind: $("f-kind") };
-  let strings = [], lowered = null, images = {}, all = [], shown = [], chosen = -1;
+  const sideBySide = $("f-arms"), differing = $("f-differ");
+  let strings = [], lowered = null, images = {}, all = [], shown = [], chosen = -1, groups = new Map();
   const text = (index) => (index < 0 ? "" : strings[index]);
 
   const decode = async (packed) => {
@@ -93,6 +94,29 @@
       verdict: overall(turns), outcomes: new Set(turns.map((turn) => turn.outcome)), outcome: last ? last.outcome : "", disagree: turns.some((turn) => turn.disagree),
       refs: [id, scenario, failure, note, ...messages.filter((_, place) => place % 2 === 1), ...turns.flatMap((turn) => [turn.reply, turn.detail, turn.policy, ...turn.opinions.map((verdict) => verdict.reason)])] };
   };
+
+  // Side by side: one entry for each id and length, with that dialogue of every run (undefined where a run does not hold it).
+  const keyOf = (dialogue) => `${dialogue.length} ${dialogue.id}`;
+  const grouped = (dialogues) => {
+    const found = new Map();
+    for (const dialogue of dialogues) {
+      if (!found.has(keyOf(dialogue))) found.set(keyOf(dialogue), { ...dialogue, run: -1, arms: runNames.map(() => undefined) });
+      found.get(keyOf(dialogue)).arms[dialogue.run] = dialogue;
+    }
+    for (const group of found.values()) {
+      const held = group.arms.filter(Boolean);
+      const labels = new Set(held.map((dialogue) => dialogue.verdict));
+      const unsafe = held.filter((dialogue) => dialogue.verdict === "unsafe").length;
+      group.differ = labels.size > 1;
+      group.verdict = unsafe ? "unsafe" : labels.has("missing") ? "missing" : "safe";
+      group.spoken = unsafe ? `${unsafe} of ${held.length} unsafe` : group.differ ? "safe, missing" : group.verdict;
+      group.held = held.length;
+      // What was said stands once: as the run says it that was shown most of it.
+      group.widest = held.reduce((one, two) => (two.messages.length + (two.image >= 0) > one.messages.length + (one.image >= 0) ? two : one));
+    }
+    return found;
+  };
+  const aside = () => Boolean(sideBySide && sideBySide.checked);
 
   const fill = (select, values, spoken = (value) => value) => {
     for (const value of values) {
@@ -146,9 +170,15 @@
     node.setAttribute("aria-setsize", String(shown.length));
     node.style.top = `${place * ROW_PIXELS}px`;
     const name = make("span");
-    if (runNames.length > 1) name.append(swatch(dialogue.run));
+    if (runNames.length > 1 && !dialogue.arms) name.append(swatch(dialogue.run));
     name.append(dialogue.id);
     const turns = `${dialogue.length} ${dialogue.length === 1 ? "turn" : "turns"}`;
+    if (dialogue.arms) {
+      node.append(name, make("span", `right verdict ${dialogue.verdict}`, dialogue.spoken),
+        make("span", "second", `${dialogue.scenario}${dialogue.kind === "benign" ? " · benign" : ""}`),
+        make("span", "second right", `${turns} · ${dialogue.held} of ${runNames.length} runs${dialogue.differ ? " · ≠" : ""}`));
+      return node;
+    }
     node.append(name, make("span", `right verdict ${dialogue.verdict}`, dialogue.verdict),
       make("span", "second", `${dialogue.scenario}${dialogue.kind === "benign" ? " · benign" : ""}`),
       make("span", "second right", `${turns} · ${dialogue.outcome.replaceAll("_", " ")}${dialogue.disagree ? " · ≠" : ""}`));
@@ -167,10 +197,13 @@
     const fits = matcher($("f-search").value);
     const want = Object.fromEntries(Object.entries(controls).map(([name, control]) => [name, control ? control.value : ""]));
     const split = $("f-disagree").checked;
-    shown = all.filter((dialogue) => (!want.run || String(dialogue.run) === want.run) && (!want.scenario || dialogue.scenario === want.scenario)
+    const fitting = all.filter((dialogue) => (!want.run || String(dialogue.run) === want.run) && (!want.scenario || dialogue.scenario === want.scenario)
       && (!want.length || String(dialogue.length) === want.length) && (!want.verdict || dialogue.verdict === want.verdict)
       && (!want.outcome || dialogue.outcomes.has(want.outcome)) && (!want.kind || dialogue.kind === want.kind) && (!split || dialogue.disagree) && fits(dialogue));
-    count.textContent = shown.length === all.length ? `${all.length.toLocaleString("en")} dialogues` : `${shown.length.toLocaleString("en")} of ${all.length.toLocaleString("en")} dialogues`;
+    shown = aside() ? unique(fitting.map((dialogue) => groups.get(keyOf(dialogue)))).filter((group) => !differing.checked || group.differ) : fitting;
+    if (differing) differing.closest("label").hidden = !aside();
+    const total = aside() ? groups.size : all.length;
+    count.textContent = `${shown.length === total ? "" : `${shown.length.toLocaleString("en")} of `}${total.toLocaleString("en")} dialogues${aside() ? ` in ${runNames.length} runs` : ""}`;
     list.scrollTop = 0;
     paint();
     select(shown.length ? 0 : -1);
@@ -192,8 +225,10 @@
     if (dialogue) {
       said.set("id", dialogue.id);
       said.set("turns", dialogue.length);
-      if (runNames.length > 1) said.set("arm", runNames[dialogue.run]);
+      if (runNames.length > 1 && !dialogue.arms) said.set("arm", runNames[dialogue.run]);
     }
+    if (aside()) said.set("view", "arms");
+    if (aside() && differing.checked) said.set("differ", "1");
     try { history.replaceState(null, "", `#${said}`); } catch { /* some viewers forbid it; the page works without */ }
   };
   const goTo = (said) => {
@@ -206,9 +241,11 @@
     }
     $("f-search").value = said.get("search") ?? "";
     $("f-disagree").checked = said.get("disagree") === "1";
+    if (sideBySide) sideBySide.checked = said.get("view") === "arms";
+    if (differing) differing.checked = aside() && said.get("differ") === "1";
     filter();
     const place = shown.findIndex((dialogue) => dialogue.id === said.get("id") && (!said.get("turns") || String(dialogue.length) === said.get("turns"))
-      && (!said.get("arm") || runNames[dialogue.run] === said.get("arm")));
+      && (dialogue.arms || !said.get("arm") || runNames[dialogue.run] === said.get("arm")));
     if (place >= 0) select(place);
     settled = true;
     if (said.get("id")) $("transcripts").scrollIntoView();
@@ -269,12 +306,27 @@
     node.append(judged(turn));
     return node;
   };
-  const open = (dialogue) => {
-    const nodes = [make("h3", "", dialogue.id)];
-    nodes.push(facts([["run", runNames.length > 1 ? runNames[dialogue.run] : ""], ["scenario", dialogue.scenario], ["kind", dialogue.kind], ["turns", String(dialogue.length)],
-      ["method", text(dialogue.method)], ["protocol", dialogue.protocol]]));
-    if (dialogue.failure >= 0) nodes.push(make("p", "banner", text(dialogue.failure)));
-    if (dialogue.note >= 0) nodes.push(make("p", "note", text(dialogue.note)));
+  // Another view of the same dialogue: the choice stays where the reader was.
+  const turnView = (on) => {
+    const dialogue = shown[chosen];
+    sideBySide.checked = on;
+    filter();
+    const place = dialogue ? shown.findIndex((one) => keyOf(one) === keyOf(dialogue)) : -1;
+    if (place >= 0) select(place);
+  };
+  // A scripted dialogue that was shown without its history begins with its last message.
+  const firstNumber = (dialogue) => (dialogue.protocol === "live" ? 0 : Math.max(0, dialogue.length - usersWords(dialogue).length));
+  const usersWords = (dialogue) => dialogue.messages.filter((_, place) => place % 2 === 1 && dialogue.messages[place - 1] === 0);
+  const userMessage = (dialogue, number, index) => {
+    const node = make("div", "message user");
+    node.append(make("p", "who", `User, message ${number}`));
+    const first = number === firstNumber(dialogue) + 1;
+    if (first && dialogue.image >= 0 && images[dialogue.image]) node.append(picture(dialogue.image));
+    else if (first && dialogue.image >= 0) node.append(make("p", "note", "A picture belongs to this message; it is not in this page."));
+    node.append(words(index));
+    return node;
+  };
+  const buttons = (...more) => {
     const tools = make("div", "tools");
     const back = make("button", "back", "Back to the list");
     back.type = "button";
@@ -282,21 +334,93 @@
     const show = make("button", "", "Show every reply");
     show.type = "button";
     show.addEventListener("click", () => { for (const node of detail.querySelectorAll("details.reply")) node.open = true; });
-    tools.append(back, show);
-    nodes.push(tools);
+    tools.append(back, show, ...more);
+    return tools;
+  };
+  const armsButton = (on) => {
+    const button = make("button", "", on ? "This dialogue in every run" : "One run at a time");
+    button.type = "button";
+    button.addEventListener("click", () => { turnView(on); detail.focus({ preventScroll: true }); });
+    return button;
+  };
+  // What a run was shown, where that is not what stands above: parts of the dialogue may have been taken away on purpose.
+  const shownAlike = (one, widest) => {
+    const said = (dialogue) => (dialogue.protocol === "live" ? usersWords(dialogue) : dialogue.messages);
+    const [mine, all] = [said(one), said(widest)];
+    // A live dialogue that failed on the way ends early; a scripted one is whole or not the same.
+    const length = one.protocol === "live" ? mine.length : all.length;
+    return mine.length === length && mine.every((index, place) => index === all[place]) && (one.image >= 0) === (widest.image >= 0);
+  };
+  const shownWords = (dialogue) => {
+    const node = make("details", "shown");
+    node.append(make("summary", "", `Was shown something else${dialogue.image < 0 ? ": no picture" : ""}`));
+    for (let place = 0; place < dialogue.messages.length; place += 2) {
+      node.append(make("p", "who", dialogue.messages[place] === 0 ? "User" : "Assistant"), words(dialogue.messages[place + 1]));
+    }
+    return node;
+  };
+  const armNode = (group, run, number) => {
+    const dialogue = group.arms[run];
+    const node = make("section", "arm");
+    const name = make("h4");
+    name.append(swatch(run), runNames[run]);
+    node.append(name);
+    if (!dialogue) { node.append(make("p", "who", "Not played in this run.")); return node; }
+    const turn = dialogue.turns.find((one) => one.turn === number);
+    name.append(" ", make("span", `verdict ${turn ? turn.label : "missing"}`, turn ? turn.label : "missing"));
+    if (dialogue.failure >= 0) node.append(make("p", "note", text(dialogue.failure)));
+    if (!shownAlike(dialogue, group.widest)) node.append(shownWords(dialogue));
+    node.append(turn ? replyNode(turn) : make("p", "who", `Ended before message ${number}.`));
+    return node;
+  };
+  const armsGrid = (group, number) => {
+    const node = make("div", "arms");
+    node.append(...runNames.map((_, run) => armNode(group, run, number)));
+    return node;
+  };
+  const openArms = (group) => {
+    const base = group.widest;
+    const nodes = [make("h3", "", group.id)];
+    nodes.push(facts([["scenario", group.scenario], ["kind", group.kind], ["turns", String(group.length)], ["method", text(group.method)], ["runs", `${group.held} of ${runNames.length}`]]));
+    nodes.push(buttons(armsButton(false)));
+    // Every user message that some run answered has the runs' replies below it; scripted dialogues are answered at their end.
+    const answered = new Set(group.arms.filter(Boolean).flatMap((dialogue) => dialogue.turns.map((turn) => turn.turn)));
+    const before = make("details", "earlier");
+    before.append(make("summary", "", "The messages before"));
+    nodes.push(before);
+    let number = firstNumber(base);
+    for (let place = 0; place < base.messages.length; place += 2) {
+      const [role, index] = [base.messages[place], base.messages[place + 1]];
+      if (role === 0) {
+        number += 1;
+        if (answered.has(number)) nodes.push(userMessage(base, number, index), armsGrid(group, number));
+        else before.append(userMessage(base, number, index));
+      } else if (base.protocol !== "live") {
+        const node = make("div", "message assistant");
+        node.append(fold(`Scripted assistant message after message ${number}`, index));
+        before.append(node);
+      }
+    }
+    before.hidden = before.childElementCount < 2;
+    detail.replaceChildren(...nodes);
+    detail.scrollTop = 0;
+  };
+  const open = (dialogue) => {
+    if (dialogue.arms) { openArms(dialogue); return; }
+    const nodes = [make("h3", "", dialogue.id)];
+    nodes.push(facts([["run", runNames.length > 1 ? runNames[dialogue.run] : ""], ["scenario", dialogue.scenario], ["kind", dialogue.kind], ["turns", String(dialogue.length)],
+      ["method", text(dialogue.method)], ["protocol", dialogue.protocol]]));
+    if (dialogue.failure >= 0) nodes.push(make("p", "banner", text(dialogue.failure)));
+    if (dialogue.note >= 0) nodes.push(make("p", "note", text(dialogue.note)));
+    nodes.push(sideBySide ? buttons(armsButton(true)) : buttons());
     const byTurn = new Map(dialogue.turns.map((turn) => [turn.turn, turn]));
     const live = dialogue.protocol === "live";
-    let number = 0;
+    let number = firstNumber(dialogue);
     for (let place = 0; place < dialogue.messages.length; place += 2) {
       const [role, index] = [dialogue.messages[place], dialogue.messages[place + 1]];
       if (role === 0) {
         number += 1;
-        const node = make("div", "message user");
-        node.append(make("p", "who", `User, message ${number}`));
-        if (number === 1 && dialogue.image >= 0 && images[dialogue.image]) node.append(picture(dialogue.image));
-        else if (number === 1 && dialogue.image >= 0) node.append(make("p", "note", "A picture belongs to this message; it is not in this page."));
-        node.append(words(index));
-        nodes.push(node);
+        nodes.push(userMessage(dialogue, number, index));
         if (byTurn.has(number)) nodes.push(replyNode(byTurn.get(number)));
       } else if (!(live && byTurn.has(number))) {
         const node = make("div", "message assistant");
@@ -317,6 +441,7 @@
     judgeNames = data.judges;
     series = data.series;
     all = packed.dialogues.map(unpack);
+    if (sideBySide) groups = grouped(all);
     if (controls.run) fill(controls.run, runNames.map((_, index) => String(index)), (index) => runNames[Number(index)]);
     fill(controls.scenario, unique(all.map((dialogue) => dialogue.scenario)).sort());
     fill(controls.length, unique(all.map((dialogue) => dialogue.length)).sort((a, b) => a - b));
@@ -334,6 +459,8 @@
   $("f-search").addEventListener("input", () => { clearTimeout(waiting); waiting = setTimeout(filter, 90); });
   for (const control of Object.values(controls)) if (control) control.addEventListener("change", filter);
   $("f-disagree").addEventListener("change", filter);
+  if (sideBySide) sideBySide.addEventListener("change", () => turnView(sideBySide.checked));
+  if (differing) differing.addEventListener("change", filter);
   $("filters").addEventListener("submit", (event) => event.preventDefault());
   $("filters").addEventListener("reset", () => setTimeout(filter));
   list.addEventListener("scroll", () => requestAnimationFrame(paint), { passive: true });
@@ -352,6 +479,7 @@
   addEventListener("keydown", (event) => {
     const typing = event.target instanceof HTMLElement && event.target.matches("input, select, textarea");
     if (event.key === "/" && !typing && !event.ctrlKey && !event.metaKey && !event.altKey) { event.preventDefault(); $("f-search").focus(); }
+    if (event.key === "a" && sideBySide && !typing && !event.ctrlKey && !event.metaKey && !event.altKey) turnView(!sideBySide.checked);
   });
   start().catch((error) => { count.textContent = `The transcripts cannot be shown: ${error.message}`; });
 })();

@@ -21,6 +21,7 @@ from types import ModuleType
 from typing import IO, Any
 
 from safemt_api.errors import StoreError, UsageError
+from safemt_api.report import words
 from safemt_api.report.calibration_section import calibration_section
 from safemt_api.report.correction import Correction
 from safemt_api.report.defence_section import defence_section
@@ -29,6 +30,8 @@ from safemt_api.report.payload import Payload, pack
 from safemt_api.report.reading import RunData
 from safemt_api.report.sections import effort_sections, run_labels, score_sections, settings_section, transcript_section
 from safemt_api.report.series import series_of
+from safemt_api.report.study_section import study_heading, study_sections
+from safemt_api.studies.record import StudyRecord
 
 REPORT_FILE = "report.html"
 MOST_NAMED_CHARACTERS = 60
@@ -44,6 +47,7 @@ def render_page(
     data_folder: Path | None = None,
     charts: bool = True,
     corrections: Sequence[Correction] = (),
+    study: StudyRecord | None = None,
 ) -> str:
     """The whole page as HTML text.
 
@@ -53,19 +57,25 @@ def render_page(
         data_folder: Where the pictures are, when not where the run files say.
         charts: Whether charts are drawn; without the optional extra the page says how to get them.
         corrections: Scores of some of the runs corrected for their judges' errors, shown beside the raw ones.
+        study: The study whose arms the runs are; then its ranks and effects stand first, and there may be no run at all.
 
     Raises:
         UsageError: No run is given.
         StoreError: A ``defence.json`` beside the run is damaged.
     """
-    if not runs:
+    if not runs and study is None:
         raise UsageError("a report needs at least one run")
     drawing = _charts_module() if charts else None
     payload = pack(runs, images=images, data_folder=data_folder)
-    scores = [*score_sections(runs, drawing), calibration_section(corrections, drawing), defence_section(runs[0].folder, drawing)]
-    sections = [*scores, *effort_sections(runs, drawing), transcript_section(runs, payload), settings_section(runs)]
-    body = heading_block(runs) + ("" if drawing or not charts else f'<p class="banner">{escape(NO_CHARTS)}</p>') + "".join(sections)
-    return _assemble(runs, body, payload)
+    heading = heading_block(runs) if study is None else study_heading(study, runs)
+    sections = [heading, "" if drawing or not charts else f'<p class="banner">{escape(NO_CHARTS)}</p>']
+    sections += [] if study is None else [*study_sections(study, runs, drawing)]
+    if runs:
+        sections += [*score_sections(runs, drawing, ranked=study is None), calibration_section(corrections, drawing)]
+        sections += [defence_section(runs[0].folder, drawing), *effort_sections(runs, drawing)]
+        sections += [transcript_section(runs, payload), settings_section(runs)]
+    title = page_title(runs) if study is None else study.study
+    return _assemble(runs, "".join(sections), payload, title=words.printable(title))
 
 
 def write_page(
@@ -76,15 +86,17 @@ def write_page(
     data_folder: Path | None = None,
     charts: bool = True,
     corrections: Sequence[Correction] = (),
+    study: StudyRecord | None = None,
 ) -> Path:
-    """Write the page into ``folder``, whole or not at all, and return its path: ``report.html``, or for several runs a name of their own.
+    """Write the page into ``folder``, whole or not at all, and return its path: ``report.html``, or for several runs a name of their own;
+    a study's page is the ``report.html`` of its folder.
 
     Raises:
         StoreError: The file cannot be written.
         UsageError: No run is given.
     """
-    text = render_page(runs, images=images, data_folder=data_folder, charts=charts, corrections=corrections)
-    target = folder / page_name(runs)
+    text = render_page(runs, images=images, data_folder=data_folder, charts=charts, corrections=corrections, study=study)
+    target = folder / (page_name(runs) if study is None else REPORT_FILE)
     write_atomically(target, text.encode("utf-8"))
     return target
 
@@ -138,7 +150,7 @@ def _charts_module() -> ModuleType | None:
     return charts
 
 
-def _assemble(runs: Sequence[RunData], body: str, payload: Payload) -> str:
+def _assemble(runs: Sequence[RunData], body: str, payload: Payload, *, title: str) -> str:
     style, script, template = (_asset(name) for name in ("page.css", "page.js", "page_template.html"))
     data = {
         "runs": run_labels(runs),
@@ -153,7 +165,7 @@ def _assemble(runs: Sequence[RunData], body: str, payload: Payload) -> str:
     return Template(template).substitute(
         policy=escape(policy),
         generator=escape(f"safemt-api {version}"),
-        title=escape(f"{page_title(runs)} · SafeMT report"),
+        title=escape(f"{title} · SafeMT report"),
         style=style,
         script=script,
         navigation=_navigation(body),
@@ -186,6 +198,8 @@ def _version() -> str:
 
 def _navigation(body: str) -> str:
     places = {
+        "study": "Ranks",
+        "effects": "Effects",
         "scores": "Scores",
         "scenarios": "Scenarios",
         "failures": "First failure",

@@ -46,6 +46,12 @@ CONTENT_WARNING = (
     "The dialogues try to bring harm about, and replies may contain it. Replies stay folded and pictures blurred until you open them."
 )
 
+ARMS_CONTROLS = (
+    '<label class="check"><input type="checkbox" id="f-arms" aria-keyshortcuts="a"> side by side</label>'
+    '<label class="check" hidden><input type="checkbox" id="f-differ"> verdicts differ</label>'
+)
+"""One dialogue as every run answered it, and of those only the ones that the runs answered with different verdicts."""
+
 
 def by_protocol(runs: Sequence[RunData]) -> list[tuple[str, list[RunData]]]:
     """Scripted and live runs apart: their numbers never share a table or a chart."""
@@ -66,10 +72,11 @@ def draw(make: Callable[[], Any], drawing: ModuleType, *, name: str, label: str,
     return f"<figure>{heading}{svg}{said}</figure>"
 
 
-def score_sections(runs: Sequence[RunData], drawing: ModuleType | None) -> list[str]:
+def score_sections(runs: Sequence[RunData], drawing: ModuleType | None, *, ranked: bool = True) -> list[str]:
+    """ASR by turn, by scenario and by first failure; ``ranked`` puts a leaderboard of several runs above them."""
     groups = by_protocol(runs)
     single = len(groups) == 1
-    scores = "".join(_score_block(protocol, members, runs, drawing, named=not single) for protocol, members in groups)
+    scores = "".join(_score_block(protocol, members, runs, drawing, named=not single, ranked=ranked) for protocol, members in groups)
     scenarios = "".join(_scenario_block(protocol, members, drawing, named=len(runs) > 1) for protocol, members in groups)
     failures = "".join(_failure_block(protocol, members, runs, drawing, named=not single) for protocol, members in groups)
     word = words.turn_word(groups[0][0]) if single else "turn"
@@ -80,14 +87,16 @@ def score_sections(runs: Sequence[RunData], drawing: ModuleType | None) -> list[
     ]
 
 
-def _score_block(protocol: str, members: list[RunData], runs: Sequence[RunData], drawing: ModuleType | None, *, named: bool) -> str:
+def _score_block(
+    protocol: str, members: list[RunData], runs: Sequence[RunData], drawing: ModuleType | None, *, named: bool, ranked: bool
+) -> str:
     heading = f"<h3>{protocol.capitalize()} protocol</h3>" if named else ""
-    board = "".join(_leaderboard(group, runs) for group in comparable_groups(members)) if len(runs) > 1 else ""
+    board = "".join(_leaderboard(group, runs) for group in comparable_groups(members)) if ranked and len(runs) > 1 else ""
     chart, labels, word = "", run_labels(members), words.turn_word(protocol)
     if drawing:
         frame = asr_frame(members, labels)
         if frame["asr"].drop_nulls().len():
-            palette = drawing.recoloured(drawing.PAGE_PALETTE, _places(runs, members))
+            palette = drawing.recoloured(drawing.PAGE_PALETTE, places_of(runs, members))
             title = "length of the dialogue (user turns)" if protocol == "scripted" else "position of the turn"
             chart = draw(
                 lambda: drawing.asr_by_turn(frame, palette, width=WIDE_PIXELS, turn_title=title),
@@ -138,7 +147,7 @@ def _leaderboard(members: Sequence[RunData], runs: Sequence[RunData]) -> str:
     columns += [Column("Missing", number=True), Column("Cost", number=True)]
     apart = {id(run): differences(members[0], run) for run in members}
     rows = []
-    for run, place in sorted(zip(members, _places(runs, members), strict=True), key=lambda entry: -_index_or_worst(entry[0])):
+    for run, place in sorted(zip(members, places_of(runs, members), strict=True), key=lambda entry: -_index_or_worst(entry[0])):
         label = of_runs[place] + (f" {MARK}" if apart[id(run)] else "")
         rows.append(_leader(run, label, place, turns=turns, differing=differing))
     shared = [f"{protocol.capitalize()} protocol, by Safety Index", f"ASR by {words.turn_word(protocol)}"]
@@ -242,7 +251,7 @@ def _failure_block(protocol: str, members: list[RunData], runs: Sequence[RunData
     heading = f"<h3>{protocol.capitalize()} protocol</h3>" if named else ""
     chart, word = "", words.turn_word(protocol)
     if drawing and frame["share"].drop_nulls().len():
-        palette = drawing.recoloured(drawing.PAGE_PALETTE, _places(runs, members))
+        palette = drawing.recoloured(drawing.PAGE_PALETTE, places_of(runs, members))
         chart = draw(
             lambda: drawing.first_failure(frame, palette, width=WIDE_PIXELS, turn_title=word),
             drawing,
@@ -261,7 +270,7 @@ def _share(row: Mapping[str, Any]) -> Cell:
     return Cell(f'{shown.shown} <small class="second">bounds {bounds}</small>', shown.key)
 
 
-def _places(runs: Sequence[RunData], members: Sequence[RunData]) -> list[int]:
+def places_of(runs: Sequence[RunData], members: Sequence[RunData]) -> list[int]:
     """Where the members stand among all runs: a run has the same colour in every chart, table and list."""
     return [next(place for place, run in enumerate(runs) if run is member) for member in members]
 
@@ -370,6 +379,7 @@ def _limiter_entries(accounts: object) -> Iterable[tuple[str, Mapping[str, Any]]
 
 def transcript_section(runs: Sequence[RunData], payload: Payload) -> str:
     run_filter = '<label>Run <select id="f-run"><option value="">all</option></select></label>' if len(runs) > 1 else ""
+    arms = ARMS_CONTROLS if len(runs) > 1 else ""
     selects = "".join(
         f'<label>{name} <select id="f-{key}"><option value="">all</option></select></label>'
         for key, name in (("scenario", "Scenario"), ("length", "Length"))
@@ -385,6 +395,7 @@ def transcript_section(runs: Sequence[RunData], payload: Payload) -> str:
         '<label>Outcome <select id="f-outcome"><option value="">all</option></select></label>'
         '<label>Kind <select id="f-kind"><option value="">all</option></select></label>'
         '<label class="check"><input type="checkbox" id="f-disagree"> judges disagree</label>'
+        f"{arms}"
         '<button type="reset">Reset</button></form>'
         '<output id="count" for="f-search" aria-live="polite">Unpacking the transcripts…</output>'
         '<div class="browser"><div class="list" id="list" role="listbox" tabindex="0" aria-label="Dialogues">'

@@ -60,9 +60,10 @@ def study_sentences(record: StudyRecord) -> Iterator[str]:
     yield from (f"Not ranked: {row.not_ranked}." for board in record.leaderboard for row in board.rows if row.not_ranked)
     if len(record.leaderboard) > 1:
         yield "Arms that do not compare (another judge, protocol, lengths or data) are ranked apart."
+    left_out = {arm.name for arm in record.arms if arm.state == "left out"}
     for effect in record.effects:
         named = {**effect.model_dump(exclude={"not_claimed"}), "moderator": effect.arm}
-        if effect.not_claimed:
+        if effect.not_claimed and effect.arm not in left_out:
             yield f"{effect.arm} against {effect.reference}: effect {effect.not_claimed}."
         yield from (f"{sentence}." for sentence in undecided_sentences({"moderators": [named]}))
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 from safemt_api.report.arms import measure_defence
@@ -300,3 +301,132 @@ def test_an_address_that_names_nothing_here_shows_everything(make_run: MakeRun, 
     total = opened.shown
     opened.page.goto(opened.page.url + "#run=nobody&scenario=<b>&id=nothing&length=x")
     opened.until(COUNT, total)
+
+
+def side_by_side(make_run: MakeRun, visit: Open, **settings: Any) -> Visit:
+    """Three runs of the same dialogues; the last one lacks the longest."""
+    folders = [make_run("weak", base=0.6, hostile=ATTACK, **settings), make_run("strong", base=0.0, step=0.0, seed=1, **settings)]
+    folders.append(make_run("short", seed=2, **{**settings, "lengths": (1, 2)}))
+    return visit(folders)
+
+
+def test_one_dialogue_stands_side_by_side_in_every_run(make_run: MakeRun, visit: Open) -> None:
+    page = side_by_side(make_run, visit, lengths=(1, 2, 4)).page
+    page.check("#f-arms")
+    assert page.inner_text("#count") == "36 dialogues in 3 runs"
+    assert page.locator("#detail .arms .arm").count() == 3
+    assert page.locator("#detail .message.user").count() == 1
+    assert page.locator("#detail .arm h4").all_inner_texts() == ["weak unsafe", *page.locator("#detail .arm h4").all_inner_texts()[1:]]
+    page.locator("#list").press("ArrowDown")
+    page.locator("#list").press("ArrowDown")
+    assert page.locator("#detail .arm").nth(2).inner_text().endswith("Not played in this run.")
+    assert "2 of 3 runs" in page.locator(".option[aria-selected=true]").inner_text()
+    page.get_by_text("The messages before").click()
+    assert page.locator("#detail .message.user").count() == 4
+
+
+def test_replies_side_by_side_stay_text_and_folded(make_run: MakeRun, visit: Open) -> None:
+    page = side_by_side(make_run, visit).page
+    page.check("#f-arms")
+    first = page.locator("#detail .arm").first
+    assert not first.locator(".words").first.is_visible()
+    page.get_by_text("Show every reply").click()
+    assert ATTACK in first.inner_text()
+    assert page.evaluate("window.hacked") is None
+    assert page.locator("#detail img[src=x]").count() == 0
+
+
+def test_only_dialogues_on_which_runs_differ(make_run: MakeRun, visit: Open) -> None:
+    opened = side_by_side(make_run, visit)
+    page = opened.page
+    assert not page.locator("#f-differ").is_visible()
+    page.check("#f-arms")
+    page.check("#f-differ")
+    shown = page.locator(".option").all_inner_texts()
+    assert shown
+    assert all("≠" in option for option in shown)
+    page.select_option("#f-run", "0")
+    page.select_option("#f-verdict", "unsafe")
+    for option in page.locator(".option").all():
+        option.click()
+        assert page.locator("#detail .arm h4").first.inner_text() == "weak unsafe"
+    page.click("#filters button[type=reset]")
+    opened.until("document.getElementById('f-differ').closest('label').hidden", wanted=True)
+
+
+def test_the_address_holds_the_view_of_all_runs(make_run: MakeRun, visit: Open, browser: Any) -> None:
+    page = side_by_side(make_run, visit).page
+    page.locator("#list").press("End")
+    title = page.inner_text("#detail h3")
+    page.get_by_text("This dialogue in every run").click()
+    assert page.inner_text("#detail h3") == title
+    assert page.url.endswith(f"#id={title}&turns=2&view=arms")
+    again = browser.new_page()
+    again.goto(page.url)
+    again.wait_for_selector("html[data-ready]", timeout=10_000)
+    assert again.inner_text("#detail h3") == title
+    assert again.locator("#detail .arm").count() == 3
+    assert again.url == page.url
+    again.get_by_text("One run at a time").click()
+    assert again.inner_text("#detail h3") == title
+    assert again.locator("#detail .arm").count() == 0
+    again.close()
+
+
+def test_side_by_side_by_keyboard_alone(make_run: MakeRun, visit: Open) -> None:
+    page = side_by_side(make_run, visit).page
+    page.focus("#list")
+    page.keyboard.press("ArrowDown")
+    title = page.inner_text("#detail h3")
+    page.keyboard.press("a")
+    assert page.is_checked("#f-arms")
+    assert page.inner_text("#detail h3") == title
+    page.keyboard.press("Enter")
+    for _ in range(4):  # two buttons, the messages before, the first run's reply
+        page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    assert page.locator("#detail .arm details[open]").count() == 1
+    page.keyboard.press("Escape")
+    page.keyboard.press("a")
+    assert not page.is_checked("#f-arms")
+    page.focus("#f-search")
+    page.keyboard.type("a")
+    assert not page.is_checked("#f-arms")
+
+
+def test_live_replies_of_all_runs_stand_below_each_message(make_run: MakeRun, visit: Open) -> None:
+    folders = [make_run(name, protocol="live", lengths=(4,), scenarios=("Fraud",), seed=seed) for seed, name in enumerate(("one", "two"))]
+    page = visit(folders).page
+    page.check("#f-arms")
+    turns = page.locator("#detail .arms").count()
+    assert page.locator("#detail .message.user").count() == turns > 1
+    assert not page.get_by_text("Was shown something else").count()
+    assert not page.locator("#detail details.earlier").is_visible()
+
+
+def test_a_run_that_was_shown_less_says_what(make_run: MakeRun, visit: Open) -> None:
+    whole, less = make_run("whole", lengths=(4,)), make_run("no-history", lengths=(4,))
+    frame = pl.read_parquet(less / "transcripts.parquet")
+    last = frame["messages"].map_elements(lambda text: json.dumps(json.loads(text)[-1:]), return_dtype=pl.String)
+    frame.with_columns(messages=last).write_parquet(less / "transcripts.parquet")
+    page = visit([less, whole]).page
+    assert page.locator("#detail .message.user .who").all_inner_texts() == ["User, message 4"]
+    assert page.locator("#detail .judged").count() == 1
+    page.check("#f-arms")
+    arms = page.locator("#detail .arm")
+    assert arms.count() == 2
+    assert arms.nth(0).get_by_text("Was shown something else").count() == 1
+    assert arms.nth(1).get_by_text("Was shown something else").count() == 0
+    assert page.locator("#detail .judged").count() == 2
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_side_by_side_is_readable_and_fits_a_phone(make_run: MakeRun, visit: Open, scheme: str) -> None:
+    page = visit(
+        [make_run("one", hostile="long" * 300), make_run("two", seed=3)], color_scheme=scheme, viewport={"width": 390, "height": 800}
+    ).page
+    page.check("#f-arms")
+    page.evaluate("for (const fold of document.querySelectorAll('details')) fold.open = true")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    found = page.evaluate((Path(__file__).parent / "contrasts.js").read_text(encoding="utf-8"))
+    assert sorted({(kind, name, round(ratio, 2)) for kind, name, ratio in found if ratio < (4.5 if kind == "text" else 3.0)}) == []

@@ -32,7 +32,7 @@ def shown(what: RenderableType, width: int = 80) -> str:
 
 @pytest.fixture
 def record(make_run: MakeRun) -> StudyRecord:
-    for name, base in (("gpt-6-luna", 0.5), ("gpt-6-luna+policy-openai-gpt-6-luna", 0.1), ("broken", 0.3)):
+    for name, base in (("gpt-6-luna", 0.5), ("gpt-6-luna+policy-openai-gpt-6-luna", 0.1), ("broken", 0.3), ("guarded", 0.2)):
         made = make_run(f"paper/{name}", base=base, step=0.05, seed=4, ids_each=12)
         change(made / "run.json", settings={"max_failures": 0.5 if name != "broken" else 0.001})
     arms = (
@@ -40,6 +40,7 @@ def record(make_run: MakeRun) -> StudyRecord:
         Arm("gpt-6-luna+policy-openai-gpt-6-luna", {}, "gpt-6-luna"),
         Arm("broken", {}, "gpt-6-luna"),
         Arm("gone", {}, "gpt-6-luna"),
+        Arm("guarded", {}, "gone"),
     )
     states = {"gone": ArmState("left out", "vendor: the account is \x1b[31mclosed")}
     return measure_study(made.parent, Study("paper", arms, max_usd=5.0), states, planned_ids=44, resamples=300)
@@ -70,12 +71,13 @@ def test_every_line_fits_eighty_columns(record: StudyRecord) -> None:
 
 def test_what_is_not_there_has_one_sentence_each(record: StudyRecord) -> None:
     said = " ".join(shown(study_report(record), width=400).split())
-    assert "4 arms, 44 of 44 planned ids in all of them" in said
+    assert "5 arms, 44 of 44 planned ids in all of them" in said
     assert "of at most $5.00 spent" in said
     assert "Left out: gone (vendor: the account is" in said
     assert "\x1b" not in said
     assert "broken against gpt-6-luna: effect not claimed:" in said
-    assert "gone against gpt-6-luna: effect not claimed: gone is left out." in said
+    assert "guarded against gone: effect not claimed: gone is left out." in said
+    assert "gone against" not in said.replace("against gone", "")
     assert "dialogues of broken failed, lack a verdict or went without their moderator, more than --max-failures 0.001 allows." in said
 
 
