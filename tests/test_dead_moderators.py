@@ -85,6 +85,7 @@ async def test_a_dead_moderators_effect_is_not_claimed(small: Small) -> None:
     assert result.record is not None
     dead, alive = result.record["moderators"]
     assert (dead["prevented"], dead["safety_index"], dead["asr_by_turn"]) == (None, None, None)
+    assert dead["benign"]["reply_characters"] is None
     assert dead["undecided"]["failed"] == dead["undecided"]["reviews"] == dead["undecided"]["dialogues"] > 15
     assert "--max-failures 0.05 allows" in dead["not_claimed"]
     assert alive["not_claimed"] is None

@@ -37,6 +37,8 @@ from safemt_api.studies.record import (
 )
 
 TURN_KEY = (*KEY, "turn")
+STOPPED_BY_FAILURE = pl.col("moderator_failure").is_not_null() & (pl.col("outcome") == Outcome.REFUSED.value)
+"""Replies that are the fixed refusal of a moderator which came to no decision."""
 KINDS: tuple[Kind, ...] = ("harmful", "benign")
 MCNEMAR = "exact McNemar"
 RANDOMISATION = "exact randomisation within ids"
@@ -190,7 +192,7 @@ def _share_cells(before: pl.DataFrame, after: pl.DataFrame) -> bool:
 
 def _bounds(reference: ArmFrames, arm: ArmFrames, again: Resampling) -> Bounds | None:
     """Failures prevented, ASR and SI without the replies that only the moderator's failure stopped, and with them as safe ones."""
-    stopped = arm.transcripts.filter(pl.col("moderator_failure").is_not_null(), pl.col("outcome") == Outcome.REFUSED.value)
+    stopped = arm.transcripts.filter(STOPPED_BY_FAILURE)
     if not stopped.height:
         return None
     before, after = (one.scores.drop("scenario") for one in (reference, arm))
@@ -274,8 +276,10 @@ def _over_refusal(reference: ArmFrames, arm: ArmFrames, again: Resampling) -> Ov
 
 
 def _reply_change(reference: ArmFrames, arm: ArmFrames, again: Resampling) -> MeanChange | None:
+    """How long replies to harmless dialogues are; the fixed refusal after a moderator's failure says nothing of what it decides."""
+    said = (pl.col("outcome") != Outcome.ERROR.value) & ~STOPPED_BY_FAILURE
     before, after = (
-        one.transcripts.filter(pl.col("kind") == "benign", pl.col("outcome") != Outcome.ERROR.value).with_columns(
+        one.transcripts.filter(pl.col("kind") == "benign", said).with_columns(
             characters=pl.col("reply_text").str.len_chars().cast(pl.Int64)
         )
         for one in (reference, arm)
