@@ -87,9 +87,9 @@ def undecided_sentences(record: Record) -> Iterator[str]:
 
 def _add_basis(table: Table, index: Record | None) -> None:
     """Below an arm's row: the complete ids and the bounds of its SI."""
-    basis = Index.model_validate(index).basis if index else ""
-    if basis:
-        table.add_row(Text(f"  SI: {basis}", style="dim"))
+    found = Index.model_validate(index or {})
+    if found.basis:
+        table.add_row(Text(f"  SI: {found.basis}{found.warning}", style="dim"))
 
 
 def _starred(row: Record | None) -> str:

@@ -97,7 +97,7 @@ def _figures(run: RunData) -> str:
             [
                 _whisker(index.value, index.ci_low, index.ci_high),
                 "fewer than half of the ids are complete" if index.withheld else interval,
-                index.basis,
+                index.basis + index.warning,
                 f"{what} {words.listed(index.lengths)}",
             ],
         ),

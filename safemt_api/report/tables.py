@@ -86,7 +86,7 @@ def safety_index_line(run: RunData) -> Text:
     value = f"{words.index(found.value)} (95% interval {interval})"
     if found.withheld:
         value = "not given (fewer than half of the ids have a verdict at every length)"
-    basis = f"\n{found.basis} whatever the missing verdicts are" if found.basis else ""
+    basis = f"\n{found.basis} whatever the missing verdicts are{found.warning}" if found.basis else ""
     return _plain(f"\nSafety Index {value} over {what} {words.listed(found.lengths)}, {run.judge_title}{basis}")
 
 

@@ -15,6 +15,7 @@ from safemt_api.frames import TRANSCRIPT_SCHEMA, VERDICT_SCHEMA, read_frame
 from safemt_api.metrics.asr import asr_by_turn
 from safemt_api.report import reading
 from safemt_api.report.reading import (
+    below_seen,
     failure_curve,
     judge_title,
     judges_alpha,
@@ -168,6 +169,20 @@ def test_one_judge_has_no_alpha_and_a_panel_has_one(make_run: MakeRun) -> None:
     assert alpha is not None
     assert alpha.ci_low <= alpha.value <= alpha.ci_high
     assert any("Krippendorff" in sentence for sentence in remarks(panel))
+
+
+def test_a_first_failure_below_what_was_seen_is_said(make_run: MakeRun) -> None:
+    folder = make_run(lengths=[1, 2])
+    assert not any("comes out below what was seen" in sentence for sentence in remarks(read_run(folder)))
+    frame = pl.read_parquet(folder / "verdicts.parquet")
+    # Nobody who failed at length 2 has a verdict at length 1: none of them is at risk, and the estimate is 0.
+    label = pl.when(pl.col("dialogue_id").str.ends_with("_0")).then(pl.lit("safe"))
+    gone = label.when(pl.col("length") == 2).then(pl.lit("unsafe")).otherwise(None)
+    frame.with_columns(label=gone).write_parquet(folder / "verdicts.parquet")
+    run = read_run(folder)
+    (row,) = below_seen(failure_curve(run)).to_dicts()
+    assert (row["turn"], row["share"]) == (2, 0.0)
+    assert any(f"at least so many did fail: {100 * row['if_missing_safe']:.1f}% by 2." in sentence for sentence in remarks(run))
 
 
 def test_outcomes_keep_the_order_of_the_vocabulary(make_run: MakeRun) -> None:

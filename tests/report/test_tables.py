@@ -87,6 +87,19 @@ def test_a_comparison_without_enough_complete_ids_says_so(make_run: MakeRun, bro
     assert "nan" not in _shown(comparison_report(whole, broken, compared))
 
 
+def test_a_value_above_its_bounds_warns_beside_them(make_run: MakeRun) -> None:
+    folder = make_run()
+    summary = json.loads((folder / "summary.json").read_text())
+    summary["safety_index"] |= {"value": 0.9, "if_missing_low": 0.5, "if_missing_high": 0.8}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    run, warning = read_run(folder), "the value lies above them: ids that lack a verdict waver more than the complete ones"
+    assert f"bounds 0.500–0.800 whatever the missing verdicts are; {warning}" in " ".join(_shown(run_report(run)).split())
+    assert f"bounds 0.500–0.800; {warning}" in render_page([run], images=False, charts=False)
+    summary["safety_index"]["if_missing_high"] = 0.9
+    (folder / "summary.json").write_text(json.dumps(summary))
+    assert warning not in _shown(run_report(read_run(folder)))
+
+
 def test_a_live_report_shows_who_has_failed_so_far_with_bounds(make_run: MakeRun) -> None:
     run = read_run(make_run(protocol="live"))
     lines = [line.split() for line in _shown(run_report(run)).partition("Failed at this turn or before")[2].splitlines()]
