@@ -35,13 +35,14 @@ from safemt_api.runs.execution import (
 from safemt_api.runs.lock import playing
 from safemt_api.runs.manifest import read_manifest
 from safemt_api.runs.opening import open_shared
+from safemt_api.runs.overview import STUDY_FILE
 from safemt_api.runs.planning import Plan, choose_data
 from safemt_api.runs.watching import handlers_kept, work_watched
 from safemt_api.simulator.settings import SimulatorSettings
 from safemt_api.store.books import entered
 from safemt_api.store.turns import STORE_FILE, TurnStore, open_store
 from safemt_api.studies.arms import Arm, Study
-from safemt_api.studies.record import STUDY_FILE, ArmRecord, ArmState, StudyRecord, read_study
+from safemt_api.studies.record import ArmRecord, ArmState, StudyRecord, read_study
 
 Opening = Callable[[Mapping[str, Plan]], None]
 StudyWatcher = Callable[["StudyExecution"], Coroutine[Any, Any, None]]

@@ -21,9 +21,9 @@ from safemt_api.report import words
 from safemt_api.report.study_tables import study_report
 from safemt_api.runs.estimating import Estimate, estimate
 from safemt_api.runs.execution import EXIT_BUDGET, EXIT_DONE, EXIT_FAILURES, EXIT_INTERRUPTED, RunStatistics
+from safemt_api.runs.overview import STUDY_FILE
 from safemt_api.runs.planning import Plan
 from safemt_api.studies.arms import Study
-from safemt_api.studies.record import STUDY_FILE
 from safemt_api.study import StudyExecution, StudyResult, open_study, play_study
 
 ASK_ABOVE_USD = 5.0

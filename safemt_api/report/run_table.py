@@ -36,7 +36,8 @@ def run_table(found: Sequence[RunOverview], results: Path) -> RenderableType:
         done = words.NOTHING if one.planned is None else f"{_share_done(one)} of {one.planned:,}"
         age = words.NOTHING if one.age_seconds is None else brief_age(one.age_seconds)
         spent = words.NOTHING if one.spent_usd is None else words.dollars(one.spent_usd)
-        table.add_row(one.run, _state(one), done, words.count(one.missing), words.percent(one.asr), spent, age)
+        name = one.run if one.arms is None else f"{one.run} ({one.arms} arms)"
+        table.add_row(name, _state(one), done, words.count(one.missing), words.percent(one.asr), spent, age)
     return table
 
 

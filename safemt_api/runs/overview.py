@@ -1,4 +1,4 @@
-"""What stands in a results folder: every run with its state, read from disk alone, so that a killed run shows as well as a finished one.
+"""What stands in a results folder: every run and study with its state, read from disk alone, so that a killed one shows too.
 
 Imports polars where a run has not ended; no lock is taken for longer than a look.
 """
@@ -6,7 +6,8 @@ Imports polars where a run has not ended; no lock is taken for longer than a loo
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -20,6 +21,9 @@ from safemt_api.runs.manifest import MANIFEST_FILE, read_manifest
 DEEPEST = 3
 """Folders below the results folder in which runs are looked for; a study's runs stand one below their study."""
 
+STUDY_FILE = "study.json"
+"""What a study found (``studies.record``); a folder that holds one holds the runs of its arms."""
+
 State = Literal["running", "finished", "interrupted", "killed", "out of money", "stopped", "damaged"]
 ENDED: Mapping[str, State] = {
     "complete": "finished",
@@ -30,8 +34,9 @@ ENDED: Mapping[str, State] = {
 
 
 class RunOverview(NamedTuple):
-    """One run. Counts and ``asr`` (all lengths together, in [0, 1]) are of what is on disk now; ``None`` where it is not known.
+    """One run, or a study with all of its arms together (``arms`` says how many; each stands as a run of its own beside it).
 
+    Counts and ``asr`` (all lengths together, in [0, 1]; of runs alone) are of what is on disk now; ``None`` where it is not known.
     ``problem`` says why a run is ``damaged``; ``player`` which process plays it; ``age_seconds`` how long ago it was last played.
     """
 
@@ -53,12 +58,48 @@ class RunOverview(NamedTuple):
     started_utc: str | None = None
     age_seconds: float | None = None
     problem: str | None = None
+    arms: int | None = None
 
 
 def overview(results: Path) -> list[RunOverview]:
-    """Every run below a results folder, the latest played first."""
-    found = [run_overview(folder, results) for folder in _run_folders(results, DEEPEST)]
-    return sorted(found, key=lambda one: (one.age_seconds is None, one.age_seconds, one.run))
+    """Every run and study below a results folder, the latest played first; a study stands above its arms."""
+    runs = [run_overview(folder, results) for folder in _run_folders(results, DEEPEST)]
+    studies = sorted(file.parent for file in results.glob(f"*/{STUDY_FILE}") if not file.parent.is_symlink())
+    members = {folder: [one for one in runs if one.run.startswith(f"{folder.name}/")] for folder in studies}
+    found = [*runs, *(study_overview(folder, arms) for folder, arms in members.items())]
+    latest = {one.run.partition("/")[0]: math.inf for one in found}
+    for one in found:
+        if one.age_seconds is not None:
+            latest[one.run.partition("/")[0]] = min(latest[one.run.partition("/")[0]], one.age_seconds)
+    return sorted(found, key=lambda one: (latest[one.run.partition("/")[0]], one.run))
+
+
+def study_overview(folder: Path, arms: Sequence[RunOverview]) -> RunOverview:
+    """A study: its arms together. It is killed where nobody plays it and an arm neither ended nor was left out."""
+    player = player_of(folder)
+    states = {arm.state for arm in arms}
+    order: tuple[State, ...] = ("killed", "interrupted", "out of money", "stopped", "damaged")
+    state: State = "running" if player is not None else next((one for one in order if one in states), "finished" if arms else "killed")
+    return RunOverview(
+        folder.name,
+        str(folder),
+        state,
+        planned=_sum(arm.planned for arm in arms),
+        finished=_sum(arm.finished for arm in arms),
+        failed=_sum(arm.failed for arm in arms),
+        missing=_sum(arm.missing for arm in arms),
+        spent_usd=_sum(arm.spent_usd for arm in arms),
+        ceiling_usd=next((arm.ceiling_usd for arm in arms), None),
+        player=None if player is None else str(player),
+        age_seconds=min((arm.age_seconds for arm in arms if arm.age_seconds is not None), default=_age_seconds(folder)),
+        arms=len(arms),
+    )
+
+
+def _sum(values: Iterable[Any]) -> Any:
+    """The sum of what is known; ``None`` where nothing is."""
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
 
 
 def _run_folders(folder: Path, depth: int) -> Iterator[Path]:

@@ -18,8 +18,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from safemt_api.errors import StoreError
 from safemt_api.messages import Protocol
 from safemt_api.runs.manifest import write_json
+from safemt_api.runs.overview import STUDY_FILE
 
-STUDY_FILE = "study.json"
 STUDY_SCHEMA = 1
 AGAIN = "run the same study again to have it written anew"
 

@@ -20,7 +20,7 @@ def test_a_sweep_plays_prints_and_goes_on(cli: Cli) -> None:
     again = cli(*words, "--json")
     record = json.loads(again.out)
     assert (record["study"], record["status"], [arm["name"] for arm in record["arms"]]) == ("s", "complete", ["sim-safe", "sim-brittle"])
-    assert {one["run"] for one in json.loads(cli("runs", "--json").out)} == {"s/sim-safe", "s/sim-brittle"}
+    assert [one["run"] for one in json.loads(cli("runs", "--json").out)] == ["s", "s/sim-brittle", "s/sim-safe"]
 
 
 def test_a_study_is_kept_as_a_file_and_played_from_it(cli: Cli) -> None:

@@ -70,7 +70,21 @@ def test_a_run_with_a_player_is_running_and_a_run_without_end_was_killed(make: M
     assert "process" in found.player
 
 
-def test_runs_of_a_study_show_with_their_study(make: MakeRun, tmp_path: Path) -> None:
+def test_a_study_stands_above_its_arms_with_their_sums(make: MakeRun, tmp_path: Path) -> None:
+    make("s/a", summary={})
+    make("s/b", summary={"status": "budget_exhausted"})
+    make("other", summary={})
+    (tmp_path / "s" / "study.json").write_text("{}")
+    found = {one.run: one for one in overview(tmp_path)}
+    study = found["s"]
+    assert (study.arms, study.state, study.planned, study.finished, study.missing, study.spent_usd) == (2, "out of money", 8, 6, 2, 1.0)
+    names = list(found)
+    assert names[names.index("s") :][:3] == ["s", "s/a", "s/b"]
+    with playing(tmp_path / "s", "s"):
+        assert next(one.state for one in overview(tmp_path) if one.run == "s") == "running"
+
+
+def test_runs_of_a_folder_show_under_its_name(make: MakeRun, tmp_path: Path) -> None:
     make("study/arm", summary={})
     make(".hidden", summary={})
     (tmp_path / "link").symlink_to(tmp_path / "study")
