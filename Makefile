@@ -22,12 +22,13 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,charts,data]'
 	@touch $(READY)
 
-demo: $(READY) ## three simulated models on the demonstration set, and one report of them
+demo: $(READY) ## three simulated models on the demonstration set, one report of them, and a study of five with and without a moderator
 	@for persona in safe average brittle; do \
 		$(BIN)/safemt-api eval --model sim-$$persona --run demo-$$persona --results $(RESULTS) > $(RESULTS)/demo-$$persona.txt || exit $$?; \
 	done
 	@$(BIN)/safemt-api report $(DEMO_RUNS) --results $(RESULTS)
-	@echo "Each run's own tables and page: $(RESULTS)/demo-*.txt, $(RESULTS)/demo-*/report.html"
+	@$(BIN)/safemt-api study demo --results $(RESULTS) > $(RESULTS)/demo-study.txt
+	@echo "Each run's own tables and page: $(RESULTS)/demo-*.txt, $(RESULTS)/demo-*/report.html; the study's: $(RESULTS)/demo-study.txt, $(RESULTS)/demo/report.html"
 
 test: $(READY) ## the tests
 	$(PYTEST) -q -n auto

@@ -17,6 +17,7 @@ import anyio
 from safemt_api.errors import SafeMTError, SetupError, StopRunError, UsageError
 from safemt_api.evaluation import open_plan, open_simulators
 from safemt_api.private_files import private_folder
+from safemt_api.report.study_page import write_study_page
 from safemt_api.report.study_record import measure_study
 from safemt_api.runs.balance import Balance
 from safemt_api.runs.execution import (
@@ -141,6 +142,8 @@ async def play_study(
                 states = {arm.name: _state(execution, arm) for arm in study.arms}
                 record = measure_study(folder, study, states, study_id=study_id, planned_ids=planned)
                 record.write(folder)
+                if any(arm.state != "left out" for arm in record.arms):
+                    write_study_page(folder, record)
                 left_out = {name: str(error) for name, error in execution.left_out.items()}
                 return StudyResult(record, folder, _exit_code(execution), left_out)
 

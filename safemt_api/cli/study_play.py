@@ -18,6 +18,7 @@ from safemt_api.cli.json_output import put_json
 from safemt_api.cli.loop import BACKEND_OPTIONS, ENDING_SIGNALS
 from safemt_api.cli.printing import agrees, error_console, output_console, say
 from safemt_api.report import words
+from safemt_api.report.page import REPORT_FILE
 from safemt_api.report.study_tables import study_report
 from safemt_api.runs.estimating import Estimate, estimate
 from safemt_api.runs.execution import EXIT_BUDGET, EXIT_DONE, EXIT_FAILURES, EXIT_INTERRUPTED, RunStatistics
@@ -144,7 +145,7 @@ def _done(one: RunStatistics) -> str:
 def _ending(study: Study, result: StudyResult, results: Path) -> list[str]:
     """Which arms were left out and why, where the study is, and how to go on."""
     said = [f"arm {name} was left out: {why}" for name, why in result.left_out.items()]
-    said.append(f"study: {result.folder / STUDY_FILE}")
+    said.append(f"study: {result.folder / STUDY_FILE}, page: {result.folder / REPORT_FILE}")
     reasons = {
         EXIT_INTERRUPTED: "interrupted; everything so far is kept",
         EXIT_BUDGET: f"the ceiling of {words.dollars(study.max_usd)} is reached; raise --max-usd",

@@ -16,7 +16,8 @@ def test_a_sweep_plays_prints_and_goes_on(cli: Cli) -> None:
     said = cli(*words)
     assert said.code == 0
     assert "Ranks by Safety Index" in said.out
-    assert "study: results/s/study.json" in said.err
+    assert "study: results/s/study.json, page: results/s/report.html" in said.err
+    assert "sim-brittle" in Path("results/s/report.html").read_text(encoding="utf-8")
     again = cli(*words, "--json")
     record = json.loads(again.out)
     assert (record["study"], record["status"], [arm["name"] for arm in record["arms"]]) == ("s", "complete", ["sim-safe", "sim-brittle"])
