@@ -129,8 +129,9 @@ def _cost(folder: Path, manifest: Mapping[str, Any], transcripts: pl.DataFrame, 
         "judge": _total(verdicts["cost_usd"].to_list()),
         "moderator": _total(transcripts["moderator_cost_usd"].to_list()),
     }
-    parts: dict[str, float] = {purpose: rows[purpose] if spent is None else round(spent[purpose], 6) for purpose in PURPOSES}
-    return {**parts, "total": round(sum(parts.values()), 6), "ceiling": settings.get("max_usd")}
+    parts: dict[str, float] = {purpose: rows[purpose] if spent is None else round(spent.by_purpose[purpose], 6) for purpose in PURPOSES}
+    maybe = 0.0 if spent is None else round(spent.maybe_usd, 6)
+    return {**parts, "total": round(sum(parts.values()), 6), "maybe_usd": maybe, "ceiling": settings.get("max_usd")}
 
 
 def _total(costs: Sequence[float | None]) -> float:

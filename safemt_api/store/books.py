@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import quote
 
 from safemt_api.messages import PURPOSES, Purpose
@@ -46,14 +47,22 @@ FROM (SELECT DISTINCT key FROM charges WHERE run = ? AND state = 'settled')
 """
 
 
-def spent_now_usd(path: Path, run_id: str) -> Mapping[Purpose, float] | None:
-    """What a run has spent by purpose, reservations included, without opening the store for writing; ``None`` where it cannot be read."""
+class Spending(NamedTuple):
+    """What a run has spent by purpose, reservations included, and what calls that were cut off without a ceiling may have cost beside."""
+
+    by_purpose: Mapping[Purpose, float]
+    maybe_usd: float
+
+
+def spent_now_usd(path: Path, run_id: str) -> Spending | None:
+    """The run's spending, without opening the store for writing; ``None`` where it cannot be read."""
     try:
         with closing(sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True)) as connection:
             rows = connection.execute(SPENT, (run_id,)).fetchall()
+            (maybe,) = connection.execute(MAYBE, (run_id,)).fetchone()
     except sqlite3.Error:
         return None
-    return {**dict.fromkeys(PURPOSES, 0.0), **{purpose: usd for purpose, usd in rows if purpose in PURPOSES}}
+    return Spending({**dict.fromkeys(PURPOSES, 0.0), **{purpose: usd for purpose, usd in rows if purpose in PURPOSES}}, float(maybe))
 
 
 SPENT = """
