@@ -203,6 +203,7 @@ class TransientError(CallError):
 
     Attributes:
         retry_after_seconds: The wait the vendor asks for, if it named one.
+        unbelievable_wait: What it named instead, where that can be no wait (years, less than nothing, no number).
     """
 
     def __init__(
@@ -213,8 +214,9 @@ class TransientError(CallError):
         code: str | None = None,
         maybe_billed: bool = False,
         retry_after_seconds: float | None = None,
+        unbelievable_wait: str | None = None,
     ) -> None:
-        self.retry_after_seconds = retry_after_seconds
+        self.retry_after_seconds, self.unbelievable_wait = retry_after_seconds, unbelievable_wait
         super().__init__(message, status=status, code=code, maybe_billed=maybe_billed)
 
 

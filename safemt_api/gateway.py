@@ -456,6 +456,8 @@ def _fitted(message: Message, receiver: Purpose, rules: ImageRules) -> Message:
 
 
 def _teach(slot: Slot, error: TransientError) -> None:
+    if error.unbelievable_wait is not None:
+        slot.disbelieve("Retry-After", f"the wait asked for ({error.unbelievable_wait})")
     if isinstance(error, RateLimitedError):
         slot.rate_limited(error.retry_after_seconds)
     elif isinstance(error, ServerError) and error.status in OVERLOADED_STATUSES:

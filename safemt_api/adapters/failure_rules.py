@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from safemt_api.adapters.failures import MAX_VENDOR_CHARACTERS, Failure
-from safemt_api.adapters.headers import retry_after_seconds
+from safemt_api.adapters.headers import retry_after_seconds, unbelievable_wait
 from safemt_api.adapters.reading import mapping, names, one_line, sequence, words
 from safemt_api.adapters.usage import count
 from safemt_api.errors import (
@@ -61,11 +61,21 @@ class Case:
 
     @property
     def wait_seconds(self) -> float | None:
+        return retry_after_seconds(self.failure.headers, self._body, now_utc=datetime.now(UTC))
+
+    @property
+    def unbelievable_wait(self) -> str | None:
+        """What the vendor asked for instead of a wait, shown safely."""
+        written = unbelievable_wait(self.failure.headers, self._body, now_utc=datetime.now(UTC))
+        return None if written is None else one_line(_hide_keys(written), MAX_WAIT_CHARACTERS)
+
+    @property
+    def _body(self) -> object:
         body = self.failure.body.value
-        first = next(iter(body), None) if isinstance(body, list) else body
-        return retry_after_seconds(self.failure.headers, first, now_utc=datetime.now(UTC))
+        return next(iter(body), None) if isinstance(body, list) else body
 
 
+MAX_WAIT_CHARACTERS = 40
 _KEYLIKE = re.compile(r"\S*\*{3,}\S*|\b(?:sk|pk|gsk|xai|tgp|csk|AIza)[-_]?[A-Za-z0-9_-]{12,}")
 _CHANGING = re.compile(
     r"\b(?:req|gen|chatcmpl|msg|cmpl)[-_][A-Za-z0-9_-]+|\b[0-9a-fA-F]{8}-[0-9a-fA-F-]{27}\b|\b(?=\w*\d)[0-9a-fA-F]{12,}\b|\b\d{6,}\b"
@@ -208,6 +218,7 @@ def _make_pace(case: Case) -> SafeMTError:
         status=case.failure.status or 429,
         code=case.code,
         retry_after_seconds=wait_seconds,
+        unbelievable_wait=case.unbelievable_wait,
     )
 
 
@@ -224,6 +235,7 @@ def _make_server(case: Case) -> SafeMTError:
         code=case.code,
         maybe_billed=status in _MAYBE_BILLED,
         retry_after_seconds=case.wait_seconds,
+        unbelievable_wait=case.unbelievable_wait,
     )
 
 

@@ -103,11 +103,25 @@ def retry_after_seconds(headers: Mapping[str, str], body: object = None, *, now_
     return empty if empty is not None else _wait_in_message(body, now_utc)
 
 
+def unbelievable_wait(headers: Mapping[str, str], body: object = None, *, now_utc: datetime) -> str | None:
+    """The wait asked for as the vendor wrote it, where that makes no sense (no number, below zero, years) and nothing else names one."""
+    if retry_after_seconds(headers, body, now_utc=now_utc) is not None:
+        return None
+    names = _lower(headers)
+    return next(
+        (text.strip() for text in (names.get("retry-after", ""), names.get("retry-after-ms", ""), _retry_delay(body)) if text.strip()), None
+    )
+
+
 def _retry_info(body: object, now_utc: datetime) -> float | None:
+    return parse_duration(_retry_delay(body), now_utc=now_utc)
+
+
+def _retry_delay(body: object) -> str:
     for detail in sequence(mapping(mapping(body).get("error")).get("details")):
         if words(mapping(detail).get("@type")).endswith("RetryInfo"):
-            return parse_duration(words(detail.get("retryDelay")), now_utc=now_utc)
-    return None
+            return words(mapping(detail).get("retryDelay"))
+    return ""
 
 
 def _empty_quota_reset(names: Mapping[str, str], now_utc: datetime) -> float | None:

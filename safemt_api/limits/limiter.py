@@ -24,6 +24,9 @@ LONGEST_HOLD_SECONDS = 10.0
 ADMITTED_KEPT = 1000
 LONGEST_PACED_WINDOW_SECONDS = 600.0
 
+NOT_BELIEVED = "is not believed"
+"""How an entry of the history ends that tells of a vendor's word not acted on; the report looks for it."""
+
 MOVES: Mapping[Move, str] = {"wall": "429", "slower": "pace after 429s", "chance": "429s by chance"}
 
 
@@ -90,6 +93,10 @@ class Slot:
         """The vendor said that it is overloaded (503, 529): fewer at once, same pace."""
         self._limiter._overloaded()
 
+    def disbelieve(self, kind: str, what: str) -> None:
+        """The vendor said something that makes no sense: not acted on, and said once for each ``kind``."""
+        self._limiter._disbelieve(kind, what)
+
     def close(self) -> None:
         """The call is over; without a word on it, it told nothing of the pace."""
         if not self._settled:
@@ -124,7 +131,7 @@ class Limiter:
         self._started: float | None = None
         self._admitted: deque[float] = deque(maxlen=ADMITTED_KEPT)
         self._head_since: float | None = None
-        self._said: set[str] = set()
+        self._disbelieved: set[str] = set()
         self.history: list[Change] = []
 
     def expect(self, *, requests_per_minute: float | None = None, tokens_per_minute: float | None = None) -> None:
@@ -214,7 +221,9 @@ class Limiter:
         if hint.window_seconds > LONGEST_PACED_WINDOW_SECONDS:
             return  # a day's quota is there to be used now, not to be spread over the day
         if kind == "tokens" and hint.limit is not None and hint.limit < (tokens or 0):
-            self._forget_quota(kind, f"a tokens quota of {hint.limit} that this very answer exceeds is not believed")
+            if kind not in self._fixed:
+                self._quotas.pop(kind, None)
+            self._disbelieve(kind, f"a tokens quota of {hint.limit} that this very answer exceeds")
             return
         # Input and output quotas of one vendor are stricter than their sum; only the joint kinds are paced, the rest through 429s.
         if hint.kind in ("requests", "tokens") and kind not in self._fixed and hint.limit is not None and hint.limit > 0:
@@ -239,12 +248,10 @@ class Limiter:
         if kind == "requests":
             self._rate.quota_per_second = self._quotas[kind].per_second
 
-    def _forget_quota(self, kind: str, why: str) -> None:
-        if kind not in self._fixed:
-            self._quotas.pop(kind, None)
-        if why not in self._said:
-            self._said.add(why)
-            self._note(why)
+    def _disbelieve(self, kind: str, what: str) -> None:
+        if kind not in self._disbelieved:
+            self._disbelieved.add(kind)
+            self._note(f"{what} {NOT_BELIEVED}")
 
     def _rate_limited(self, sent: Sent, retry_after_seconds: float | None) -> None:
         now = anyio.current_time()

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from safemt_api.errors import NothingPlayedError, StoreError
 from safemt_api.frames import ADDED_COLUMNS, FRAME_SCHEMA_VERSION, TRANSCRIPT_SCHEMA, VERDICT_SCHEMA, read_frame
+from safemt_api.limits.limiter import NOT_BELIEVED
 from safemt_api.messages import Kind, Outcome, Protocol
 from safemt_api.metrics.agreement import krippendorff_alpha
 from safemt_api.metrics.asr import asr_by_scenario, live_asr_by_turn
@@ -450,7 +451,8 @@ def remarks(run: RunData) -> list[str]:
     """Sentences that belong beside the scores.
 
     How far an unfinished run is, how often the moderator failed, a first failure below what was seen, a spot check's end, the trend with
-    length (scripted), several judges' agreement, a model that changed under its name, damaged replies.
+    length (scripted), several judges' agreement, a model that changed under its name, damaged replies, what a vendor said of its limits
+    that was not believed.
     """
     spot = [] if run.summary.stopping is None else [stopping_sentence(run.summary.stopping)]
     trend = [trend_with_length(score_frame(run.verdicts)).sentence] if run.summary.protocol == "scripted" else []
@@ -463,6 +465,7 @@ def remarks(run: RunData) -> list[str]:
         *_agreement_said(run),
         *_change_said(run.summary.served_models),
         *_damage_said(run.summary.calls.damaged),
+        *_disbelief_said(run.manifest),
     ]
 
 
@@ -509,6 +512,15 @@ def _change_said(served: Mapping[str, int]) -> Iterator[str]:
     if len(served) > 1:
         counts = ", ".join(f"{name} ({words.count(number)} replies)" for name, number in sorted(served.items(), key=lambda one: -one[1]))
         yield f"The model changed during the run: {counts} answered under one name. The scores mix them."
+
+
+def _disbelief_said(manifest: Mapping[str, Any]) -> Iterator[str]:
+    limits = manifest.get("limits")
+    for account, history in (limits if isinstance(limits, Mapping) else {}).items():
+        for entry in history if isinstance(history, list) else ():
+            cause = str(entry.get("cause")) if isinstance(entry, Mapping) else ""
+            if cause.endswith(NOT_BELIEVED):
+                yield f"{words.printable(str(account), limit=60)}: {words.printable(cause)}."
 
 
 def _damage_said(damaged: int) -> Iterator[str]:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from safemt_api.adapters.base import QuotaHint
-from safemt_api.adapters.headers import MAX_WAIT_SECONDS, parse_duration, quota_hints, retry_after_seconds
+from safemt_api.adapters.headers import MAX_WAIT_SECONDS, parse_duration, quota_hints, retry_after_seconds, unbelievable_wait
 
 NOW = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
 
@@ -58,6 +58,20 @@ def test_waits_are_taken_in_order_of_precision() -> None:
     assert retry_after_seconds(headers, None, now_utc=NOW) == 9.0
     assert retry_after_seconds({}, {"error": {"message": "Please try again in 7m12s. Visit"}}, now_utc=NOW) == 432.0
     assert retry_after_seconds({}, None, now_utc=NOW) is None
+
+
+@pytest.mark.parametrize("wait", ["999999999", "-5", "nan", "soon"])
+def test_a_wait_that_can_be_none_is_told_as_it_was_written(wait: str) -> None:
+    detail = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": wait}
+    assert unbelievable_wait({"Retry-After": wait}, None, now_utc=NOW) == wait
+    assert unbelievable_wait({"retry-after-ms": wait}, None, now_utc=NOW) == wait
+    assert unbelievable_wait({}, {"error": {"details": [detail]}}, now_utc=NOW) == wait
+    # Something else names a wait that is held: nothing to say.
+    assert unbelievable_wait({"retry-after": wait, "retry-after-ms": "1500"}, None, now_utc=NOW) is None
+
+
+def test_where_no_wait_is_asked_for_nothing_is_disbelieved() -> None:
+    assert unbelievable_wait({"retry-after": " "}, {"error": "no object"}, now_utc=NOW) is None
 
 
 def test_a_quota_that_is_not_empty_asks_for_no_wait() -> None:
