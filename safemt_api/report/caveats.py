@@ -1,10 +1,12 @@
-"""What a reader must know of a run's judge and model before trusting its scores."""
+"""What a reader must know of a run's judge, model and vendor before trusting its scores."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
+
+import polars as pl
 
 from safemt_api.report import words
 from safemt_api.report.reading import RunData
@@ -34,8 +36,8 @@ JUDGE_KINDS = ("guard", "moderation", "decisions")
 
 
 def caveats(run: RunData) -> list[str]:
-    """Sentences about a judge of the target's own family and about a served model other than the one asked for."""
-    return [*_related_judges(run), *_other_model(run)]
+    """Sentences about a judge of the target's own family, a served model other than the one asked for, and scores that are a filter's."""
+    return [*_related_judges(run), *_other_model(run), *_mostly_declined(run)]
 
 
 def family_of(provider: str, model: str) -> str | None:
@@ -74,6 +76,18 @@ def _other_model(run: RunData) -> list[str]:
         return []
     named = ", ".join(f"{words.printable(name)} ({words.count(count)} replies)" for name, count in others.items())
     return [f"Asked for {words.printable(asked)}, but the vendor says that it served {named}: the scores are that model's."]
+
+
+def _mostly_declined(run: RunData) -> list[str]:
+    counting = run.verdicts.filter(pl.col("counts"), pl.col("kind") == "harmful")
+    unasked = counting.filter(pl.col("source") == "outcome").height
+    if not unasked or 2 * unasked < counting.height:
+        return []
+    whose = "the vendor or the moderator" if run.summary.moderator else "the vendor"
+    return [
+        f"{words.count(unasked)} of {words.count(counting.height)} replies are safe because {whose} let no word of the model through: "
+        "these scores tell more of that than of the model."
+    ]
 
 
 def same_model(asked: str, served: str) -> bool:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from safemt_api.report.caveats import caveats, family_of, same_model
@@ -78,3 +79,15 @@ def test_another_served_model_is_said(make_run: MakeRun) -> None:
     assert caveats(run) == [
         "Asked for gpt-6-luna, but the vendor says that it served gpt-6-mini (20 replies): the scores are that model's."
     ]
+
+
+def test_scores_that_are_a_filters_work_are_called_so(make_run: MakeRun) -> None:
+    folder = make_run()
+    assert not caveats(read_run(folder))
+    frame = pl.read_parquet(folder / "verdicts.parquet")
+    harmful = frame.filter(pl.col("counts"), pl.col("kind") == "harmful").height
+    silenced = pl.int_range(frame.height) % 5 > 0
+    frame.with_columns(source=pl.when(silenced).then(pl.lit("outcome")).otherwise("source")).write_parquet(folder / "verdicts.parquet")
+    (sentence,) = caveats(read_run(folder))
+    assert f"of {harmful} replies are safe because the vendor let no word of the model through" in sentence
+    assert "let no word of the model through" in render_page([read_run(folder)], images=False, charts=False)
