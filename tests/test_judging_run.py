@@ -113,6 +113,9 @@ async def test_new_verdicts_make_a_run_whole_or_leave_it_wanting(small: Small) -
     assert (again.folder / "verdicts.parquet").read_bytes() == kept
 
 
-async def test_a_server_that_answers_nothing_is_no_complete_run(small: Small) -> None:
-    result = await evaluate(simulator=SimulatorSettings(seed=SEED, faults=FaultPlan.parse("too_long:1.0")), **small)
+@pytest.mark.parametrize("max_failures", [0.05, 1.0])
+async def test_a_server_that_answers_nothing_is_no_complete_run(small: Small, max_failures: float) -> None:
+    silent = SimulatorSettings(seed=SEED, faults=FaultPlan.parse("too_long:1.0"))
+    # Whoever lets all dialogues fail has still not measured anything.
+    result = await evaluate(simulator=silent, **small, max_failures=max_failures)
     assert (result.exit_code, result.summary["status"], result.summary["verdicts"]["valid"]) == (4, "partial", 0)

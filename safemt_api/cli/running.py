@@ -130,7 +130,8 @@ def _stopping(plan: Plan, result: RunResult) -> list[str]:
     if result.exit_code == EXIT_DONE:
         return []
     if result.exit_code == EXIT_FAILURES:
-        return [f"{shortfall(summary)}, more than --max-failures {settings.max_failures:g} allows; go on with: {resume_command(plan)}"]
+        over = f"more than --max-failures {settings.max_failures:g} allows" if settings.max_failures < 1 else "so nothing was measured"
+        return [f"{shortfall(summary)}, {over}; go on with: {resume_command(plan)}"]
     reasons = {EXIT_INTERRUPTED: "interrupted; everything so far is kept.", EXIT_BUDGET: _budget_sentence(plan, result)}
     reason = f"{result.stopped_by}." if result.stopped_by else reasons.get(result.exit_code, "ended early.")
     extra = " --max-usd X" if result.exit_code == EXIT_BUDGET else ""

@@ -406,7 +406,7 @@ def _exit_code(execution: Execution, status: Status, stopped_by: SafeMTError | N
     if status in ("interrupted", "budget_exhausted"):
         return EXIT_INTERRUPTED if status == "interrupted" else EXIT_BUDGET
     allowed = execution.plan.settings.max_failures * execution.collector.finished
-    return EXIT_FAILURES if execution.collector.wanting > allowed else EXIT_DONE
+    return EXIT_FAILURES if execution.collector.wanting > allowed or _too_many_missing(execution) else EXIT_DONE
 
 
 def _too_many_missing(execution: Execution) -> bool:

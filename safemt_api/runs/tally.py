@@ -27,9 +27,14 @@ class VerdictTally:
         _count(self.reasons, missing)
         return bool(missing)
 
+    @property
+    def nothing_valid(self) -> bool:
+        """Whether verdicts were due and none came: nothing was measured, whatever share may be missing."""
+        return self.due > 0 and self.valid == 0
+
     def too_many_missing(self, dialogues: int, *, max_failures: float) -> bool:
-        """Whether more of so many dialogues lack a verdict than a share of them may."""
-        return self.dialogues_without > max_failures * dialogues
+        """Whether more of so many dialogues lack a verdict than a share of them may, or all do."""
+        return self.nothing_valid or self.dialogues_without > max_failures * dialogues
 
     def record(self) -> dict[str, Any]:
         """What ``summary.json`` says of it; the commonest reasons first."""

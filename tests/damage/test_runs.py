@@ -192,7 +192,7 @@ def check_ending(course: Course, ended: Ended, healthy: Ended) -> None:
     planned = {cell[:2] for cell in healthy.labels}
     dialogues = {cell[:2] for cell in ended.labels}
     without = {cell[:2] for cell, label in ended.labels.items() if label is None}
-    too_many = len(without) > course.max_failures * len(dialogues)
+    too_many = len(without) > course.max_failures * len(dialogues) or not any(ended.labels.values())
     if dialogues != planned or too_many:
         assert ended.exit_code != 0
         assert ended.summary["status"] != "complete"
@@ -239,7 +239,7 @@ def courses(draw: st.DrawFn, kinds: list[str]) -> Course:
         draw(st.sampled_from(WIRE_FORMATS)),
         draw(st.sampled_from(["scripted", "live"])),
         draw(st.sampled_from([None, "fail", "open", "closed"])),
-        draw(st.sampled_from([0.0, 0.05, 0.3])),
+        draw(st.sampled_from([0.0, 0.05, 0.3, 1.0])),
         tuple(harm(draw, kinds) for _ in range(draw(st.integers(1, 2)))),
     )
 
