@@ -1,4 +1,4 @@
-"""Finds a run by name or path, and the settings it was started with."""
+"""Finds a run or a study by name or path, and the settings a run was started with."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 from safemt_api.errors import StoreError
 from safemt_api.runs.location import locate
 from safemt_api.runs.manifest import MANIFEST_FILE, read_manifest
+from safemt_api.runs.names import is_run_name
+from safemt_api.runs.overview import STUDY_FILE
 from safemt_api.runs.settings import EvalSettings, settings_from_record
 
 
@@ -17,6 +19,14 @@ def run_folder(run: str, results: Path) -> Path:
         UsageError: There is no such run; the sentence lists those there are.
     """
     return locate(run, results).folder
+
+
+def study_folder(name: str, results: Path) -> Path | None:
+    """The folder of a study given by name under ``results``, or by path; ``None`` where there is none."""
+    given = Path(name).expanduser()
+    places = [results / name] if is_run_name(name) else []
+    places += [given.parent if given.name == STUDY_FILE else given]
+    return next((place for place in places if (place / STUDY_FILE).is_file()), None)
 
 
 def settings_of(run: str, results: Path) -> EvalSettings:

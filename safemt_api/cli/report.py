@@ -12,12 +12,14 @@ from safemt_api.errors import UsageError
 
 
 def report(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="One run, or several side by side.")],
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="One run, several side by side, or a study.")],
     *,
     results: options.Results = options.RESULTS,
     output: Annotated[
         Path | None,
-        typer.Option("--output", metavar="DIR", help="Where report.html goes. Default: beside the run; for several: the results folder."),
+        typer.Option(
+            "--output", metavar="DIR", help="Where report.html goes. Default: beside the run or study; for several: the results folder."
+        ),
     ] = None,
     images: Annotated[
         bool, typer.Option("--images/--no-images", help="Whether the page holds small pictures (blurred until clicked).")
@@ -37,7 +39,7 @@ def report(
     anyway: options.Anyway = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summaries as a JSON list instead of tables.")] = False,
 ) -> None:
-    """Print the tables of finished or unfinished runs and write report.html."""
+    """Print the tables of finished or unfinished runs, or of a study, and write report.html."""
     if data is not None and not images:
         raise UsageError("--data says where the pictures are, and --no-images leaves them out; give one of the two")
     from safemt_api.cli.reporting import show_report  # noqa: PLC0415 (imports polars and rich, which --help must not)

@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 
 from safemt_api.cli.calibrating import corrections_of
-from safemt_api.cli.finding import run_folder
+from safemt_api.cli.finding import run_folder, study_folder
 from safemt_api.cli.json_output import put_json
 from safemt_api.cli.printing import output_console, say
 from safemt_api.errors import NothingPlayedError, UsageError
@@ -20,6 +20,9 @@ from safemt_api.report.exporting import FORMATS, Format, export_name, export_run
 from safemt_api.report.figures import write_figures
 from safemt_api.report.page import write_page
 from safemt_api.report.reading import RunData, read_run
+from safemt_api.report.study_page import arm_runs
+from safemt_api.report.study_record import measure_again
+from safemt_api.report.study_tables import study_report
 from safemt_api.report.tables import compare_runs, comparison_report, correction_report, leaderboard, run_report
 
 FAILURES_SHOWN = 3
@@ -37,11 +40,15 @@ def show_report(
     anyway: bool,
     as_json: bool,
 ) -> None:
-    """Print and write the report of one run, or of several side by side.
+    """Print and write the report of one run, of several side by side, or of a study.
 
     Raises:
         UsageError: The runs' scores do not compare and ``anyway`` is not set.
     """
+    study = study_folder(names[0], results) if len(names) == 1 else None
+    if study is not None:
+        _show_study(study, output=output, images=images, data=data, calibration=calibration, figures=figures, as_json=as_json)
+        return
     runs = _runs(names, results)
     if not anyway:
         refuse_incomparable(all_differences(runs), runs[0].name)
@@ -56,6 +63,28 @@ def show_report(
     private_folder(folder)
     say(f"page: {write_page(folder, runs, images=images, data_folder=data, corrections=corrections)}")
     if figures is not None:
+        say(f"figures: {', '.join(file.name for file in write_figures(runs, figures))} in {figures}")
+
+
+def _show_study(
+    folder: Path, *, output: Path | None, images: bool, data: Path | None, calibration: Path | None, figures: Path | None, as_json: bool
+) -> None:
+    """Measure the study as its arms are now, print it, and write its page and ``study.json`` anew."""
+    record = measure_again(folder)
+    runs = arm_runs(folder, record)
+    corrections = [] if calibration is None else corrections_of(runs, calibration)
+    if as_json:
+        put_json(record.json_value())
+    else:
+        output_console().print(study_report(record))
+        for correction in corrections:
+            output_console().print(correction_report(correction))
+    if output is None:
+        record.write(folder)
+    target = output or folder
+    private_folder(target)
+    say(f"page: {write_page(target, runs, images=images, data_folder=data, corrections=corrections, study=record)}")
+    if figures is not None and runs:
         say(f"figures: {', '.join(file.name for file in write_figures(runs, figures))} in {figures}")
 
 

@@ -22,7 +22,7 @@ class MarkupName(StrEnum):
 
 
 def tables(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Runs, by name or path, in the order of the rows.")],
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Runs in the order of the rows, or one study; by name or path.")],
     *,
     to: Annotated[MarkupName, typer.Option("--to", help="Markdown, LaTeX (booktabs) or CSV.")] = MarkupName.MD,
     output: Annotated[Path | None, typer.Option("--output", metavar="FILE", help="Default: standard output.")] = None,
@@ -30,16 +30,26 @@ def tables(
     anyway: options.Anyway = False,
 ) -> None:
     """Print the paper's tables: ASR by turn and SI, by scenario, by method, and before and after a defence."""
-    from safemt_api.cli.finding import run_folder  # noqa: PLC0415 (imports what --help must not)
-    from safemt_api.report.comparability import all_differences, refuse_incomparable  # noqa: PLC0415 (imports polars, late)
+    from safemt_api.cli.finding import run_folder, study_folder  # noqa: PLC0415 (imports what --help must not)
+    from safemt_api.cli.printing import say  # noqa: PLC0415 (imports rich)
+    from safemt_api.report.comparability import all_differences, arm_groups, refuse_incomparable  # noqa: PLC0415 (imports polars, late)
     from safemt_api.report.page import write_atomically  # noqa: PLC0415 (the same)
     from safemt_api.report.paper_tables import paper_tables, rendered  # noqa: PLC0415 (the same)
     from safemt_api.report.reading import read_run  # noqa: PLC0415 (the same)
+    from safemt_api.report.study_record import counted_arms  # noqa: PLC0415 (the same)
 
-    found = [read_run(run_folder(name, results)) for name in runs]
-    if not anyway:
-        refuse_incomparable(all_differences(found), found[0].name)
-    text = rendered(paper_tables(found), to.value)
+    study = study_folder(runs[0], results) if len(runs) == 1 else None
+    if study is not None:
+        arms = counted_arms(study)
+        for sentence in arms.left_out:
+            say(sentence)
+        made = paper_tables(arms.runs, arms.references, arm_groups(arms.runs))
+    else:
+        found = [read_run(run_folder(name, results)) for name in runs]
+        if not anyway:
+            refuse_incomparable(all_differences(found), found[0].name)
+        made = paper_tables(found)
+    text = rendered(made, to.value)
     if output is None:
         sys.stdout.write(printable(text))
     else:

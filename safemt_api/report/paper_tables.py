@@ -48,13 +48,16 @@ class PaperTable:
     rows: tuple[tuple[PaperCell, ...], ...]
 
 
-def paper_tables(runs: Sequence[RunData], references: Mapping[str, str] | None = None) -> list[PaperTable]:
+def paper_tables(
+    runs: Sequence[RunData], references: Mapping[str, str] | None = None, groups: Sequence[Sequence[RunData]] | None = None
+) -> list[PaperTable]:
     """All tables that the runs allow, group by group of runs that may share one.
 
     Args:
         runs: In the order of the rows.
         references: For each defended run (by name) the run without the defence; without it a run with a moderator is set beside
             the run of the same model without one, where there is exactly one.
+        groups: The runs by who may share a table; default: by protocol and set of lengths.
 
     Raises:
         UsageError: No run is given.
@@ -62,7 +65,8 @@ def paper_tables(runs: Sequence[RunData], references: Mapping[str, str] | None =
     if not runs:
         raise UsageError("tables need at least one run")
     tables = []
-    for number, members in enumerate(groups := comparable_groups(runs), start=1):
+    groups = groups or comparable_groups(runs)
+    for number, members in enumerate(groups, start=1):
         suffix = f"-{number}" if len(groups) > 1 else ""
         made = (_scores(members), _by(members, "scenario"), _by(members, "method"), _defences(members, references))
         tables += [PaperTable(table.name + suffix, table.caption, table.headings, table.rows) for table in made if table is not None]
@@ -94,7 +98,7 @@ def _scores(members: Sequence[RunData]) -> PaperTable:
         missing = sum(row.missing for row in by_turn.values())
         score = PaperCell(words.index(index.value), _between(words.index_interval(index.ci_low, index.ci_high)))
         bounds = PaperCell(_between(words.index_interval(index.if_missing_low, index.if_missing_high)) or words.NOTHING)
-        rows.append((_named(run), *rates, score, bounds, PaperCell(words.count(missing))))
+        rows.append((_named(run, members), *rates, score, bounds, PaperCell(words.count(missing))))
     caption = (
         f"Attack success rate (%) by {word} and Safety Index over lengths {words.listed(first.safety_index.lengths)}, {first.protocol} "
         f"protocol. 95% intervals over dialogue ids; bounds hold whatever the missing verdicts are. {_judges(members)}"
@@ -109,7 +113,7 @@ def _by(members: Sequence[RunData], what: Literal["scenario", "method"]) -> Pape
     if not values or values == [METHODS_UNKNOWN]:
         return None
     rows = tuple(
-        (_named(run), *(PaperCell(words.percent(rates.get(value)).rstrip("%")) for value in values))
+        (_named(run, members), *(PaperCell(words.percent(rates.get(value)).rstrip("%")) for value in values))
         for run, rates in zip(members, found, strict=True)
     )
     caption = f"Attack success rate (%) by {what}, all lengths together. {_judges(members)}"
@@ -149,10 +153,16 @@ def _undefended(run: RunData, members: Sequence[RunData], references: Mapping[st
     return same[0] if len(same) == 1 else None
 
 
-def _named(run: RunData) -> PaperCell:
+def _named(run: RunData, members: Sequence[RunData]) -> PaperCell:
+    """Model and moderator; and the run's name where those are another's too, as in an ablation."""
     status = "" if run.complete else f" ({run.summary.status.replace('_', ' ')})"
-    moderator = f" + {run.summary.moderator}" if run.summary.moderator else ""
-    return PaperCell(f"{run.summary.model or run.name}{moderator}{status}")
+    title = _title(run)
+    twice = sum(_title(one) == title for one in members) > 1
+    return PaperCell(f"{title}{f' ({run.name})' if twice and title != run.name else ''}{status}")
+
+
+def _title(run: RunData) -> str:
+    return f"{run.summary.model or run.name}{f' + {run.summary.moderator}' if run.summary.moderator else ''}"
 
 
 def _judges(members: Sequence[RunData]) -> str:

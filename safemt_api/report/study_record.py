@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from safemt_api.errors import NothingPlayedError, StoreError
+from safemt_api.errors import NothingPlayedError, StoreError, UsageError
 from safemt_api.report.arms import arm_frames
 from safemt_api.report.comparability import arm_differences, arm_groups
 from safemt_api.report.reading import RunData, read_run
+from safemt_api.runs.overview import STUDY_FILE
 from safemt_api.studies.arms import Arm, Study
 from safemt_api.studies.effects import ArmFrames, Resampling, corrected, paired_effect
 from safemt_api.studies.leaderboard import leaderboard
-from safemt_api.studies.record import ArmRecord, ArmState, Board, Effect, Ids, StudyRecord
+from safemt_api.studies.record import AGAIN, ArmRecord, ArmState, Board, Effect, Ids, StudyRecord, read_study
 
 EARLY_ENDS: tuple[Literal["interrupted", "budget_exhausted"], ...] = ("interrupted", "budget_exhausted")
 NOT_PLAYED = "nothing of it was played"
@@ -43,8 +44,8 @@ def measure_study(
     """
     again: Resampling = {"resamples": resamples, "seed": seed}
     read = {arm.name: _read(folder, arm.name) for arm in study.arms}
-    ended = {arm.name: _state(arm, read[arm.name], states) for arm in study.arms}
-    runs = {name: run for name, run in read.items() if isinstance(run, RunData) and ended[name].state != "left out"}
+    ended = _ended(study, read, states)
+    runs = _counted(read, ended)
     frames = {name: arm_frames(run) for name, run in runs.items()}
     groups = arm_groups(list(runs.values()))
     compared = [(arm.name, arm.reference) for arm in study.arms if arm.reference is not None]
@@ -64,6 +65,66 @@ def measure_study(
         leaderboard=tuple(_board(group, frames, again) for group in groups),
         effects=corrected([_effect(name, reference, runs, frames, again) for name, reference in compared]),
     )
+
+
+def measure_again(folder: Path, *, resamples: int = 10_000, seed: int = 0) -> StudyRecord:
+    """The study in the folder as its arms are now: they may have gone on, or been judged again, since ``study.json`` was written.
+
+    Args:
+        folder: The study's.
+        resamples: Of every bootstrap.
+        seed: Of every bootstrap.
+
+    Raises:
+        StoreError: There is no ``study.json``, or it is damaged.
+    """
+    before = read_study(folder)
+    study, states = _recalled(folder, before)
+    return measure_study(folder, study, states, study_id=before.id, planned_ids=before.ids.planned, resamples=resamples, seed=seed)
+
+
+class CountedArms(NamedTuple):
+    """The arms that count, under their names and in their order; their references; and one sentence for each of the others."""
+
+    runs: list[RunData]
+    references: Mapping[str, str]
+    left_out: list[str]
+
+
+def counted_arms(folder: Path) -> CountedArms:
+    """The arms of the study in the folder as they are now.
+
+    Raises:
+        StoreError: There is no ``study.json``, or it is damaged.
+    """
+    record = read_study(folder)
+    study, states = _recalled(folder, record)
+    read = {arm.name: _read(folder, arm.name) for arm in study.arms}
+    ended = _ended(study, read, states)
+    left_out = [f"left out: {name} ({state.sentence})" for name, state in ended.items() if state.state == "left out"]
+    return CountedArms(list(_counted(read, ended).values()), record.references, left_out)
+
+
+def _recalled(folder: Path, record: StudyRecord) -> tuple[Study, dict[str, ArmState]]:
+    """The study as its record has it, and the arms that stay left out: those that have not been played to their end since."""
+    try:
+        arms = tuple(Arm(arm.name, arm.given, arm.reference) for arm in record.arms)
+        study = Study(record.study, arms, record.shared, record.max_usd)
+    except UsageError as error:
+        raise StoreError(folder / STUDY_FILE, f"names arms that cannot be ({error})", AGAIN) from error
+    left_out = {
+        arm.name: ArmState(arm.state, arm.sentence) for arm in record.arms if arm.state == "left out" and arm.sentence != NOT_PLAYED
+    }
+    runs = {name: _read(folder, name) for name in left_out}
+    return study, {name: state for name, state in left_out.items() if not (isinstance(run := runs[name], RunData) and run.complete)}
+
+
+def _ended(study: Study, read: Mapping[str, RunData | str], states: Mapping[str, ArmState]) -> dict[str, ArmState]:
+    return {arm.name: _state(arm, read[arm.name], states) for arm in study.arms}
+
+
+def _counted(read: Mapping[str, RunData | str], ended: Mapping[str, ArmState]) -> dict[str, RunData]:
+    return {name: run for name, run in read.items() if isinstance(run, RunData) and ended[name].state != "left out"}
 
 
 def _read(folder: Path, name: str) -> RunData | str:

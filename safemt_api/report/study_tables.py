@@ -24,6 +24,7 @@ from safemt_api.report.arm_tables import (
     table_of,
     undecided_sentences,
 )
+from safemt_api.report.reading import Index
 from safemt_api.studies.record import Board, Effect, Interval, Place, StudyRecord, TurnEffect, TurnRate
 
 SIGNIFICANT = 0.05
@@ -57,7 +58,12 @@ def study_sentences(record: StudyRecord) -> Iterator[str]:
             yield f"Left out: {arm.name}" + (f" ({arm.sentence})" if arm.sentence else "") + "."
         elif arm.state != "complete":
             yield f"{arm.name} is {arm.state.replace('_', ' ')}" + (f": {arm.sentence}" if arm.sentence else "") + "."
-    yield from (f"Not ranked: {row.not_ranked}." for board in record.leaderboard for row in board.rows if row.not_ranked)
+    for row in (row for board in record.leaderboard for row in board.rows):
+        index = Index.model_validate(row.safety_index.model_dump())
+        if row.not_ranked:
+            yield f"Not ranked: {row.not_ranked}."
+        if index.warning:
+            yield f"{row.arm}: {index.basis}{index.warning}."
     if len(record.leaderboard) > 1:
         yield "Arms that do not compare (another judge, protocol, lengths or data) are ranked apart."
     left_out = {arm.name for arm in record.arms if arm.state == "left out"}

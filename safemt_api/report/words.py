@@ -44,7 +44,7 @@ def dollars(usd: float | None) -> str:
     """An amount of money; small ones keep enough digits to differ from zero."""
     if usd is None:
         return "unknown"
-    return f"${usd:,.2f}" if usd == 0 or usd >= 1 else f"${usd:.4f}"
+    return f"${usd:,.2f}" if usd == 0 or usd >= 1 else f"${usd:.4f}" if usd >= 0.0001 else f"${usd:.7f}"
 
 
 def count(number: int | None) -> str:

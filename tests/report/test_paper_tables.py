@@ -85,3 +85,10 @@ def test_a_form_that_is_not_there_is_named() -> None:
         rendered([], "html")  # type: ignore[arg-type] # the error is the test
     with pytest.raises(UsageError, match="at least one run"):
         paper_tables([])
+
+
+def test_arms_that_share_a_model_are_told_apart_and_groups_share_no_table(make_run: MakeRun) -> None:
+    whole, less, other = (read_run(make_run(name, model=model)) for name, model in (("whole", "a"), ("no-picture", "a"), ("b", "b")))
+    tables = [table for table in paper_tables([whole, less, other], {}, [[whole, less], [other]]) if table.name.startswith("scores")]
+    assert [[row[0].text for row in table.rows] for table in tables] == [["a (whole)", "a (no-picture)"], ["b"]]
+    assert [table.name for table in tables] == ["scores-1", "scores-2"]

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from safemt_api.errors import StoreError
 from safemt_api.metrics.comparison import compare
 from safemt_api.metrics.ranks import ranks
 from safemt_api.report.reading import read_run, score_frame
-from safemt_api.report.study_record import measure_study
+from safemt_api.report.study_record import counted_arms, measure_again, measure_study
 from safemt_api.studies.arms import Arm, Study
 from safemt_api.studies.record import ArmState, read_study
 
@@ -127,3 +128,31 @@ def test_live_arms_have_effects_by_turn(make_run: MakeRun) -> None:
     assert found.test == "exact randomisation within ids"
     assert [turn.turn for turn in found.asr_by_turn or ()] == [1, 2]
     assert [turn.turn for turn in record.leaderboard[0].rows[0].asr_by_turn] == [1, 2]
+
+
+def test_a_study_is_measured_again_as_its_arms_are_now(arms: Path, make_run: MakeRun) -> None:
+    study = study_of(Arm("plain"), Arm("guarded", {"moderator": "x"}, "plain"), Arm("other", {}, "plain"), Arm("late", {}, "plain"))
+    before = measure_study(arms, study, {"other": ArmState("left out", "no account")}, study_id="0123", planned_ids=50, resamples=FEW)
+    before.write(arms)
+    assert measure_again(arms, resamples=FEW).arms[2].state == "complete", "it has been played to its end since"
+    change(arms / "other" / "summary.json", status="partial")
+    late = make_run("paper/late", ids_each=12, seed=4)
+    change(late / "run.json", settings={"max_failures": 0.5})
+    again = measure_again(arms, resamples=FEW)
+    assert [(arm.state, arm.sentence) for arm in again.arms[2:]] == [("left out", "no account"), ("complete", "")]
+    assert (again.id, again.ids.planned, again.max_usd) == ("0123", 50, 9.0)
+    assert again.references == before.references
+    assert again.arms[1].given == {"moderator": "x"}
+    assert again.effects[0] == before.effects[0].model_copy(
+        update={"asr": again.effects[0].asr, "asr_by_turn": again.effects[0].asr_by_turn}
+    )
+    found = counted_arms(arms)
+    assert ([run.name for run in found.runs], found.left_out) == (["plain", "guarded", "late"], ["left out: other (no account)"])
+
+
+def test_a_record_that_leads_elsewhere_is_refused(arms: Path) -> None:
+    record = measure_study(arms, study_of(Arm("plain")), {}, resamples=FEW).json_value()
+    record["arms"][0]["name"] = "../../elsewhere"
+    (arms / "study.json").write_text(json.dumps(record))
+    with pytest.raises(StoreError, match="names arms that cannot be"):
+        measure_again(arms)

@@ -12,9 +12,9 @@ from rich.console import Console, RenderableType
 
 from safemt_api.report import words
 from safemt_api.report.study_record import measure_study
-from safemt_api.report.study_tables import study_report
+from safemt_api.report.study_tables import study_report, study_sentences
 from safemt_api.studies.arms import Arm, Study
-from safemt_api.studies.record import ArmState, StudyRecord
+from safemt_api.studies.record import ArmState, Board, Place, SafetyIndexFigures, StudyRecord
 
 MakeRun = Callable[..., Path]
 
@@ -86,3 +86,12 @@ def test_a_study_of_which_nothing_is_played_says_so(tmp_path: Path) -> None:
     assert shown(study_report(record)) == (
         "Study paper (partial): 1 arm, 0 ids in all of them, $0.00 spent\nLeft out: a (nothing of it was played).\n"
     )
+
+
+def test_an_index_above_its_own_bounds_is_said() -> None:
+    index = SafetyIndexFigures(value=0.9, if_missing_low=0.5, if_missing_high=0.8, complete_ids=3, ids=4)
+    board = Board(protocol="scripted", judge="rules", rows=(Place(arm="a", rank=1, best=1, worst=1, safety_index=index),))
+    record = StudyRecord(study="s", status="complete", arms=(), leaderboard=(board,))
+    assert list(study_sentences(record)) == [
+        "a: 3 of 4 ids complete, bounds 0.500–0.800; the value lies above them: ids that lack a verdict waver more than the complete ones."
+    ]

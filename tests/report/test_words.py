@@ -47,5 +47,5 @@ def test_no_number_is_never_shown_as_zero() -> None:
 def test_numbers_are_spelt_one_way() -> None:
     assert words.percent(0.0704) == "7.0%"
     assert words.percent_interval(0.1, 0.25) == "10.0–25.0%"
-    assert [words.dollars(value) for value in (0.0, 0.00012, 1234.5)] == ["$0.00", "$0.0001", "$1,234.50"]
+    assert [words.dollars(value) for value in (0.0, 0.0000021, 0.00012, 1234.5)] == ["$0.00", "$0.0000021", "$0.0001", "$1,234.50"]
     assert [words.duration(value) for value in (3.21, 83.4, 3725.0)] == ["3.2 s", "1 min 23 s", "1 h 2 min"]
