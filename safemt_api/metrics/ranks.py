@@ -48,12 +48,12 @@ def ranks(
         return {}
     values = np.array([safety_index_of(matrix) for matrix in placed.values()])
     drawn = _paired_samples(list(placed.values()), resamples=resamples, seed=seed)
-    places, now = _places(drawn), _places(values[None])[0]
-    low = np.nanpercentile(places, 50 * (1 - level), axis=0, method="lower")
-    high = np.nanpercentile(places, 50 * (1 + level), axis=0, method="higher")
+    (firsts, lasts), (now, now_last) = _places(drawn), _places(values[None])
+    low = np.nanpercentile(firsts, 50 * (1 - level), axis=0, method="lower")
+    high = np.nanpercentile(lasts, 50 * (1 + level), axis=0, method="higher")
     # A tie over few ids may put every resample on one side of the place itself: the range always holds it.
-    best, worst = np.floor(np.minimum(low, now)), np.ceil(np.maximum(high, now))
-    return {name: Rank(float(values[i]), 1 + int((values > values[i]).sum()), int(best[i]), int(worst[i])) for i, name in enumerate(placed)}
+    best, worst = np.minimum(low, now[0]), np.maximum(high, now_last[0])
+    return {name: Rank(float(values[i]), int(now[0, i]), int(best[i]), int(worst[i])) for i, name in enumerate(placed)}
 
 
 def _shared(matrices: Mapping[str, VerdictMatrix]) -> dict[str, VerdictMatrix]:
@@ -72,8 +72,9 @@ def _paired_samples(matrices: Sequence[VerdictMatrix], *, resamples: int, seed: 
     return np.column_stack([safety_index_samples(part, matrix) for part, matrix in zip(parts, matrices, strict=True)])
 
 
-def _places(values: Floats) -> Floats:
-    """Places along the last axis, the largest value first; equal values share the mean of their places, NaN has none."""
+def _places(values: Floats) -> tuple[Floats, Floats]:
+    """The first and the last place along the last axis that each value may claim, the largest first: those equal to it share theirs."""
     better = (values[:, None, :] > values[:, :, None]).sum(axis=2)
     equal = (values[:, None, :] == values[:, :, None]).sum(axis=2)
-    return np.asarray(np.where(np.isnan(values), np.nan, better + (equal + 1) / 2), dtype=np.float64)
+    first, last = (np.where(np.isnan(values), np.nan, place) for place in (better + 1, better + equal))
+    return first, last

@@ -40,6 +40,13 @@ def test_the_same_verdicts_share_a_place() -> None:
     assert (found["a"].best, found["a"].worst, found["c"].rank) == (1, 2, 3)
 
 
+@pytest.mark.parametrize("tied", [2, 3, 4, 7])
+def test_as_many_as_are_tied_share_all_of_their_places(tied: int) -> None:
+    found = ranks({f"run{place}": _frame(0.0, ids=3) for place in range(tied)} | {"bad": _frame(0.9)})
+    assert {(one.rank, one.best, one.worst) for name, one in found.items() if name != "bad"} == {(1, 1, tied)}
+    assert (found["bad"].rank, found["bad"].best, found["bad"].worst) == (tied + 1,) * 3
+
+
 def test_only_shared_ids_and_lengths_count() -> None:
     long = pl.concat([_frame(0.1, seed=1), _frame(1.0, seed=1, lengths=(8,)), _frame(1.0, prefix="own")])
     found = ranks({"a": long, "b": _frame(0.5, seed=2)})
