@@ -65,8 +65,8 @@ CHANCE_SECONDS = 60.0
 """So long a share is taken for chance; then one more trial, some seconds at a third less pace, finds out where that was wrong."""
 LEAST_KEPT_RATE = 0.15
 BELOW_WHAT_PASSED = 0.97
-SLOWEST_TRIAL_PER_SECOND = 0.5
-"""Ten calls at this pace are the longest that a run waits for a verdict on stray refusals."""
+SLOWEST_TRIAL_PER_SECOND = 0.3
+"""Seven calls at this pace are the longest that a run waits for a stage of a trial; at 0.5, quotas of 20 a minute were taken for chance."""
 
 PROBE_SHARE_PER_SECOND = 0.005
 WINDOWED_PROBE_SHARE_PER_SECOND = 0.0003

@@ -39,8 +39,9 @@ LEAST_PATIENCE_SECONDS = 0.05
 
 CURED_REFUSED, CURED_ANSWERED = 2.0, 60.0
 """What a cure looks like: three calls in a hundred still refused, hardly more. Wider (0.5 to 10) took 40 calls to see a share of 30 %."""
-LEAST_TRIAL_CALLS = 10
-"""With fewer, the first refusal after a change of pace decided, and small buckets were taken for chance (70 % refused at 60 a minute)."""
+LEAST_TRIAL_CALLS = 7
+"""With fewer, the first refusal after a change of pace decides, and small buckets are taken for chance; with ten, single runs that saw a
+wall where none was took up to twice as long."""
 TRIAL_CALLS = 120
 """After so many the likelier holds. While they began anew each 40 calls, trials at 10 % stray never ended, and the pace fell and fell."""
 DECIDED = 3.0

@@ -342,9 +342,19 @@ def test_an_unannounced_quota_is_found_from_429s_alone(meter: str) -> None:
     assert_use(used, least_used=0.90, most_limited=0.03)
 
 
-@pytest.mark.parametrize(("meter", "most_limited"), [("bucket, 60 s burst", 0.12), ("bucket, 5 s burst", 0.15), ("bucket, 1 s burst", 0.2)])
-def test_a_small_unannounced_bucket_is_not_run_over_again_and_again(meter: str, most_limited: float) -> None:
-    uses = [simulate(METERS[meter](60), 60, announce=False, latency=2.0, seed=seed) for seed in range(6)]
+@pytest.mark.parametrize(
+    ("meter", "per_minute", "most_limited"),
+    [
+        ("bucket, 60 s burst", 60, 0.12),
+        ("bucket, 5 s burst", 60, 0.15),
+        ("bucket, 1 s burst", 60, 0.2),
+        ("bucket, 60 s burst", 20, 0.35),
+        ("bucket, 5 s burst", 20, 0.4),
+        ("bucket, 1 s burst", 20, 0.45),
+    ],
+)
+def test_a_small_unannounced_bucket_is_not_run_over_again_and_again(meter: str, per_minute: int, most_limited: float) -> None:
+    uses = [simulate(METERS[meter](per_minute), per_minute, announce=False, latency=2.0, seed=seed) for seed in range(6)]
     assert mean(use.limited_share for use in uses) < most_limited
     assert mean(use.used_share for use in uses) > 0.75
 
