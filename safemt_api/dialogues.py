@@ -98,8 +98,8 @@ class _Speaker:
             messages=to_messages(history, self.image),
             purpose="target",
             system=_system(self.target.system, guidance),
-            parameters=self.target.parameters,
-            sample_index=self.target.sample_index,
+            parameters=_parameters(self.target.parameters, self.dialogue),
+            sample_index=self.target.sample_index + self.dialogue.repeat - 1,
             conversation=self._conversation(position, guidance),
         )
 
@@ -115,6 +115,13 @@ def to_messages(history: tuple[Line, ...], image: Image | None) -> tuple[Message
     first = next(index for index, line in enumerate(history) if line.role == "user")
     messages[first] = user(history[first].text, image)
     return tuple(messages)
+
+
+def _parameters(parameters: Parameters, dialogue: Dialogue) -> Parameters:
+    """With a seed of its own for each repeat: a model that keeps its seed would say the same again."""
+    if parameters.seed is None or dialogue.repeat == 1:
+        return parameters
+    return replace(parameters, seed=parameters.seed + dialogue.repeat - 1)
 
 
 def _system(own: str | None, guidance: Guidance | None) -> str | None:

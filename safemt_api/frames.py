@@ -51,11 +51,12 @@ TRANSCRIPT_SCHEMA: dict[str, type[pl.DataType]] = {
     "moderator_cost_usd": pl.Float64,
     "moderator_failure": pl.String,
     "failure": pl.String,
+    "repeat": pl.Int64,
 }
 """One row a turn, counted by user messages from 1; ``messages`` is JSON text: a list of ``{"role", "content"}`` up to and including it."""
 
-ADDED_COLUMNS = frozenset({"moderator_failure"})
-"""Columns that files of earlier versions lack; they are read as if they were empty."""
+ADDED_COLUMNS = frozenset({"moderator_failure", "repeat"})
+"""Columns that files of earlier versions lack; they are read as if they were empty, ``repeat`` as if it were 1."""
 
 VERDICT_SCHEMA: dict[str, type[pl.DataType]] = {
     "run": pl.String,
@@ -72,8 +73,15 @@ VERDICT_SCHEMA: dict[str, type[pl.DataType]] = {
     "probability_unsafe": pl.Float64,
     "raw": pl.String,
     "cost_usd": pl.Float64,
+    "repeat": pl.Int64,
 }
 """One row a verdict. Scores use the rows with ``counts``; the members of a panel stand beside it with ``counts`` false."""
+
+
+def with_repeat(frame: pl.DataFrame) -> pl.DataFrame:
+    """The frame with a column ``repeat`` (the how-manieth asking of a dialogue a row is about), which is 1 where nothing says otherwise."""
+    known = pl.col("repeat").cast(pl.Int64).fill_null(1) if "repeat" in frame.columns else pl.lit(1, dtype=pl.Int64)
+    return frame.with_columns(repeat=known)
 
 
 def read_frame(file: Path, columns: Sequence[str] | None = None) -> pl.DataFrame:

@@ -183,6 +183,7 @@ class Dialogue:
     """One scripted conversation of the data set.
 
     ``id`` pairs the same query over lengths; ``length`` is the number of user turns; ``image_path`` is relative to the data folder.
+    ``repeat`` counts how often it is asked, from 1: every call about another repeat has another ``sample_index``.
     """
 
     id: str
@@ -193,6 +194,7 @@ class Dialogue:
     question: str
     kind: Kind = "harmful"
     method: str | None = None
+    repeat: int = 1
 
     @property
     def user_texts(self) -> tuple[str, ...]:

@@ -36,7 +36,10 @@ _FILE_NAME = re.compile(r"([1-9][0-9]?)_turn\.json")
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Where one dialogue stands. ``index`` is its place in the array; ``digest`` is the SHA-256 of its canonical content."""
+    """Where one dialogue stands. ``index`` is its place in the array; ``digest`` is the SHA-256 of its canonical content.
+
+    A dialogue that is asked several times has one entry for each ``repeat``, counted from 1.
+    """
 
     id: str
     scenario: str
@@ -48,6 +51,7 @@ class Entry:
     offset_bytes: int
     size_bytes: int
     digest: bytes
+    repeat: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,13 @@ class Dataset:
         kept = tuple(entries)
         return replace(self, entries=kept, lengths=_lengths_of(kept), fingerprint=_fingerprint(kept))
 
+    def repeated(self, repeats: int, *, after: int = 0) -> Dataset:
+        """The same data set with every entry so many times, its repeats numbered from ``after`` + 1; the fingerprint stays."""
+        if (repeats, after) == (1, 0):
+            return self
+        numbers = range(after + 1, after + repeats + 1)
+        return replace(self, entries=tuple(replace(entry, repeat=number) for entry in self.entries for number in numbers))
+
     def read(self, entry: Entry) -> Dialogue:
         """The dialogue of an entry, read from its place in the file.
 
@@ -101,7 +112,7 @@ class Dataset:
         if whole is None or _digest(whole) != entry.digest:
             problem = Problem(entry.file, "changed while in use; start again with the file as it is now", entry.index, shown(entry.id))
             raise DatasetError(self.folder, [problem])
-        return whole
+        return whole if entry.repeat == 1 else replace(whole, repeat=entry.repeat)
 
 
 def load_dataset(folder: Path, *, lengths: Collection[int] | None = None, skip_invalid: bool = False) -> Dataset:

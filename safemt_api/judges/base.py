@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from safemt_api.errors import DialogueError
 from safemt_api.markers import CODE_OF_QUESTION, FIXED_REFUSAL
-from safemt_api.messages import DECLINED, Answer, Asker, Call, Exhibit, Image, Label, Line, Outcome, Reply, Verdict
+from safemt_api.messages import DECLINED, Answer, Asker, Call, Dialogue, Exhibit, Image, Label, Line, Outcome, Reply, Verdict
 from safemt_api.profiles import Profile
 
 N_TRIES = 3
@@ -241,6 +241,11 @@ async def ask_for_verdict(
     return Verdict(
         name, found.label, "judge", found.reason, probability_unsafe=found.probability_unsafe, raw=asked.last_text, cost_usd=asked.cost_usd
     )
+
+
+def first_sample(dialogue: Dialogue) -> int:
+    """The ``sample_index`` from which a repeat of a dialogue is asked about, so that an equal reply is judged anew and not looked up."""
+    return (dialogue.repeat - 1) * MAX_SAMPLES
 
 
 def names_of(judges: Sequence[Judge]) -> str:

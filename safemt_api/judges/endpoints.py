@@ -19,6 +19,7 @@ from safemt_api.judges.base import (
     Finding,
     ask_for_verdict,
     digest_of,
+    first_sample,
     sendable,
     verdict_without_judge,
 )
@@ -123,7 +124,9 @@ class ModerationJudge:
             return settled
         if exhibit.dialogue.kind == "benign":
             return Verdict(self.name, None, "inapplicable", reason="a moderation endpoint does not tell whether a reply refuses")
-        call = Call(route=self.route, messages=(user(sendable(exhibit.reply.text)),), purpose="judge")
+        call = Call(
+            route=self.route, messages=(user(sendable(exhibit.reply.text)),), purpose="judge", sample_index=first_sample(exhibit.dialogue)
+        )
         return await ask_for_verdict(self.asker, call, _moderation_finding, name=self.name)
 
 
@@ -159,6 +162,7 @@ class DecisionJudge:
             messages=(user(decision_material(rubric, exhibit), exhibit.image),),
             purpose="judge",
             system=REFUSED_QUESTION if rubric.name == OVER_REFUSAL else UNSAFE_QUESTION,
+            sample_index=first_sample(exhibit.dialogue),
         )
         return await ask_for_verdict(self.asker, call, partial(read_decision, yes=_meaning_of_yes(rubric)), name=self.name)
 

@@ -35,7 +35,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from safemt_api.errors import UsageError
-from safemt_api.judges.base import Finding, ask_for_verdict, digest_of, sendable, verdict_without_judge
+from safemt_api.judges.base import Finding, ask_for_verdict, digest_of, first_sample, sendable, verdict_without_judge
 from safemt_api.messages import Asker, Call, Exhibit, Image, Label, Line, Message, Parameters, Purpose, Route, Verdict, assistant, user
 from safemt_api.profiles import Profile
 
@@ -203,10 +203,14 @@ def guard_sees(model: str, profile: Profile) -> bool:
     return profile.facts(model).vision and GUARDS_THAT_SEE.search(_plain_name(model)) is not None
 
 
-def guard_call(route: Route, profile: Profile, lines: tuple[Line, ...], image: Image | None, *, purpose: Purpose) -> Call:
+def guard_call(
+    route: Route, profile: Profile, lines: tuple[Line, ...], image: Image | None, *, purpose: Purpose, sample_index: int
+) -> Call:
     """The call that shows a guard the conversation; its last line is what is judged."""
     shown = format_of(route.model).show(lines, image if guard_sees(route.model, profile) else None)
-    return Call(route=route, messages=shown, purpose=purpose, parameters=Parameters(max_output_tokens=GUARD_TOKENS))
+    return Call(
+        route=route, messages=shown, purpose=purpose, parameters=Parameters(max_output_tokens=GUARD_TOKENS), sample_index=sample_index
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +246,7 @@ class GuardJudge:
         if benign and not self._format.tells_refusal:
             return Verdict(self.name, None, "inapplicable", reason=f"{self._format.name} does not tell whether a reply refuses")
         lines = (*exhibit.history, Line("assistant", exhibit.reply.text))
-        call = guard_call(self.route, self.profile, lines, exhibit.image, purpose="judge")
+        call = guard_call(self.route, self.profile, lines, exhibit.image, purpose="judge", sample_index=first_sample(exhibit.dialogue))
         read = self._read_refusal if benign else self._read_harm
         return await ask_for_verdict(self.asker, call, read, name=self.name, cut_off_is_fine=self._format.first_word_decides)
 

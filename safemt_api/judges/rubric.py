@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
 from typing import Final
@@ -18,6 +18,7 @@ from safemt_api.judges.base import (
     ask_for_verdict,
     coded,
     digest_of,
+    first_sample,
     material,
     spoken_lines,
     verdict_tokens,
@@ -168,7 +169,12 @@ class RubricJudge:
         rubric = self.rubrics.choose(exhibit.dialogue)
         image = exhibit.image if self.profile.facts(self.route.model).vision else None
         shown, code = coded(exhibit_material(exhibit), system=rubric.system, image=image)
-        return await ask_for_verdict(self.asker, self._call(shown, image, rubric), partial(rubric.read, code=code), name=self.name)
+        return await ask_for_verdict(
+            self.asker,
+            replace(self._call(shown, image, rubric), sample_index=first_sample(exhibit.dialogue)),
+            partial(rubric.read, code=code),
+            name=self.name,
+        )
 
     def _call(self, shown: str, image: Image | None, rubric: Rubric) -> Call:
         return Call(

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from safemt_api.errors import UsageError
+from safemt_api.frames import with_repeat
 from safemt_api.metrics.comparison import compare, holm, paired
 from safemt_api.metrics.frames import KEY, VerdictMatrix, encode
 from safemt_api.metrics.uncertainty import (
@@ -62,6 +63,7 @@ def paired_change(
     Raises:
         UsageError: The column or a part of the key is missing.
     """
+    before, after = with_repeat(before), with_repeat(after)
     names = (*key, column)
     for frame in (before, after):
         absent = [name for name in names if name not in frame.columns]
@@ -95,6 +97,7 @@ def live_effect_by_turn(
         UsageError: A frame breaks the contract of ``live_asr_by_turn``.
     """
     rows = []
+    undefended, defended = with_repeat(undefended), with_repeat(defended)
     for turn in sorted(set(undefended["turn"].to_list()) & set(defended["turn"].to_list())):
         arms = [frame.filter(pl.col("turn") == turn).select(*KEY, "verdict") for frame in (undefended, defended)]
         if not set(arms[0]["dialogue_id"]) & set(arms[1]["dialogue_id"]):

@@ -36,29 +36,48 @@ def asr_by_turn(frame: IntoDataFrame) -> pl.DataFrame:
 
 
 def asr_by_turn_with_intervals(frame: pl.DataFrame, *, level: float = DEFAULT_LEVEL) -> pl.DataFrame:
-    """``asr_by_turn`` with Wilson's ci_low and ci_high: an id stands once at a length, so each row is a single proportion."""
-    return with_wilson(asr_by_turn(frame), level=level)
+    """``asr_by_turn`` with ci_low and ci_high: Wilson's, as an id stands once at a length; with repeats, ids are clusters (bootstrap)."""
+    given = given_verdicts(frame)
+    return with_wilson(asr_by_turn(frame), level=level) if given.live else matrix_asr_with_intervals(encode(given.frame), level=level)
 
 
 def asr_of_matrix(matrix: VerdictMatrix) -> pl.DataFrame:
     """The rows of ``asr_by_turn`` for verdicts that are encoded already."""
-    counts = [(matrix.codes == code).sum(axis=0) for code in (UNSAFE, SAFE, MISSING)]
+    counts = [(matrix.codes == code).sum(axis=0).reshape(matrix.repeats, -1).sum(axis=0) for code in (UNSAFE, SAFE, MISSING)]
     columns = {"length": pl.Series(matrix.lengths, dtype=pl.Int64)}
     columns |= {name: pl.Series(count, dtype=pl.Int64) for name, count in zip(("unsafe", "safe", "missing"), counts, strict=True)}
     return pl.DataFrame(columns).with_columns(*_rates())
 
 
-def asr_by_scenario(frame: pl.DataFrame, *, level: float = DEFAULT_LEVEL) -> pl.DataFrame:
-    """``asr_by_turn`` for each scenario: one row a (scenario, length), with Wilson's ci_low and ci_high.
+def matrix_asr_with_intervals(
+    matrix: VerdictMatrix, *, resamples: int = DEFAULT_RESAMPLES, seed: int = 0, level: float = DEFAULT_LEVEL
+) -> pl.DataFrame:
+    """``asr_of_matrix`` with ci_low and ci_high: Wilson's where an id stands once at a length, else a bootstrap over ids."""
+    counted = asr_of_matrix(matrix)
+    if matrix.repeats == 1:
+        return with_wilson(counted, level=level)
+    unsafe, judged = (flags.reshape(len(matrix.ids), matrix.repeats, -1).sum(axis=1) for flags in (matrix.unsafe, matrix.judged))
+    low, high = proportion_intervals(unsafe, judged, resamples=resamples, seed=seed, level=level)
+    return with_bounds(counted, low, high)
 
-    An id stands once in each cell, so a cell is a single proportion.
+
+def asr_by_scenario(frame: pl.DataFrame, *, level: float = DEFAULT_LEVEL) -> pl.DataFrame:
+    """``asr_by_turn_with_intervals`` for each scenario: one row a (scenario, length).
 
     Raises:
         UsageError: As ``asr_by_turn``, or the frame has no column scenario.
     """
     if "scenario" not in frame.columns:
         raise UsageError("the verdict frame lacks the column scenario, which ASR by scenario needs")
-    return with_wilson(tallied(checked(frame), ["scenario", "length"]), level=level)
+    typed = checked(frame)
+    if typed["repeat"].n_unique() <= 1:
+        return with_wilson(tallied(typed, ["scenario", "length"]), level=level)
+    parts = typed.partition_by("scenario", as_dict=True, maintain_order=False)
+    rows = [
+        matrix_asr_with_intervals(encode(part), level=level).select(pl.lit(name).alias("scenario"), pl.all())
+        for (name,), part in sorted(parts.items())
+    ]
+    return pl.concat(rows)
 
 
 def overall_asr(frame: pl.DataFrame, *, resamples: int = DEFAULT_RESAMPLES, seed: int = 0, level: float = DEFAULT_LEVEL) -> Estimate:

@@ -90,6 +90,8 @@ def corrected_scores(
             (Se + Sp near 1) that a correction would be noise.
     """
     matrix, marked = encode(frame), labelled_pairs(labels)
+    if matrix.repeats > 1:
+        raise UsageError(f"scores can be corrected where dialogues were asked once; these were asked {matrix.repeats} times")
     if len(matrix.lengths) > MAX_LENGTHS:
         raise UsageError(
             f"SI can be corrected for at most {MAX_LENGTHS} lengths at once, not {len(matrix.lengths)}; filter the frame by length"

@@ -2,14 +2,15 @@
 
 Only cells with a verdict in both runs count, in every figure, so that a difference is never one of coverage. At one length the interval
 is Newcombe's and the test McNemar's, exact. Where an id stands at several lengths they are a paired Bayesian bootstrap over ids and the
-exact randomisation test that swaps the two runs' verdicts within an id (with one length it is McNemar's test).
+exact randomisation test that swaps the two runs' verdicts within an id (with one length it is McNemar's test); so they are where
+dialogues were asked several times.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -17,6 +18,7 @@ import polars as pl
 from safemt_api.errors import UsageError
 from safemt_api.metrics.frames import MISSING, Floats, VerdictMatrix, encode
 from safemt_api.metrics.safety_index import (
+    complete_ids,
     pseudo_ids,
     safety_index_bounds,
     safety_index_of,
@@ -107,19 +109,20 @@ def compare(
         safety_index_difference=index,
         safety_index_bounds_a=safety_index_bounds(own_a),
         safety_index_bounds_b=safety_index_bounds(own_b),
-        complete_ids=int(a.complete.sum()),
+        complete_ids=complete_ids(a),
         by_length=by_length,
         by_scenario=_by_scenario(frame_a, frame_b, resamples=resamples, seed=seed, level=level),
-        sentence=_sentence(name_a, name_b, by_length, asr, index, complete=f"{int(a.complete.sum())} of {len(a.ids)}"),
+        sentence=_sentence(name_a, name_b, by_length, asr, index, complete=f"{complete_ids(a)} of {len(a.ids)}"),
     )
 
 
 def shared(a: VerdictMatrix, b: VerdictMatrix) -> tuple[VerdictMatrix, VerdictMatrix]:
-    """Both runs on their common ids and lengths, each with all verdicts it has there."""
+    """Both runs on their common ids, lengths and repeats, each with all verdicts it has there; repeats are paired in their order."""
     ids, lengths = sorted(set(a.ids) & set(b.ids)), sorted(set(a.lengths) & set(b.lengths))
     if not ids or not lengths:
         raise UsageError(f"the two runs share no {'length' if ids else 'dialogue id'}, so they cannot be compared pair by pair")
-    return a.restricted(ids, lengths), b.restricted(ids, lengths)
+    repeats = min(a.repeats, b.repeats)
+    return a.restricted(ids, lengths).first(repeats), b.restricted(ids, lengths).first(repeats)
 
 
 def paired(a: VerdictMatrix, b: VerdictMatrix) -> tuple[VerdictMatrix, VerdictMatrix]:
@@ -127,7 +130,7 @@ def paired(a: VerdictMatrix, b: VerdictMatrix) -> tuple[VerdictMatrix, VerdictMa
     a, b = shared(a, b)
     both = a.judged & b.judged
     codes_a, codes_b = (np.where(both, x.codes, MISSING).astype(np.int8) for x in (a, b))
-    return VerdictMatrix(a.ids, a.lengths, codes_a), VerdictMatrix(b.ids, b.lengths, codes_b)
+    return replace(a, codes=codes_a), replace(b, codes=codes_b)
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
@@ -176,7 +179,7 @@ def paired_differences(
     a: VerdictMatrix, b: VerdictMatrix, *, resamples: int = DEFAULT_RESAMPLES, seed: int = 0, level: float = DEFAULT_LEVEL
 ) -> tuple[pl.DataFrame, Estimate, Estimate]:
     """What changes from A to B, both as ``paired`` gives them: ``Comparison.by_length``, and the differences of pooled ASR and of SI."""
-    rows = [_length_row(a, b, i, level=level) for i in range(len(a.lengths))]
+    rows = [_length_row(a.at(i), b.at(i), resamples=resamples, seed=seed, level=level) for i in range(len(a.lengths))]
     adjusted = holm([row["p_value"] for row in rows])
     by_length = _filled([row | {"p_holm": p} for row, p in zip(rows, adjusted, strict=True)])
     overall = _overall(a, b, resamples=resamples, seed=seed, level=level)
@@ -218,12 +221,18 @@ def _paired_sums(columns: Sequence[Floats], low: Floats, high: Floats, *, resamp
     return in_a, in_b
 
 
-def _length_row(a: VerdictMatrix, b: VerdictMatrix, i: int, *, level: float) -> dict[str, float]:
-    unsafe_a, unsafe_b, pairs = a.unsafe[:, i], b.unsafe[:, i], int(a.judged[:, i].sum())
+def _length_row(a: VerdictMatrix, b: VerdictMatrix, *, resamples: int, seed: int, level: float) -> dict[str, float]:
+    """The row of matrices of one length. With repeats an id gives several pairs, so they are tested and resampled id by id."""
+    unsafe_a, unsafe_b, pairs = a.unsafe, b.unsafe, int(a.judged.sum())
     only_a, only_b, both = (int(found.sum()) for found in (unsafe_a & ~unsafe_b, unsafe_b & ~unsafe_a, unsafe_a & unsafe_b))
-    low, high = paired_difference_interval(both, only_a, only_b, pairs, level=level)
+    if a.repeats == 1:
+        low, high = paired_difference_interval(both, only_a, only_b, pairs, level=level)
+        p_value = mcnemar(only_a, only_b)
+    else:
+        change = _overall(a, b, resamples=resamples, seed=seed, level=level)
+        low, high, p_value = change.ci_low, change.ci_high, swap_test(_net(a, b))
     return {
-        "length": a.lengths[i],
+        "length": a.lengths[0],
         "pairs": pairs,
         "asr_a": (both + only_a) / pairs if pairs else math.nan,
         "asr_b": (both + only_b) / pairs if pairs else math.nan,
@@ -232,7 +241,7 @@ def _length_row(a: VerdictMatrix, b: VerdictMatrix, i: int, *, level: float) -> 
         "ci_high": high,
         "only_a_unsafe": only_a,
         "only_b_unsafe": only_b,
-        "p_value": mcnemar(only_a, only_b) if pairs else math.nan,
+        "p_value": p_value if pairs else math.nan,
     }
 
 

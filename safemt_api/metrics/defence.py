@@ -12,9 +12,9 @@ import numpy as np
 import polars as pl
 
 from safemt_api.errors import UsageError
-from safemt_api.metrics.asr import asr_of_matrix, with_wilson
+from safemt_api.metrics.asr import matrix_asr_with_intervals
 from safemt_api.metrics.comparison import Comparison, compare, paired
-from safemt_api.metrics.frames import KEY, checked, encode
+from safemt_api.metrics.frames import KEY, VerdictMatrix, checked, encode
 from safemt_api.metrics.safety_index import SafetyIndex
 from safemt_api.metrics.scores import Scores, scores_of_matrices
 from safemt_api.metrics.uncertainty import DEFAULT_LEVEL, DEFAULT_RESAMPLES, Estimate, proportion_intervals, ratio
@@ -112,11 +112,12 @@ def benign_rate(
     unsafe, judged = (np.sum(cells, axis=1, keepdims=True) for cells in (matrix.unsafe, matrix.judged))
     low, high = proportion_intervals(unsafe, judged, resamples=resamples, seed=seed, level=level)
     overall = Estimate(ratio(unsafe.sum(), judged.sum()).item(), float(low[0]), float(high[0]))
-    return BenignRate(_flag_table(asr_of_matrix(matrix), level=level), overall)
+    return BenignRate(_flag_table(matrix, resamples=resamples, seed=seed, level=level), overall)
 
 
-def _flag_table(counted: pl.DataFrame, *, level: float) -> pl.DataFrame:
-    named = with_wilson(counted, level=level).rename({"unsafe": "flagged", "safe": "not_flagged", "asr": "rate"})
+def _flag_table(matrix: VerdictMatrix, *, resamples: int, seed: int, level: float) -> pl.DataFrame:
+    counted = matrix_asr_with_intervals(matrix, resamples=resamples, seed=seed, level=level)
+    named = counted.rename({"unsafe": "flagged", "safe": "not_flagged", "asr": "rate"})
     return named.drop("if_missing_safe", "if_missing_unsafe")
 
 

@@ -12,18 +12,21 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from safemt_api.metrics.frames import SAFE, UNSAFE, Codes, Flags, Floats, encode
+from safemt_api.metrics.frames import ABSENT, SAFE, UNSAFE, Codes, Flags, Floats, encode
 from safemt_api.metrics.uncertainty import DEFAULT_LEVEL, DEFAULT_RESAMPLES, bayesian_sums, bounds_of_shares, ratio
 
 
 def first_failure(frame: pl.DataFrame, *, resamples: int = DEFAULT_RESAMPLES, seed: int = 0, level: float = DEFAULT_LEVEL) -> pl.DataFrame:
-    """One row a length k: length, and the columns of ``failure_curve`` with every id as a unit.
+    """One row a length k: length, and the columns of ``failure_curve`` with every id as a unit, in each repeat if there are several.
 
     Raises:
         UsageError: The frame breaks the contract of ``asr_by_turn``.
     """
     matrix = encode(frame)
-    curve = failure_curve(matrix.codes, np.arange(len(matrix.ids)), resamples=resamples, seed=seed, level=level)
+    codes, clusters = np.vstack([part.codes for part in matrix.parts]), np.tile(np.arange(len(matrix.ids)), matrix.repeats)
+    # An id that was never asked in a repeat is no unit of it.
+    asked = (codes != ABSENT).any(axis=1) | (matrix.repeats == 1)
+    curve = failure_curve(codes[asked], clusters[asked], resamples=resamples, seed=seed, level=level)
     return curve.select(pl.Series("length", matrix.lengths, dtype=pl.Int64), pl.all())
 
 

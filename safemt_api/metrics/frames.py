@@ -1,7 +1,8 @@
 """The frame that every score reads: its contract, checked in one place, and its encoding as a matrix of ids × lengths.
 
 A verdict frame has the columns ``dialogue_id`` (text), ``length`` (whole number) and ``verdict`` (``"safe"``, ``"unsafe"`` or null);
-a live frame has ``turn`` beside them. Other columns are carried along. One row is one reply that was to be judged.
+a live frame has ``turn`` beside them. Where dialogues were asked several times, ``repeat`` counts the askings; without that column all rows
+are of the first. Other columns are carried along. One row is one reply that was to be judged.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from safemt_api.errors import UsageError
+from safemt_api.frames import with_repeat
 
 Codes = NDArray[np.int8]
 Flags = NDArray[np.bool_]
@@ -23,17 +25,32 @@ SAFE, UNSAFE, MISSING, ABSENT = 0, 1, -1, -2
 """Cells of a verdict matrix: judged safe, judged unsafe, a reply without valid verdict, and a dialogue that was not planned."""
 
 LABELS = ("safe", "unsafe")
-KEY = ("dialogue_id", "length")
+KEY = ("dialogue_id", "length", "repeat")
 LIVE_KEY = (*KEY, "turn")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class VerdictMatrix:
-    """Verdicts of one run: ``codes`` has shape (ids, lengths); ids and lengths are sorted."""
+    """Verdicts of one run: ``codes`` has shape (ids, repeats x lengths), repeat after repeat; ids and lengths are sorted.
+
+    An id is one row however often it was asked, since ids are the sampling unit.
+    """
 
     ids: tuple[str, ...]
     lengths: tuple[int, ...]
     codes: Codes
+    repeats: int = 1
+
+    @property
+    def parts(self) -> tuple[VerdictMatrix, ...]:
+        """Each repeat by itself: every id asked once."""
+        if self.repeats == 1:
+            return (self,)
+        return tuple(VerdictMatrix(self.ids, self.lengths, codes) for codes in np.split(self.codes, self.repeats, axis=1))
+
+    def at(self, place: int) -> VerdictMatrix:
+        """One length, the ``place``-th, with all its repeats."""
+        return VerdictMatrix(self.ids, (self.lengths[place],), self.codes[:, place :: len(self.lengths)], self.repeats)
 
     @property
     def unsafe(self) -> Flags:
@@ -52,18 +69,27 @@ class VerdictMatrix:
 
     @property
     def complete(self) -> Flags:
-        """By id: whether there is a valid verdict at every length; a dialogue that was never planned or played leaves a gap too."""
+        """By id: whether there is a valid verdict at every length (in every repeat); one never planned or played is a gap."""
         return np.asarray(self.judged.all(axis=1))
 
     def restricted(self, ids: Sequence[str], lengths: Sequence[int]) -> VerdictMatrix:
         """The same verdicts for these ids and lengths only, in the order given."""
         row_of, column_of = ({key: i for i, key in enumerate(keys)} for keys in (self.ids, self.lengths))
         rows, columns = [row_of[key] for key in ids], [column_of[key] for key in lengths]
-        return VerdictMatrix(tuple(ids), tuple(lengths), self.codes[np.ix_(rows, columns)])
+        chosen = [repeat * len(self.lengths) + column for repeat in range(self.repeats) for column in columns]
+        return VerdictMatrix(tuple(ids), tuple(lengths), self.codes[np.ix_(rows, chosen)], self.repeats)
+
+    def first(self, repeats: int) -> VerdictMatrix:
+        """The same with the first so many repeats only."""
+        return VerdictMatrix(self.ids, self.lengths, self.codes[:, : repeats * len(self.lengths)], repeats)
 
 
 def checked(frame: pl.DataFrame, *, key: Sequence[str] = KEY, labels: Sequence[str] = ("verdict",)) -> pl.DataFrame:
-    """The frame with ``key`` and ``labels`` in their proper types, or a ``UsageError`` that names the column and the cure."""
+    """The frame with ``key`` and ``labels`` in their proper types, or a ``UsageError`` that names the column and the cure.
+
+    A frame without the column ``repeat`` gets it.
+    """
+    frame = frame if "repeat" in frame.columns else with_repeat(frame)
     absent = [name for name in (*key, *labels) if name not in frame.columns]
     if absent:
         plural = "s" if len(absent) > 1 else ""
@@ -87,10 +113,11 @@ def encode(frame: pl.DataFrame) -> VerdictMatrix:
 def encode_checked(frame: pl.DataFrame, *, column: str) -> VerdictMatrix:
     """A frame that has passed ``checked`` as a matrix; ``column`` names what runs across (length)."""
     ids, lengths = (frame[name].unique().sort() for name in ("dialogue_id", column))
-    codes = np.full((len(ids), len(lengths)), ABSENT, dtype=np.int8)
-    rows, columns = (frame[name].rank("dense").to_numpy().astype(np.int64) - 1 for name in ("dialogue_id", column))
-    codes[rows, columns] = label_codes(frame["verdict"])
-    return VerdictMatrix(tuple(ids.to_list()), tuple(lengths.to_list()), codes)
+    repeats = max(1, frame["repeat"].n_unique())
+    codes = np.full((len(ids), repeats * len(lengths)), ABSENT, dtype=np.int8)
+    rows, columns, repeat = (frame[name].rank("dense").to_numpy().astype(np.int64) - 1 for name in ("dialogue_id", column, "repeat"))
+    codes[rows, repeat * len(lengths) + columns] = label_codes(frame["verdict"])
+    return VerdictMatrix(tuple(ids.to_list()), tuple(lengths.to_list()), codes, repeats)
 
 
 def label_codes(labels: pl.Series) -> Codes:
@@ -118,7 +145,7 @@ def _refuse_nulls(frame: pl.DataFrame, name: str) -> None:
     if frame[name].null_count():
         raise UsageError(f"the column {name} has {frame[name].null_count()} empty cells; every row needs one")
     if name != "dialogue_id" and frame.height and int(frame.select(pl.col(name).min()).item()) < 1:
-        raise UsageError(f"the column {name} counts turns and starts at 1; it holds {frame.select(pl.col(name).min()).item()}")
+        raise UsageError(f"the column {name} starts at 1; it holds {frame.select(pl.col(name).min()).item()}")
 
 
 def _refuse_unknown_labels(frame: pl.DataFrame, name: str) -> None:

@@ -9,6 +9,7 @@ import polars as pl
 from narwhals.typing import IntoDataFrame
 
 from safemt_api.errors import UsageError
+from safemt_api.frames import with_repeat
 
 RUN_COLUMNS = ("dialogue_id", "length", "turn", "counts", "kind", "label")
 """What tells a run's verdicts from a frame of one's own: there are a column ``label`` and none that is called ``verdict``."""
@@ -33,10 +34,11 @@ def given_verdicts(frame: IntoDataFrame) -> GivenVerdicts:
     own = _as_polars(frame)
     if "verdict" in own.columns or not set(RUN_COLUMNS) <= set(own.columns):
         return GivenVerdicts(own)
+    own = with_repeat(own)
     counting = own.filter(pl.col("counts") & (pl.col("kind") == "harmful"))
     if own.height and not counting.height:
         raise UsageError("the run's verdicts hold none that counts on a harmful dialogue, and benign ones have no ASR and no Safety Index")
-    verdicts = counting.select("dialogue_id", "scenario", "length", "turn", verdict="label")
+    verdicts = counting.select("dialogue_id", "scenario", "length", "repeat", "turn", verdict="label")
     if verdicts.filter(pl.col("turn") < pl.col("length")).height:
         return GivenVerdicts(verdicts, live=True)
     return GivenVerdicts(verdicts.drop("turn"))

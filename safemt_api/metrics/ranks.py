@@ -61,7 +61,8 @@ def _shared(matrices: Mapping[str, VerdictMatrix]) -> dict[str, VerdictMatrix]:
     lengths = set.intersection(*(set(matrix.lengths) for matrix in matrices.values())) if matrices else set()
     if matrices and not (ids and lengths):
         raise UsageError(f"the runs share no {'length' if ids else 'dialogue id'}, so they have no common ranking")
-    return {name: matrix.restricted(sorted(ids), sorted(lengths)) for name, matrix in matrices.items()}
+    repeats = min((matrix.repeats for matrix in matrices.values()), default=1)
+    return {name: matrix.restricted(sorted(ids), sorted(lengths)).first(repeats) for name, matrix in matrices.items()}
 
 
 def _paired_samples(matrices: Sequence[VerdictMatrix], *, resamples: int, seed: int) -> Floats:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import polars as pl
 
-from safemt_api.metrics.asr import asr_of_matrix, with_wilson
+from safemt_api.metrics.asr import matrix_asr_with_intervals
 from safemt_api.metrics.frames import VerdictMatrix, encode
 from safemt_api.metrics.safety_index import SafetyIndex, scored_index
 from safemt_api.metrics.uncertainty import DEFAULT_LEVEL, DEFAULT_RESAMPLES
@@ -36,7 +37,5 @@ def scores_of_matrices(
     matrices: Sequence[VerdictMatrix], *, resamples: int = DEFAULT_RESAMPLES, seed: int = 0, level: float = DEFAULT_LEVEL
 ) -> list[Scores]:
     """``scores_with_intervals`` of verdicts that are encoded already."""
-    return [
-        Scores(with_wilson(asr_of_matrix(matrix), level=level), scored_index(matrix, resamples=resamples, seed=seed, level=level))
-        for matrix in matrices
-    ]
+    again: dict[str, Any] = {"resamples": resamples, "seed": seed, "level": level}
+    return [Scores(matrix_asr_with_intervals(matrix, **again), scored_index(matrix, **again)) for matrix in matrices]

@@ -18,6 +18,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from safemt_api.metrics.frames import Floats, VerdictMatrix, encode
+from safemt_api.metrics.repeats import any_unsafe
 from safemt_api.metrics.uncertainty import DEFAULT_LEVEL, Estimate, IntegerVariable, exact_two_sided_p, normal_quantile
 
 MAX_STEPS = 100
@@ -41,8 +42,12 @@ class Trend:
 
 
 def trend_with_length(frame: pl.DataFrame, *, level: float = DEFAULT_LEVEL) -> Trend:
-    """Slope and tests of ASR against length; raises ``UsageError`` for a frame that breaks the contract of ``asr_by_turn``."""
-    matrix = encode(frame)
+    """Slope and tests of ASR against length; raises ``UsageError`` for a frame that breaks the contract of ``asr_by_turn``.
+
+    Of dialogues that were asked several times the verdict is whether any reply was unsafe (``repeats.any_unsafe``): the replies of one cell
+    depend on each other, so that they must not be dealt out apart.
+    """
+    matrix = any_unsafe(encode(frame))
     slope, p_slope, note = _slope(matrix, level=level)
     p_value = permutation_p(matrix)
     return Trend(slope, p_slope, p_value, "exact permutation test within id", note, _sentence(matrix, slope, p_value, level=level))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, get_args
 
 from safemt_api.errors import ModeratorError
-from safemt_api.judges.base import Asked, digest_of, material, spoken_lines
+from safemt_api.judges.base import Asked, digest_of, first_sample, material, spoken_lines
 from safemt_api.markers import FIXED_REFUSAL
 from safemt_api.messages import Dialogue, Guidance, Image, Line
 
@@ -61,8 +61,8 @@ class Reviewer(Protocol):
         """SHA-256 over all that decides its guidance."""
         ...
 
-    async def guide(self, history: tuple[Line, ...], image: Image | None) -> Guidance:
-        """Decide.
+    async def guide(self, history: tuple[Line, ...], image: Image | None, sample_index: int = 0) -> Guidance:
+        """Decide; each repeat of a dialogue is asked about from a ``sample_index`` of its own.
 
         Raises:
             ModeratorFailedError: There is no decision.
@@ -91,7 +91,7 @@ class WithFailurePolicy:
     async def review(self, *, dialogue: Dialogue, history: tuple[Line, ...], image: Image | None) -> Guidance:
         """Ask the reviewer; see ``Moderator.review``. It is not told the dialogue's scenario or question: it must find out by itself."""
         try:
-            return await self.reviewer.guide(history, image)
+            return await self.reviewer.guide(history, image, first_sample(dialogue))
         except ModeratorFailedError as failed:
             if self.failure == "fail":
                 raise ModeratorError(self.name, dialogue.id, failed.reason) from failed

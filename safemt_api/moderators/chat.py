@@ -106,7 +106,7 @@ class PolicyModerator:
         form = POLICY_FORM.format(scenarios=", ".join(self.library.scenarios) or "none")
         return "\n\n".join((POLICY_TASK, MATERIAL_NOTE, form))
 
-    async def guide(self, history: tuple[Line, ...], image: Image | None) -> Guidance:
+    async def guide(self, history: tuple[Line, ...], image: Image | None, sample_index: int = 0) -> Guidance:
         """See ``Reviewer.guide``."""
         seen = _image_for(self.route, self.profile, image)
         shown, code = coded(dialogue_material(history), system=self._system, image=seen)
@@ -114,6 +114,7 @@ class PolicyModerator:
             route=self.route,
             messages=(user(shown, seen),),
             purpose="moderator",
+            sample_index=sample_index,
             system=self._system,
             parameters=_parameters(self.route, self.profile),
             schema=POLICY_SCHEMA,
@@ -150,12 +151,13 @@ class RawModerator:
         tokens = str(verdict_tokens(self.profile, self.route.model))
         return digest_of("raw", self.name, RAW_TASK, MATERIAL_NOTE, GUIDANCE_HEADER, tokens)
 
-    async def guide(self, history: tuple[Line, ...], image: Image | None) -> Guidance:
+    async def guide(self, history: tuple[Line, ...], image: Image | None, sample_index: int = 0) -> Guidance:
         """See ``Reviewer.guide``."""
         call = Call(
             route=self.route,
             messages=(user(dialogue_material(history), _image_for(self.route, self.profile, image)),),
             purpose="moderator",
+            sample_index=sample_index,
             system=f"{RAW_TASK}\n\n{MATERIAL_NOTE}",
             parameters=_parameters(self.route, self.profile),
         )

@@ -27,10 +27,10 @@ class GuardModerator:
         """Over the name, the format and the version of the formats."""
         return digest_of("guard", self.name, format_of(self.route.model).name, FORMATS_VERSION, WILDGUARD_INSTRUCTION)
 
-    async def guide(self, history: tuple[Line, ...], image: Image | None) -> Guidance:
+    async def guide(self, history: tuple[Line, ...], image: Image | None, sample_index: int = 0) -> Guidance:
         """See ``Reviewer.guide``."""
         shape = format_of(self.route.model)
-        call = guard_call(self.route, self.profile, history, image, purpose="moderator")
+        call = guard_call(self.route, self.profile, history, image, purpose="moderator", sample_index=sample_index)
         asked = await ask_until_read(self.asker, call, lambda text: shape.read(text, "request"), cut_off_is_fine=shape.first_word_decides)
         if not isinstance(asked.result, GuardWord):
             raise ModeratorFailedError(asked.reason, asked)
@@ -50,10 +50,10 @@ class ModerationModerator:
         """Over the name and the way its answer is read."""
         return digest_of("moderation", self.name, ENDPOINTS_VERSION)
 
-    async def guide(self, history: tuple[Line, ...], image: Image | None) -> Guidance:
+    async def guide(self, history: tuple[Line, ...], image: Image | None, sample_index: int = 0) -> Guidance:
         """See ``Reviewer.guide``."""
         said = "\n\n".join(line.text for line in history if line.role == "user")
-        call = Call(route=self.route, messages=(user(sendable(said), image),), purpose="moderator")
+        call = Call(route=self.route, messages=(user(sendable(said), image),), purpose="moderator", sample_index=sample_index)
         asked = await ask_until_read(self.asker, call, read_flag)
         if not isinstance(asked.result, Flag):
             raise ModeratorFailedError(asked.reason, asked)

@@ -117,6 +117,7 @@ def _facts(run: RunData) -> dict[str, str | None]:
     data = _mapping(run.manifest.get("data"))
     return {
         "protocol": run.summary.protocol,
+        "repeats": str(identity.get("repeats", 1)) if recorded else None,
         "lengths": words.listed(run.summary.lengths) if run.summary.lengths else None,
         "kinds": "benign dialogues alone" if kinds == ["benign"] else "harmful dialogues",
         "dialogues": _text(identity.get("dataset") or data.get("fingerprint")),
@@ -135,7 +136,7 @@ def _judge_digest(run: RunData) -> str | None:
 def _changed_dialogues(first: RunData, other: RunData) -> int:
     """How many turns that both runs hold were asked in other words; live histories differ by nature, so there the user's words count."""
     said = "messages" if first.summary.protocol == other.summary.protocol == "scripted" else "user_text"
-    mine, theirs = (run.transcripts.filter(pl.col("kind") == "harmful").select(*TURN_KEY, said) for run in (first, other))
+    mine, theirs = (run.transcripts.filter(pl.col("kind") == "harmful").unique(TURN_KEY).select(*TURN_KEY, said) for run in (first, other))
     both = mine.join(theirs, on=TURN_KEY, suffix="_other")
     return both.filter(pl.col(said) != pl.col(f"{said}_other")).height
 
@@ -145,6 +146,8 @@ def _cure(what: str, first: RunData, other: RunData) -> str:
         return f"`{judge_command(other, as_in=first)}` judges it alike"
     if what == "lengths":
         return "play it again with the same --lengths"
+    if what == "repeats":
+        return "play it again with the same --repeats"
     if what == "protocol":
         return "play it again with the same --protocol"
     options = {"kinds": "--kinds", "system prompt": "--system", "sampling": "sampling options"}

@@ -92,7 +92,8 @@ def calibrate(run: RunData, file: Path) -> Calibration:
 
 
 def _harmful(run: RunData) -> pl.DataFrame:
-    return run.verdicts.filter(pl.col("kind") == "harmful")
+    """Verdicts on harmful dialogues; of several repeats those on the first, so that a labelled reply is one."""
+    return run.verdicts.filter(pl.col("kind") == "harmful", pl.col("repeat") == pl.col("repeat").min())
 
 
 def write_calibration(folder: Path, calibration: Calibration) -> Path:

@@ -21,7 +21,7 @@ from safemt_api.report.reading import RunData
 Format = Literal["csv", "jsonl", "latex", "inspect"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 ENDINGS: dict[Format, str] = {"csv": ".csv", "jsonl": ".jsonl", "latex": ".tex"}
-TURN_KEY = ("dialogue_id", "length", "turn")
+TURN_KEY = ("dialogue_id", "length", "repeat", "turn")
 
 Row = Mapping[str, Any]
 

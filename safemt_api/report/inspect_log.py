@@ -30,6 +30,8 @@ PICTURE_SIDE_PIXELS = 640
 """Large enough to be read in the viewer, small enough (about 40 KB) for 10,000 dialogues in one log."""
 
 Row = Mapping[str, Any]
+DialogueKey = tuple[str, int, int]
+"""Id, length and repeat."""
 Json = dict[str, Any]
 
 STOP_REASONS = {
@@ -58,7 +60,7 @@ def write_inspect_log(run: RunData, target: Path) -> None:
     with atomic_file(target) as stream, ZipFile(stream, "w", ZIP_DEFLATED) as archive:
         archive.writestr("_journal/start.json", _dumped({name: header[name] for name in ("version", "eval", "plan")}))
         for sample in inspect_samples(run):
-            archive.writestr(f"samples/{sample['id']}_epoch_1.json", _dumped(sample))
+            archive.writestr(f"samples/{sample['id']}_epoch_{sample['epoch']}.json", _dumped(sample))
             summaries.append(_summary(sample))
         archive.writestr("summaries.json", _dumped(summaries))
         archive.writestr("header.json", _dumped(header))
@@ -84,6 +86,7 @@ def inspect_header(run: RunData) -> Json:
     """The log without its samples."""
     started = run.started or "1970-01-01T00:00:00+00:00"
     dialogues, log_id = run.transcripts.select("dialogue_id", "length").n_unique(), _log_id(run)
+    epochs = max(1, run.transcripts["repeat"].n_unique())
     judges = run.verdicts["judge"].drop_nulls().unique(maintain_order=True).to_list() or ["none"]
     return {
         "version": LOG_VERSION,
@@ -97,12 +100,12 @@ def inspect_header(run: RunData) -> Json:
             "task_args": {"lengths": list(run.summary.lengths), "judge": run.summary.judge, "seed": run.summary.seed},
             "dataset": {"name": "safemt", "samples": dialogues, "shuffled": False},
             "model": _model(run),
-            "config": {"epochs": 1},
+            "config": {"epochs": epochs},
             "metadata": {"run": run.name, "status": run.summary.status, "judge": run.judge_title},
         },
         "plan": {"name": "plan", "steps": [], "config": {}},
         "results": {
-            "total_samples": run.summary.dialogues.planned or dialogues,
+            "total_samples": run.summary.dialogues.planned or dialogues * epochs,
             "completed_samples": run.summary.dialogues.finished,
             "scores": [
                 {"name": judge, "scorer": judge, "metrics": _metrics(run) if place == 0 else {}} for place, judge in enumerate(judges)
@@ -137,15 +140,19 @@ def _usage(input_tokens: int | None, output_tokens: int | None, cached_tokens: i
 
 def inspect_samples(run: RunData) -> Iterator[Json]:
     """The samples, all lengths of an id together."""
-    verdicts: dict[tuple[str, int], list[Row]] = defaultdict(list)
+    verdicts: dict[DialogueKey, list[Row]] = defaultdict(list)
     for row in run.verdicts.iter_rows(named=True):
-        verdicts[row["dialogue_id"], row["length"]].append(row)
-    turns: dict[tuple[str, int], list[Row]] = defaultdict(list)
+        verdicts[row["dialogue_id"], row["length"], row["repeat"]].append(row)
+    turns: dict[DialogueKey, list[Row]] = defaultdict(list)
     for row in run.transcripts.iter_rows(named=True):
-        turns[row["dialogue_id"], row["length"]].append(row)
+        turns[row["dialogue_id"], row["length"], row["repeat"]].append(row)
     pictures = _Pictures(run.data_folder)
+    first = run.transcripts["repeat"].min()
     for key in sorted(turns):
-        yield _sample(run, *key, rows=sorted(turns[key], key=itemgetter("turn")), verdicts=verdicts[key], pictures=pictures)
+        epoch = 1 + key[2] - (first if isinstance(first, int) else 1)
+        yield _sample(
+            run, *key[:2], epoch=epoch, rows=sorted(turns[key], key=itemgetter("turn")), verdicts=verdicts[key], pictures=pictures
+        )
 
 
 @dataclass(slots=True)
@@ -164,7 +171,9 @@ class _Pictures:
         return self.last[1]
 
 
-def _sample(run: RunData, dialogue_id: str, length: int, *, rows: Sequence[Row], verdicts: Sequence[Row], pictures: _Pictures) -> Json:
+def _sample(
+    run: RunData, dialogue_id: str, length: int, *, epoch: int, rows: Sequence[Row], verdicts: Sequence[Row], pictures: _Pictures
+) -> Json:
     last, seconds = rows[-1], sum(row["latency_seconds"] or 0.0 for row in rows)
     asked, attachments = _asked(last, pictures.url(last["image_path"]))
     reply = {"role": "assistant", "content": last["reply_text"] or "", "model": last["model"] or "", "source": "generate"}
@@ -172,7 +181,7 @@ def _sample(run: RunData, dialogue_id: str, length: int, *, rows: Sequence[Row],
     usage = _usage(*(sum(row[name] or 0 for row in rows) for name in ("input_tokens", "output_tokens", "cached_input_tokens")))
     sample: Json = {
         "id": f"{dialogue_id}_{length}-turn",
-        "epoch": 1,
+        "epoch": epoch,
         "input": asked,
         "target": "safe",
         "messages": [*asked, reply] if answered else asked,

@@ -87,16 +87,16 @@
     return turns.length === 0 || turns.some((turn) => turn.label === "missing") ? "missing" : "safe";
   };
   const unpack = (row) => {
-    const [run, id, scenario, kind, length, method, image, messages, packedTurns, failure, note, protocol] = row;
+    const [run, id, scenario, kind, length, method, image, messages, packedTurns, failure, note, protocol, repeat] = row;
     const turns = packedTurns.map(unpackTurn);
     const last = turns[turns.length - 1];
-    return { run, id: text(id), scenario: text(scenario), kind: text(kind), length, method, image, messages, turns, failure, note, protocol: text(protocol),
+    return { run, id: text(id), scenario: text(scenario), kind: text(kind), length, method, image, messages, turns, failure, note, protocol: text(protocol), repeat,
       verdict: overall(turns), outcomes: new Set(turns.map((turn) => turn.outcome)), outcome: last ? last.outcome : "", disagree: turns.some((turn) => turn.disagree),
       refs: [id, scenario, failure, note, ...messages.filter((_, place) => place % 2 === 1), ...turns.flatMap((turn) => [turn.reply, turn.detail, turn.policy, ...turn.opinions.map((verdict) => verdict.reason)])] };
   };
 
-  // Side by side: one entry for each id and length, with that dialogue of every run (undefined where a run does not hold it).
-  const keyOf = (dialogue) => `${dialogue.length} ${dialogue.id}`;
+  // Side by side: one entry for each id, length and repeat, with that dialogue of every run (undefined where a run does not hold it).
+  const keyOf = (dialogue) => `${dialogue.repeat} ${dialogue.length} ${dialogue.id}`;
   const grouped = (dialogues) => {
     const found = new Map();
     for (const dialogue of dialogues) {
@@ -172,7 +172,7 @@
     const name = make("span");
     if (runNames.length > 1 && !dialogue.arms) name.append(swatch(dialogue.run));
     name.append(dialogue.id);
-    const turns = `${dialogue.length} ${dialogue.length === 1 ? "turn" : "turns"}`;
+    const turns = `${dialogue.length} ${dialogue.length === 1 ? "turn" : "turns"}${dialogue.repeat ? ` · repeat ${dialogue.repeat}` : ""}`;
     if (dialogue.arms) {
       node.append(name, make("span", `right verdict ${dialogue.verdict}`, dialogue.spoken),
         make("span", "second", `${dialogue.scenario}${dialogue.kind === "benign" ? " · benign" : ""}`),
@@ -225,6 +225,7 @@
     if (dialogue) {
       said.set("id", dialogue.id);
       said.set("turns", dialogue.length);
+      if (dialogue.repeat) said.set("repeat", dialogue.repeat);
       if (runNames.length > 1 && !dialogue.arms) said.set("arm", runNames[dialogue.run]);
     }
     if (aside()) said.set("view", "arms");
@@ -245,7 +246,7 @@
     if (differing) differing.checked = aside() && said.get("differ") === "1";
     filter();
     const place = shown.findIndex((dialogue) => dialogue.id === said.get("id") && (!said.get("turns") || String(dialogue.length) === said.get("turns"))
-      && (dialogue.arms || !said.get("arm") || runNames[dialogue.run] === said.get("arm")));
+      && (!said.get("repeat") || String(dialogue.repeat) === said.get("repeat")) && (dialogue.arms || !said.get("arm") || runNames[dialogue.run] === said.get("arm")));
     if (place >= 0) select(place);
     settled = true;
     if (said.get("id")) $("transcripts").scrollIntoView();
@@ -381,7 +382,7 @@
   const openArms = (group) => {
     const base = group.widest;
     const nodes = [make("h3", "", group.id)];
-    nodes.push(facts([["scenario", group.scenario], ["kind", group.kind], ["turns", String(group.length)], ["method", text(group.method)], ["runs", `${group.held} of ${runNames.length}`]]));
+    nodes.push(facts([["scenario", group.scenario], ["kind", group.kind], ["turns", String(group.length)], ["repeat", group.repeat ? String(group.repeat) : ""], ["method", text(group.method)], ["runs", `${group.held} of ${runNames.length}`]]));
     nodes.push(buttons(armsButton(false)));
     // Every user message that some run answered has the runs' replies below it; scripted dialogues are answered at their end.
     const answered = new Set(group.arms.filter(Boolean).flatMap((dialogue) => dialogue.turns.map((turn) => turn.turn)));
@@ -408,7 +409,7 @@
   const open = (dialogue) => {
     if (dialogue.arms) { openArms(dialogue); return; }
     const nodes = [make("h3", "", dialogue.id)];
-    nodes.push(facts([["run", runNames.length > 1 ? runNames[dialogue.run] : ""], ["scenario", dialogue.scenario], ["kind", dialogue.kind], ["turns", String(dialogue.length)],
+    nodes.push(facts([["run", runNames.length > 1 ? runNames[dialogue.run] : ""], ["scenario", dialogue.scenario], ["kind", dialogue.kind], ["turns", String(dialogue.length)], ["repeat", dialogue.repeat ? String(dialogue.repeat) : ""],
       ["method", text(dialogue.method)], ["protocol", dialogue.protocol]]));
     if (dialogue.failure >= 0) nodes.push(make("p", "banner", text(dialogue.failure)));
     if (dialogue.note >= 0) nodes.push(make("p", "note", text(dialogue.note)));

@@ -33,7 +33,8 @@ WEBP_EFFORT = 1
 COMPRESSION_LEVEL = 6
 NONE = -1
 
-DialogueKey = tuple[str, int]
+DialogueKey = tuple[str, int, int]
+"""Id, length and repeat."""
 Row = Mapping[str, Any]
 
 
@@ -137,13 +138,15 @@ def _dialogues(
     number: int, run: RunData, *, strings: _Strings, thumbnails: _Thumbnails, judges: _Strings, data_folder: Path | None
 ) -> Iterable[list[Any]]:
     folder = data_folder or run.data_folder
-    verdicts: dict[tuple[str, int, int], list[list[Any]]] = defaultdict(list)
+    verdicts: dict[tuple[DialogueKey, int], list[list[Any]]] = defaultdict(list)
     for row in run.verdicts.sort("counts", descending=True, maintain_order=True).iter_rows(named=True):
-        verdicts[row["dialogue_id"], row["length"], row["turn"]].append(_verdict(row, strings, judges))
+        verdicts[_key(row), row["turn"]].append(_verdict(row, strings, judges))
     turns: dict[DialogueKey, list[Row]] = defaultdict(list)
     for row in run.transcripts.iter_rows(named=True):
-        turns[row["dialogue_id"], row["length"]].append(row)
-    for (dialogue_id, length), unordered in sorted(turns.items(), key=_reading_order):
+        turns[_key(row)].append(row)
+    repeated = run.transcripts["repeat"].n_unique() > 1
+    for key, unordered in sorted(turns.items(), key=_reading_order):
+        dialogue_id, length, repeat = key
         rows = sorted(unordered, key=itemgetter("turn"))
         last = rows[-1]
         yield [
@@ -155,18 +158,23 @@ def _dialogues(
             strings.place(last["method"]),
             thumbnails.place(folder, last["image_path"]),
             _messages(last, strings),
-            [_turn(row, strings, verdicts.get((dialogue_id, length, row["turn"]), [])) for row in rows],
+            [_turn(row, strings, verdicts.get((key, row["turn"]), [])) for row in rows],
             strings.place(last["failure"]),
             strings.place(last["note"]),
             strings.place(last["protocol"]),
+            repeat if repeated else 0,
         ]
 
 
-def _reading_order(item: tuple[DialogueKey, list[Row]]) -> tuple[str, list[str | int], int]:
-    """By scenario, then id with its numbers as numbers, then length: the lengths of an id stand together."""
-    (dialogue_id, length), rows = item
+def _key(row: Row) -> DialogueKey:
+    return row["dialogue_id"], row["length"], row["repeat"]
+
+
+def _reading_order(item: tuple[DialogueKey, list[Row]]) -> tuple[str, list[str | int], int, int]:
+    """By scenario, then id with its numbers as numbers, then length and repeat: the lengths of an id stand together."""
+    (dialogue_id, length, repeat), rows = item
     parts = re.split(r"([0-9]+)", dialogue_id)
-    return rows[0]["scenario"] or "", [int(part) if place % 2 else part for place, part in enumerate(parts)], length
+    return rows[0]["scenario"] or "", [int(part) if place % 2 else part for place, part in enumerate(parts)], length, repeat
 
 
 def _verdict(row: Row, strings: _Strings, judges: _Strings) -> list[Any]:

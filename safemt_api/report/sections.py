@@ -105,7 +105,10 @@ def _score_block(
                 label=f"Attack success rate by {word}; the numbers stand in the table",
                 caption=f"Line: ASR. Band: 95% interval. {_judges_caption(members)}",
             )
-    tables = "".join(_asr_table(run, label, titled=len(runs) > 1) for run, label in zip(members, labels, strict=True))
+    tables = "".join(
+        _asr_table(run, label, titled=len(runs) > 1) + _repeats_table(run, label, titled=len(runs) > 1)
+        for run, label in zip(members, labels, strict=True)
+    )
     said_of = "".join(_said_of(run, label if len(runs) > 1 else "") for run, label in zip(members, labels, strict=True))
     note = f'<p class="note">{escape(INDEX_NOTE)}</p>' if members[0] is by_protocol(runs)[0][1][0] else ""
     if len(runs) > 1:
@@ -200,6 +203,26 @@ def _asr_table(run: RunData, label: str, *, titled: bool) -> str:
     ]
     caption = f"{label}: {run.judge_title}" if titled else f"Judge: {run.judge_title}. Intervals are 95%."
     return table(columns, rows, caption=words.printable(caption))
+
+
+def _repeats_table(run: RunData, label: str, *, titled: bool) -> str:
+    found = run.summary.repeats
+    if found is None:
+        return ""
+    columns = [Column(words.turn_word(run.summary.protocol).capitalize(), number=True)]
+    columns += [Column(name, number=True) for name in ("Any unsafe", "Dialogues", "Incomplete", "Bounds")]
+    rows = [
+        [
+            counted(row.turn),
+            rate(row.share, row.ci_low, row.ci_high),
+            counted(row.any_unsafe + row.all_safe),
+            counted(row.incomplete),
+            Cell(words.percent_interval(row.if_missing_safe, row.if_missing_unsafe), row.if_missing_safe),
+        ]
+        for row in found.any_unsafe_by_turn
+    ]
+    lead = f"{label}: dialogues" if titled else "Dialogues"
+    return table(columns, rows, caption=words.printable(f"{lead} with any unsafe reply in {found.n}. Judge: {run.judge_title}."))
 
 
 def _scenario_block(protocol: str, members: list[RunData], drawing: ModuleType | None, *, named: bool) -> str:

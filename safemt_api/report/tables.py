@@ -20,14 +20,15 @@ from safemt_api.report import words
 from safemt_api.report.caveats import caveats
 from safemt_api.report.comparability import MARK, comparable_groups, differences, refuse_incomparable
 from safemt_api.report.correction import Correction, corrected_rows, correction_notes
-from safemt_api.report.reading import RunData, failure_curve, outcome_counts, remarks, scenario_scores, score_frame
+from safemt_api.report.reading import RepeatsPart, RunData, failure_curve, outcome_counts, remarks, scenario_scores, score_frame
 
 
 def run_report(run: RunData) -> RenderableType:
     """Everything the terminal shows of one run."""
     said = [_plain(sentence) for sentence in (*caveats(run), *remarks(run))]
     failures = [failure_table(run)] if run.summary.protocol == "live" else []
-    below: list[RenderableType] = [*said, *failures, scenario_table(run), outcome_table(run), effort_table(run)]
+    repeated = [] if run.summary.repeats is None else [repeats_table(run, run.summary.repeats)]
+    below: list[RenderableType] = [*said, *repeated, *failures, scenario_table(run), outcome_table(run), effort_table(run)]
     return Group(header(run), asr_table(run), safety_index_line(run), *(Padding(part, (1, 0, 0, 0)) for part in below))
 
 
@@ -88,6 +89,24 @@ def safety_index_line(run: RunData) -> Text:
         value = "not given (fewer than half of the ids have a verdict at every length)"
     basis = f"\n{found.basis} whatever the missing verdicts are{found.warning}" if found.basis else ""
     return _plain(f"\nSafety Index {value} over {what} {words.listed(found.lengths)}, {run.judge_title}{basis}")
+
+
+def repeats_table(run: RunData, found: RepeatsPart) -> Table:
+    """The share of dialogues with any unsafe reply among their repeats, with its interval and what the missing verdicts leave open."""
+    word = words.turn_word(run.summary.protocol)
+    columns = (word, "share", "95% interval", "any unsafe", "all safe", "incomplete", "bounds")
+    table = _table(f"Dialogues with any unsafe reply in {found.n}, {run.judge_title}", *columns, left=0)
+    for row in found.any_unsafe_by_turn:
+        table.add_row(
+            str(row.turn),
+            words.percent(row.share),
+            words.percent_interval(row.ci_low, row.ci_high),
+            words.count(row.any_unsafe),
+            words.count(row.all_safe),
+            words.count(row.incomplete),
+            words.percent_interval(row.if_missing_safe, row.if_missing_unsafe),
+        )
+    return table
 
 
 def failure_table(run: RunData) -> Table:

@@ -25,6 +25,8 @@ class EvalKeywords(TypedDict, total=False):
     protocol: Literal["scripted", "live"]
     show: Literal["whole", "no-picture", "blank-picture", "no-history", "no-replies"]
     sample: int | None
+    repeats: int
+    repeats_from: int
     scenarios: str | Sequence[str]
     kinds: str | Sequence[Literal["harmful", "benign"]]
     skip_invalid: bool

@@ -238,7 +238,7 @@ def choose_data(settings: EvalSettings, environ: Mapping[str, str]) -> ChosenDat
     chosen = select(dataset, sample=settings.sample, scenarios=settings.scenarios, kinds=set(settings.kinds), seed=settings.seed)
     if not chosen.entries:
         raise UsageError(f"no dialogues are left in {folder} after --lengths, --scenario and the kinds {', '.join(settings.kinds)}")
-    return chosen, tuple(remarks)
+    return chosen.repeated(settings.repeats, after=settings.repeats_from), tuple(remarks)
 
 
 def default_name(provider: str, model: str, settings: EvalSettings, identity: Mapping[str, Any]) -> str:

@@ -19,7 +19,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream
 
 from safemt_api.dataset.official import Entry
 from safemt_api.errors import DialogueError, JudgeUnfitError, SafeMTError, StoreError
-from safemt_api.frames import VERDICT_SCHEMA, read_frame
+from safemt_api.frames import VERDICT_SCHEMA, read_frame, with_repeat
 from safemt_api.gateway import Gateway
 from safemt_api.judges.base import Judge
 from safemt_api.judges.rules import RULES_NAME
@@ -55,6 +55,8 @@ from safemt_api.runs.tally import VerdictTally
 from safemt_api.runs.watching import handlers_kept, work_watched
 
 Rows = list[dict[str, Any]]
+DialogueKey = tuple[str, int, int]
+"""Id, length and repeat."""
 ROWS_FILE = ".judging.rows"
 
 
@@ -67,7 +69,7 @@ class Rejudging:
     gateway: Gateway
     ledger: Ledger
     judge: Judge
-    turns: Mapping[tuple[str, int], Rows]
+    turns: Mapping[DialogueKey, Rows]
     started: float = field(default_factory=anyio.current_time)
     finished: int = 0
     labels: dict[str | None, int] = field(default_factory=dict)
@@ -112,7 +114,7 @@ class Rejudging:
         self.interrupted = True
 
     async def _judge_all(self, target: Path) -> None:
-        entries = [entry for entry in self.plan.entries if (entry.id, entry.length) in self.turns]
+        entries = [entry for entry in self.plan.entries if (entry.id, entry.length, entry.repeat) in self.turns]
         todo, take = anyio.create_memory_object_stream[Entry](max_buffer_size=len(entries))
         for entry in entries:
             todo.send_nowait(entry)
@@ -137,7 +139,7 @@ class Rejudging:
     async def judge_one(self, entry: Entry) -> Finished:
         """Judge one dialogue's turns."""
         dialogue = self.plan.dialogue(entry)
-        transcript = transcript_of(dialogue, self.plan.settings.protocol, self.turns[entry.id, entry.length])
+        transcript = transcript_of(dialogue, self.plan.settings.protocol, self.turns[entry.id, entry.length, entry.repeat])
         route = self.plan.target.route
         try:
             image = picture_of(dialogue, self.plan)
@@ -219,13 +221,13 @@ async def _open(plan: Plan) -> AsyncIterator[Rejudging]:
         yield Rejudging(plan, claim, gateway, ledger, judge_of(plan, gateway), turns)
 
 
-def _turns(file: Path) -> Iterator[tuple[tuple[str, int], Rows]]:
+def _turns(file: Path) -> Iterator[tuple[DialogueKey, Rows]]:
     try:
-        frame = read_frame(file)
+        frame = with_repeat(read_frame(file))
     except (OSError, pl.exceptions.PolarsError) as error:
         raise StoreError(file, f"cannot be read ({error})", "let the run go on first; that writes it anew") from error
-    for (dialogue_id, length), part in frame.partition_by("dialogue_id", "length", as_dict=True).items():
-        yield (str(dialogue_id), int(length)), part.to_dicts()
+    for (dialogue_id, length, repeat), part in frame.partition_by("dialogue_id", "length", "repeat", as_dict=True).items():
+        yield (str(dialogue_id), int(length), int(repeat)), part.to_dicts()
 
 
 def _replace(plan: Plan, judging: Rejudging, rows: Path) -> dict[str, Any]:

@@ -45,6 +45,7 @@ def transcript_rows(finished: Finished, run: str) -> Iterator[dict[str, Any]]:
             "note": finished.note,
             **_guidance_columns(turn),
             "failure": transcript.failure,
+            "repeat": dialogue.repeat,
         }
 
 
@@ -118,4 +119,5 @@ def _verdict_row(finished: Finished, run: str, turn: int, verdict: Verdict, *, c
         "probability_unsafe": verdict.probability_unsafe,
         "raw": verdict.raw,
         "cost_usd": verdict.cost_usd,
+        "repeat": dialogue.repeat,
     }

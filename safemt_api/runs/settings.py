@@ -107,6 +107,23 @@ class EvalSettings:
         Option(Group.DATA, "Take N ids (of each kind), spread over the scenarios, with all chosen lengths of each.", "N", identity=True),
         Gt(0),
     ] = None
+    repeats: Annotated[
+        int,
+        Option(
+            Group.DATA,
+            "Ask every dialogue N times: ASR is the mean over replies; judges and moderators are asked anew too.",
+            "N",
+            identity=True,
+        ),
+        Ge(1),
+        Le(1000),
+    ] = 1
+    repeats_from: Annotated[
+        int,
+        Option(Group.DATA, "Number the repeats from K + 1, so that no reply of a run with lower numbers is taken.", "K", identity=True),
+        Ge(0),
+        Le(MOST),
+    ] = 0
     scenarios: Annotated[
         tuple[str, ...], Option(Group.DATA, "Take only this scenario; may be repeated.", "NAME", flags=("--scenario",))
     ] = ()

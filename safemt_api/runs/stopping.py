@@ -138,11 +138,11 @@ def judged_again(entries: Iterable[Entry], *, seed: int, before: Mapping[str, An
     """
     # All that was played is looked at: there is nothing left to stop.
     check = SpotCheck(play_order(entries, seed=seed), goal=0.0)
-    labels: defaultdict[tuple[str, int], list[Label | None]] = defaultdict(list)
+    labels: defaultdict[tuple[str, int, int], list[Label | None]] = defaultdict(list)
     for row in rows:
         if row["counts"] and row["kind"] == "harmful":
-            labels[row["dialogue_id"], row["length"]].append(row["label"])
-    for (dialogue_id, _), said in labels.items():
+            labels[row["dialogue_id"], row["length"], row["repeat"]].append(row["label"])
+    for (dialogue_id, _, _), said in labels.items():
         check.take(dialogue_id, said)
     record = check.record(dialogues_saved=before["dialogues_saved"], usd_saved=before["usd_saved"])
     return {**record, "goal": before["goal"], "reached": record["half_width"] <= before["goal"]}

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import orjson
 import polars as pl
 
-from safemt_api.frames import TRANSCRIPT_SCHEMA, VERDICT_SCHEMA
+from safemt_api.frames import TRANSCRIPT_SCHEMA, VERDICT_SCHEMA, with_repeat
 from safemt_api.messages import PURPOSES, Outcome
 from safemt_api.runs.collecting import MAX_FAILURES_KEPT, frame_of, scratch
 from safemt_api.runs.folder import TRANSCRIPTS_FILE, VERDICTS_FILE
@@ -23,7 +23,7 @@ from safemt_api.runs.tally import ModerationTally, VerdictTally
 from safemt_api.store.books import spent_now_usd
 
 Tally = TypeVar("Tally", VerdictTally, ModerationTally)
-DIALOGUE = ("dialogue_id", "length")
+DIALOGUE = ("dialogue_id", "length", "repeat")
 TOKENS = ("input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens")
 
 
@@ -53,6 +53,7 @@ def waiting_frames(folder: Path) -> tuple[pl.DataFrame, pl.DataFrame] | None:
         verdicts = frame_of(_rows(scratch(folder, VERDICTS_FILE), VERDICT_SCHEMA), VERDICT_SCHEMA)
     except (FileNotFoundError, pl.exceptions.PolarsError, TypeError):
         return None
+    transcripts, verdicts = with_repeat(transcripts), with_repeat(verdicts)
     whole = _whole(transcripts, verdicts)
     transcripts, verdicts = (frame.join(whole, on=DIALOGUE, how="semi", maintain_order="left") for frame in (transcripts, verdicts))
     return transcripts, verdicts

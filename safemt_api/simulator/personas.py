@@ -18,6 +18,8 @@ from typing import Any
 from safemt_api.markers import KNOWN_SAFE, KNOWN_UNSAFE, SIMULATED_SAFE, SIMULATED_UNSAFE
 
 LAST_TURN_OF_CURVES = 8
+SAMPLING_STEP = 1_000_003
+"""Keeps the draws of small seeds and of small sampling seeds apart."""
 KNOWN_LABELS: Mapping[str, str] = {KNOWN_SAFE: "safe", KNOWN_UNSAFE: "unsafe"}
 """Replies so plain that no simulated judge or guard errs about them, however noisy it is."""
 
@@ -76,6 +78,11 @@ def draw(seed: int, choice: str, *about: str) -> float:
     """A number in [0, 1), uniform over words and the same every time."""
     words = "\x00".join((str(seed), choice, *about)).encode("utf-8", "surrogatepass")
     return (int.from_bytes(blake2b(words, digest_size=8).digest(), "big") >> 11) / 2**53
+
+
+def sampled_seed(seed: int, sampling_seed: int) -> int:
+    """The seed that decides a target's draws: a request may bring one of its own, by which a model answers the same question otherwise."""
+    return seed + SAMPLING_STEP * sampling_seed
 
 
 def trimmed(user_texts: Iterable[str]) -> tuple[str, ...]:

@@ -39,6 +39,7 @@ class Question:
     max_output_tokens: int | None = None
     cache_mark: bool = False
     user_texts: tuple[str, ...] = field(default=())
+    sampling_seed: int = 0
 
     @property
     def guided(self) -> bool:
@@ -62,7 +63,7 @@ def read_openai(body: Json) -> Question:
     form = body.get("response_format")
     schema = form.get("json_schema", {}).get("schema") if isinstance(form, dict) and isinstance(form.get("json_schema"), dict) else None
     limit = body.get("max_completion_tokens", body.get("max_tokens"))
-    return _question("openai_chat", _text(body, "model"), "", spoken, schema=schema, limit=limit)
+    return _question("openai_chat", _text(body, "model"), "", spoken, schema=schema, limit=limit, sampling_seed=body.get("seed"))
 
 
 def _openai_message(message: object, at: int) -> Spoken:
@@ -146,7 +147,7 @@ def read_google(body: Json, *, model: str) -> Question:
     config = config if isinstance(config, dict) else {}
     schema = _either(config, "responseJsonSchema", "response_json_schema") or _either(config, "responseSchema", "response_schema")
     limit = _either(config, "maxOutputTokens", "max_output_tokens")
-    return _question("google_genai", model, system, spoken, schema=schema, limit=limit)
+    return _question("google_genai", model, system, spoken, schema=schema, limit=limit, sampling_seed=config.get("seed"))
 
 
 def _google_content(content: object, at: int) -> Spoken:
@@ -164,7 +165,15 @@ def _google_content(content: object, at: int) -> Spoken:
 
 
 def _question(
-    wire_format: WireFormat, model: str, system: str, spoken: Sequence[Spoken], *, schema: object, limit: object, marked: bool = False
+    wire_format: WireFormat,
+    model: str,
+    system: str,
+    spoken: Sequence[Spoken],
+    *,
+    schema: object,
+    limit: object,
+    marked: bool = False,
+    sampling_seed: object = None,
 ) -> Question:
     messages = tuple(message for message in spoken if message.role != "system")
     if not messages:
@@ -178,6 +187,7 @@ def _question(
         max_output_tokens=limit if isinstance(limit, int) and limit > 0 else None,
         cache_mark=marked,
         user_texts=tuple(message.text for message in messages if message.role == "user"),
+        sampling_seed=sampling_seed if isinstance(sampling_seed, int) else 0,
     )
 
 

@@ -24,6 +24,7 @@ from safemt_api.simulator.personas import (
     plays_unsafe,
     refusing_reply,
     safe_reply,
+    sampled_seed,
     trimmed,
     unsafe_reply,
 )
@@ -101,25 +102,23 @@ def _play_target(question: Question, settings: SimulatorSettings) -> Played:
         return Played("target", colour_in_the_middle(question.pictures[-1]) or "none that I know", question.user_texts)
     persona, texts, guided = persona_of(question.model), question.user_texts, question.guided
     about = (persona.name, "guided" if guided else "", *trimmed(texts))
-    benign = settings.known_benign
-    unsafe = plays_unsafe(
-        persona, seed=settings.seed, user_texts=texts, guided=guided, policy_effect=settings.policy_effect, benign_texts=benign
-    )
+    benign, seed = settings.known_benign, sampled_seed(settings.seed, question.sampling_seed)
+    unsafe = plays_unsafe(persona, seed=seed, user_texts=texts, guided=guided, policy_effect=settings.policy_effect, benign_texts=benign)
     if unsafe:
-        text = unsafe_reply(settings.seed, *about)
+        text = unsafe_reply(seed, *about)
     elif not is_benign(texts, benign):
-        text = safe_reply(settings.seed, *about)
+        text = safe_reply(seed, *about)
     elif plays_over_refusal(
         persona,
-        seed=settings.seed,
+        seed=seed,
         user_texts=texts,
         guided=guided,
         over_refusal_rate=settings.over_refusal_rate,
         guided_over_refusal_rate=settings.guided_over_refusal_rate,
     ):
-        text = refusing_reply(settings.seed, *about)
+        text = refusing_reply(seed, *about)
     else:
-        text = helpful_reply(settings.seed, *about)
+        text = helpful_reply(seed, *about)
     return Played("target", text, texts, unsafe, reasoning_tokens=3 * len(text) // 4 if "reasoning" in question.model else 0)
 
 

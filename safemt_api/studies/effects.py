@@ -57,9 +57,9 @@ class Resampling(TypedDict):
 class ArmFrames:
     """What one arm's files say.
 
-    ``scores`` has a row a harmful dialogue (dialogue_id, scenario, length, verdict), ``benign_scores`` the same of benign ones, ``turns`` a
-    row a judged turn of a harmful one; ``transcripts`` and ``verdicts`` have the columns of ``safemt_api.frames``. ``max_failures`` is
-    the share of dialogues that may fail or lack a verdict before nothing is claimed.
+    ``scores`` has a row a harmful dialogue (dialogue_id, scenario, length, repeat, verdict), ``benign_scores`` the same of benign ones,
+    ``turns`` a row a judged turn of a harmful one; ``transcripts`` and ``verdicts`` have the columns of ``safemt_api.frames``.
+    ``max_failures`` is the share of dialogues that may fail or lack a verdict before nothing is claimed.
     """
 
     name: str
@@ -70,6 +70,11 @@ class ArmFrames:
     transcripts: pl.DataFrame
     verdicts: pl.DataFrame
     max_failures: float
+
+    @property
+    def repeated(self) -> bool:
+        """Whether dialogues were asked several times."""
+        return self.scores["repeat"].n_unique() > 1
 
     @property
     def played(self) -> int:
@@ -173,7 +178,7 @@ def _claimed(reference: ArmFrames, arm: ArmFrames, again: Resampling) -> dict[st
         "only_in_reference": len(compared.only_in_a),
         "only_in_arm": len(compared.only_in_b),
         "asr_by_turn": tuple(TurnEffect.model_validate(row) for row in by_turn.to_dicts()),
-        "test": RANDOMISATION if live else MCNEMAR,
+        "test": RANDOMISATION if live or arm.repeated else MCNEMAR,
         "asr": _pooled(compared),
         "safety_index": _indexes(effect),
         "prevented": effect.prevented,

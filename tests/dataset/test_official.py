@@ -50,7 +50,7 @@ def test_entries_hold_no_words_and_share_repeated_texts(folder: Make, element: M
     assert first.image_path is second.image_path
     assert first.id is third.id
     assert set(Entry.__slots__) == {
-        "id", "scenario", "kind", "length", "image_path", "file", "index", "offset_bytes", "size_bytes", "digest",
+        "id", "scenario", "kind", "length", "image_path", "file", "index", "offset_bytes", "size_bytes", "digest", "repeat",
     }  # fmt: skip
 
 

@@ -91,6 +91,7 @@ def build_run(
                         "kind": kind,
                         "length": length,
                         "turn": turn,
+                        "repeat": 1,
                     }
                     transcripts.append(
                         shared

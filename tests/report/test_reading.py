@@ -108,6 +108,7 @@ def _verdict(**given: Any) -> dict[str, Any]:
         "kind": "harmful",
         "length": 1,
         "turn": 1,
+        "repeat": 1,
         "judge": "rules",
         "counts": True,
         "label": "safe",
@@ -125,7 +126,7 @@ def test_only_counting_harmful_rows_make_scores() -> None:
             _verdict(), _verdict(counts=False, judge="member", label="unsafe"), _verdict(dialogue_id="b", kind="benign", label="unsafe")
         )
     )
-    assert frame.rows() == [("a", "Fraud", 1, "safe")]
+    assert frame.rows() == [("a", "Fraud", 1, 1, "safe")]
 
 
 def test_a_live_dialogue_scores_by_its_last_turn_and_is_missing_if_it_broke_off() -> None:

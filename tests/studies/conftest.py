@@ -30,7 +30,7 @@ def arm_of(
     In the first ``undecided`` dialogues the moderator came to no decision, which stopped the reply.
     """
     rows = [
-        {"dialogue_id": one, "scenario": "Fraud", "kind": "harmful", "length": length, "turn": length, "label": MARKS[mark]}
+        {"dialogue_id": one, "scenario": "Fraud", "kind": "harmful", "length": length, "turn": length, "repeat": 1, "label": MARKS[mark]}
         for one, marks in verdicts.items()
         for length, mark in zip(lengths, marks, strict=True)
         if mark != " "
@@ -47,13 +47,13 @@ def arm_of(
         for at, row in enumerate(rows)
     ]
     frame = pl.DataFrame(judged, schema=VERDICT_SCHEMA)
-    scores = frame.select("dialogue_id", "scenario", "length", verdict="label")
+    scores = frame.select("dialogue_id", "scenario", "length", "repeat", verdict="label")
     return ArmFrames(
         name=name,
         protocol="scripted",
         scores=scores,
         benign_scores=scores.head(0),
-        turns=frame.select("dialogue_id", "scenario", "length", "turn", verdict="label"),
+        turns=frame.select("dialogue_id", "scenario", "length", "repeat", "turn", verdict="label"),
         transcripts=pl.DataFrame(said, schema=TRANSCRIPT_SCHEMA),
         verdicts=frame,
         max_failures=max_failures,
