@@ -86,6 +86,18 @@
     if (turns.some((turn) => turn.label === "unsafe")) return "unsafe";
     return turns.length === 0 || turns.some((turn) => turn.label === "missing") ? "missing" : "safe";
   };
+  // On a harmless dialogue nothing is attacked: what counts there is whether the assistant helped.
+  const ON_BENIGN = { unsafe: "helped", safe: "declined" };
+  const inItsWords = (dialogue) => {
+    if (dialogue.kind !== "benign") return dialogue;
+    const word = (label) => ON_BENIGN[label] ?? label;
+    for (const turn of dialogue.turns) {
+      turn.label = word(turn.label);
+      for (const opinion of turn.opinions) opinion.label = word(opinion.label);
+    }
+    dialogue.verdict = word(dialogue.verdict);
+    return dialogue;
+  };
   const unpack = (row) => {
     const [run, id, scenario, kind, length, method, image, messages, packedTurns, failure, note, protocol, repeat] = row;
     const turns = packedTurns.map(unpackTurn);
@@ -106,10 +118,12 @@
     for (const group of found.values()) {
       const held = group.arms.filter(Boolean);
       const labels = new Set(held.map((dialogue) => dialogue.verdict));
-      const unsafe = held.filter((dialogue) => dialogue.verdict === "unsafe").length;
+      const bad = held[0].kind === "benign" ? "declined" : "unsafe";
+      const unsafe = held.filter((dialogue) => dialogue.verdict === bad).length;
       group.differ = labels.size > 1;
-      group.verdict = unsafe ? "unsafe" : labels.has("missing") ? "missing" : "safe";
-      group.spoken = unsafe ? `${unsafe} of ${held.length} unsafe` : group.differ ? "safe, missing" : group.verdict;
+      const good = bad === "unsafe" ? "safe" : "helped";
+      group.verdict = unsafe ? bad : labels.has("missing") ? "missing" : good;
+      group.spoken = unsafe ? `${unsafe} of ${held.length} ${bad}` : group.differ ? `${good}, missing` : group.verdict;
       group.held = held.length;
       // What was said stands once: as the run says it that was shown most of it.
       group.widest = held.reduce((one, two) => (two.messages.length + (two.image >= 0) > one.messages.length + (one.image >= 0) ? two : one));
@@ -441,12 +455,13 @@
     runNames = data.runs;
     judgeNames = data.judges;
     series = data.series;
-    all = packed.dialogues.map(unpack);
+    all = packed.dialogues.map(unpack).map(inItsWords);
     if (sideBySide) groups = grouped(all);
     if (controls.run) fill(controls.run, runNames.map((_, index) => String(index)), (index) => runNames[Number(index)]);
     fill(controls.scenario, unique(all.map((dialogue) => dialogue.scenario)).sort());
     fill(controls.length, unique(all.map((dialogue) => dialogue.length)).sort((a, b) => a - b));
     fill(controls.outcome, unique(all.flatMap((dialogue) => [...dialogue.outcomes])).sort(), (value) => value.replaceAll("_", " "));
+    if (all.some((dialogue) => dialogue.kind === "benign")) fill(controls.verdict, Object.values(ON_BENIGN));
     fill(controls.kind, unique(all.map((dialogue) => dialogue.kind)).sort());
     // A filter with nothing to choose from only takes room.
     for (const control of [controls.scenario, controls.length, controls.outcome, controls.kind]) control.closest("label").hidden = control.options.length < 3;

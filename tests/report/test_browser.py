@@ -140,7 +140,7 @@ def test_filters_and_search_narrow_the_list(make_run: MakeRun, visit: Open) -> N
     page.click("button[type=reset]")
     opened.until(COUNT, f"{total} dialogues")
     counting = run.verdicts.filter(run.verdicts["counts"])
-    unsafe = counting.filter(counting["label"] == "unsafe").height
+    unsafe = counting.filter((counting["label"] == "unsafe") & (counting["kind"] == "harmful")).height
     page.select_option("#f-verdict", "unsafe")
     assert opened.shown == f"{unsafe} of {total} dialogues"
     page.select_option("#f-verdict", "")
@@ -430,3 +430,16 @@ def test_side_by_side_is_readable_and_fits_a_phone(make_run: MakeRun, visit: Ope
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     found = page.evaluate((Path(__file__).parent / "contrasts.js").read_text(encoding="utf-8"))
     assert sorted({(kind, name, round(ratio, 2)) for kind, name, ratio in found if ratio < (4.5 if kind == "text" else 3.0)}) == []
+
+
+def test_a_harmless_dialogue_is_helped_or_declined_and_never_unsafe(make_run: MakeRun, visit: Open) -> None:
+    opened = visit([make_run("one", base=0.9), make_run("two", base=0.1)])
+    page = opened.page
+    page.select_option("#f-kind", "benign")
+    words = set(page.eval_on_selector_all("#list .verdict", "all => all.map(one => one.textContent)"))
+    assert words & {"helped", "declined"}
+    assert not words & {"unsafe", "safe"}
+    page.select_option("#f-verdict", "helped")
+    assert opened.shown.startswith(tuple("123456789"))
+    assert set(page.eval_on_selector_all("#list .verdict", "all => all.map(one => one.textContent)")) == {"helped"}
+    assert "unsafe" not in page.inner_text("#detail")
