@@ -251,7 +251,7 @@ class Limiter:
     def _disbelieve(self, kind: str, what: str) -> None:
         if kind not in self._disbelieved:
             self._disbelieved.add(kind)
-            self._note(f"{what} {NOT_BELIEVED}")
+            self._record(f"{what} {NOT_BELIEVED}")
 
     def _rate_limited(self, sent: Sent, retry_after_seconds: float | None) -> None:
         now = anyio.current_time()
@@ -277,8 +277,11 @@ class Limiter:
 
     def _note(self, cause: str) -> None:
         if len(self.history) < MAX_HISTORY:
-            at = anyio.current_time() - (self._started or 0.0)
-            self.history.append(Change(round(at, 3), int(self._concurrency.limit), self._requests_per_minute(), cause))
+            self._record(cause)
+
+    def _record(self, cause: str) -> None:
+        at = anyio.current_time() - (self._started or 0.0)
+        self.history.append(Change(round(at, 3), int(self._concurrency.limit), self._requests_per_minute(), cause))
 
     def _wake(self) -> None:
         self._changed.set()

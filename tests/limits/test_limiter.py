@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from benchmarks.pace import METERS, Use, most_in_window, simulate
 from benchmarks.stray_refusals import Stray
 from safemt_api.adapters.base import QuotaHint
-from safemt_api.limits.limiter import Limiter
+from safemt_api.limits.limiter import MAX_HISTORY, Change, Limiter
 
 Virtually = Callable[[Callable[[], Awaitable[Any]]], Any]
 
@@ -203,6 +203,19 @@ def test_a_tokens_quota_that_the_answer_itself_exceeds_is_not_believed(virtually
     assert [change.cause for change in limiter.history if "not believed" in change.cause] == [
         "a tokens quota of 1 that this very answer exceeds is not believed"
     ]
+
+
+def test_what_is_not_believed_is_said_once_however_long_the_history_is(virtually: Virtually) -> None:
+    limiter = Limiter(concurrency=4)
+    limiter.history.extend([Change(0.0, 4, None, "growth")] * MAX_HISTORY)
+
+    async def main() -> None:
+        for wait in ("years", "-1"):
+            async with limiter.slot(1) as slot:
+                slot.disbelieve("Retry-After", f"the wait asked for ({wait})")
+
+    virtually(main)
+    assert [change.cause for change in limiter.history[MAX_HISTORY:]] == ["the wait asked for (years) is not believed"]
 
 
 @pytest.mark.parametrize("retry_after", [None, 1.0, 20.0])
