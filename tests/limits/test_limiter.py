@@ -248,6 +248,13 @@ def test_stray_429s_cost_little_more_than_their_share(share: float, retry_after:
     assert median(ratios) <= 1.5
 
 
+@pytest.mark.slow
+async def test_stray_429s_are_measured_over_sockets_too() -> None:
+    finish = await Stray(0.4, latency_seconds=0.02, calls=20, workers=8).finish_over_sockets()
+    # Of twenty calls some are refused for both, and each such call waits half a second at the least.
+    assert min(finish.ours_seconds, finish.deaf_seconds) > 0.5
+
+
 def test_the_pace_recovers_after_429s(virtually: Virtually) -> None:
     async def main() -> list[float]:
         limiter, limited_until = Limiter(concurrency=16), 60.0
