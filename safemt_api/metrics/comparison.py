@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from safemt_api.errors import UsageError
-from safemt_api.metrics.frames import MISSING, Floats, VerdictMatrix, encode
+from safemt_api.metrics.frames import MISSING, SAFE, Floats, VerdictMatrix, encode
 from safemt_api.metrics.safety_index import (
     complete_ids,
     pseudo_ids,
@@ -45,9 +45,9 @@ class Comparison:
 
     ``by_length``: length, pairs, asr_a, asr_b, difference, ci_low, ci_high, only_a_unsafe, only_b_unsafe, p_value (exact McNemar),
     p_holm (over the lengths). SI and its difference are NaN where fewer than half of the ids are complete in both runs
-    (``complete_ids``); ``safety_index_bounds_a`` and ``_b`` (low, high) are each run's own outer bounds over the shared ids, from all its
-    verdicts there. ``by_scenario`` (``None`` without that column): the same over all lengths together, p_value from the
-    randomisation test within ids, p_holm over the scenarios. ``unpaired_cells`` lacked a verdict in one run or both.
+    (``complete_ids``); ``asr_bounds_a``, ``safety_index_bounds_a`` and those of B (low, high) are each run's own (outer) bounds over the
+    shared ids, from all its verdicts there. ``by_scenario`` (``None`` without that column): the same over all lengths together, p_value
+    from the randomisation test within ids, p_holm over the scenarios. ``unpaired_cells`` lacked a verdict in one run or both.
     """
 
     name_a: str
@@ -64,6 +64,8 @@ class Comparison:
     safety_index_a: float
     safety_index_b: float
     safety_index_difference: Estimate
+    asr_bounds_a: tuple[float, float]
+    asr_bounds_b: tuple[float, float]
     safety_index_bounds_a: tuple[float, float]
     safety_index_bounds_b: tuple[float, float]
     complete_ids: int
@@ -107,6 +109,8 @@ def compare(
         safety_index_a=safety_index_of(a),
         safety_index_b=safety_index_of(b),
         safety_index_difference=index,
+        asr_bounds_a=_pooled_bounds(own_a),
+        asr_bounds_b=_pooled_bounds(own_b),
         safety_index_bounds_a=safety_index_bounds(own_a),
         safety_index_bounds_b=safety_index_bounds(own_b),
         complete_ids=complete_ids(a),
@@ -169,6 +173,12 @@ def _two_points(size: int) -> Floats:
 
 def _pooled(matrix: VerdictMatrix) -> float:
     return ratio(matrix.unsafe.sum(), matrix.judged.sum()).item()
+
+
+def _pooled_bounds(matrix: VerdictMatrix) -> tuple[float, float]:
+    """Pooled ASR if every cell without a verdict were safe, and if every one were unsafe; there is a cell, or nothing was shared."""
+    unsafe, cells = int(matrix.unsafe.sum()), matrix.codes.size
+    return unsafe / cells, 1 - int((matrix.codes == SAFE).sum()) / cells
 
 
 def _net(a: VerdictMatrix, b: VerdictMatrix) -> list[int]:

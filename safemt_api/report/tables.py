@@ -277,9 +277,7 @@ def comparison_report(a: RunData, b: RunData, comparison: Comparison) -> Rendera
     opening = [
         _plain(comparison.sentence),
         _plain(f"Judge: {judges}. {comparison.ids} ids in both; {comparison.unpaired_cells} pairs lack a verdict and are left out."),
-        _plain(
-            f"SI over the {comparison.complete_ids} ids complete in both; its bounds hold whatever the missing verdicts of each run are."
-        ),
+        _plain(f"SI over the {comparison.complete_ids} ids complete in both; bounds hold whatever the missing verdicts of each run are."),
     ]
     opening += [_plain(f"{MARK} Not comparable: {found}") for found in differences(a, b, paired=True)]
     tables = [_both_scores(a, b, comparison), _differences(comparison.by_length, "length", f"ASR by {_final(a)}, A against B")]
@@ -305,6 +303,8 @@ def _both_scores(a: RunData, b: RunData, comparison: Comparison) -> Table:
         _number(index.value, sign=True),
         f"{_number(index.ci_low, sign=True)} to {_number(index.ci_high, sign=True)}",
     )
+    rates = (comparison.asr_bounds_a, comparison.asr_bounds_b)
+    table.add_row("ASR bounds", *(words.percent_interval(*own) for own in rates), "", "")
     bounds = (comparison.safety_index_bounds_a, comparison.safety_index_bounds_b)
     table.add_row("SI bounds", *(words.index_interval(*own) for own in bounds), "", "")
     return table

@@ -168,6 +168,10 @@ def test_a_comparison_bounds_what_a_loss_in_one_run_alone_may_hide(codes: Codes,
     assert compared.safety_index_bounds_a == pytest.approx((truth, truth))
     low, high = compared.safety_index_bounds_b
     assert low - CLOSE <= truth <= high + CLOSE
+    low, high = compared.asr_bounds_b
+    assert compared.asr_bounds_a == pytest.approx((np.mean(codes), np.mean(codes)))
+    assert low - CLOSE <= np.mean(codes) <= high + CLOSE
+    assert high - low == pytest.approx(np.mean(left == MISSING))
     # What is left is the same in both, so a comparison of pairs sees no change, whichever verdicts are gone.
     assert compared.asr_difference.value == 0 or math.isnan(compared.asr_difference.value)
     assert compared.unpaired_cells == int((left == MISSING).sum())
@@ -178,7 +182,11 @@ def test_a_comparison_bounds_what_a_loss_in_one_run_alone_may_hide(codes: Codes,
 @given(codes=healthy(), losses=LOST)
 def test_the_summary_of_what_is_left_holds_the_healthy_scores(codes: Codes, losses: list[tuple[str, float, int]]) -> None:
     left = damaged(codes, losses)
-    rows = frame(left, scenario="Fraud", kind="harmful", counts=True).rename({"verdict": "label"}).with_columns(turn=pl.col("length"))
+    rows = (
+        frame(left, scenario="Fraud", kind="harmful", counts=True, repeat=1)
+        .rename({"verdict": "label"})
+        .with_columns(turn=pl.col("length"))
+    )
     written = scores_of(rows, "scripted")
     for before, after in zip(asr_by_turn(frame(codes)).to_dicts(), written["asr_by_turn"], strict=True):
         assert within(before["asr"], after)

@@ -78,6 +78,9 @@ def test_bounds_and_complete_ids_stand_beside_every_index(make_run: MakeRun, bro
         )
         assert f"{index.complete_ids} of {index.ids} ids complete, bounds {bounds}" in render_page([run], images=False, charts=False)
         assert bounds in _shown(comparison_report(whole, broken, compare_runs(whole, broken)))
+    counts = [sum(getattr(row, name) for row in broken.summary.asr_by_turn) for name in ("unsafe", "missing", "safe")]
+    low, high = counts[0] / sum(counts), (counts[0] + counts[1]) / sum(counts)
+    assert f"{100 * low:.1f}–{100 * high:.1f}%" in _shown(comparison_report(whole, broken, compare_runs(whole, broken)))
 
 
 def test_a_comparison_without_enough_complete_ids_says_so(make_run: MakeRun, broken: RunData) -> None:
