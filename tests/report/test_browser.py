@@ -16,6 +16,10 @@ from safemt_api.report.arms import measure_defence
 from safemt_api.report.correction import calibrate, correct
 from safemt_api.report.page import write_page
 from safemt_api.report.reading import read_run
+from safemt_api.report.study_page import write_study_page
+from safemt_api.report.study_record import measure_study
+from safemt_api.studies.arms import Arm, Study
+from safemt_api.studies.record import ArmState
 
 MakeRun = Callable[..., Path]
 CHROMIUM = os.environ.get("SAFEMT_TEST_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
@@ -443,3 +447,31 @@ def test_a_harmless_dialogue_is_helped_or_declined_and_never_unsafe(make_run: Ma
     assert opened.shown.startswith(tuple("123456789"))
     assert set(page.eval_on_selector_all("#list .verdict", "all => all.map(one => one.textContent)")) == {"helped"}
     assert "unsafe" not in page.inner_text("#detail")
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
+def test_a_studys_page_is_readable_and_sorts_by_rank(make_run: MakeRun, browser: Any, scheme: str, width: int) -> None:
+    for seed, (name, base) in enumerate((("plain", 0.6), ("guarded+policy-vendor-model", 0.05), ("other", 0.3))):
+        made = make_run(f"paper/{name}", base=base, step=0.02, seed=seed, ids_each=6)
+        manifest = json.loads((made / "run.json").read_bytes())
+        (made / "run.json").write_text(json.dumps(manifest | {"settings": {"max_failures": 0.5}}))
+    arms = (Arm("plain"), Arm("guarded+policy-vendor-model", {}, "plain"), Arm("other", {}, "plain"), Arm("gone"))
+    left_out = {"gone": ArmState("left out", ATTACK)}
+    record = measure_study(made.parent, Study("paper", arms), left_out, resamples=200)
+    opened = Visit(browser, write_study_page(made.parent, record), color_scheme=scheme, viewport={"width": width, "height": 900})
+    page = opened.page
+    ranks = page.locator("#study tbody tr")
+    assert [text.split()[0] for text in ranks.locator("td:nth-child(2)").all_inner_texts()] == ["1", "2", "3"]
+    page.locator("#study thead button").nth(1).click()
+    assert [text.split()[0] for text in ranks.locator("td:nth-child(2)").all_inner_texts()] == ["3", "2", "1"]
+    assert page.locator("#effects svg.chart").count() == 2
+    assert ATTACK in page.inner_text(".banner")
+    assert page.evaluate("window.hacked") is None
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    found = page.evaluate((Path(__file__).parent / "contrasts.js").read_text(encoding="utf-8"))
+    assert sorted({(kind, name, round(ratio, 2)) for kind, name, ratio in found if ratio < (4.5 if kind == "text" else 3.0)}) == []
+    page.check("#f-arms")
+    assert page.locator("#detail .arm h4").all_inner_texts()[1].startswith("guarded+policy-vendor-model ")
+    assert opened.complaints == []
+    assert opened.outside() == []
+    opened.context.close()
