@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import polars as pl
+
 from safemt_api.errors import UsageError
 from safemt_api.metrics.asr import asr_by_turn_with_intervals, live_asr_with_intervals
 from safemt_api.metrics.safety_index import safety_index_with_interval
@@ -50,15 +52,18 @@ def measure_defence(undefended: RunData, defended: Sequence[RunData], *, resampl
 
 
 def arm_frames(run: RunData) -> ArmFrames:
-    """What the measures of an effect read of a run."""
+    """What the measures of an effect read of a run, its repeats counted from 1: the first of each arm are compared, however numbered."""
+    first = run.transcripts["repeat"].min()
+    counted = pl.col("repeat") - (first if isinstance(first, int) else 1) + 1
+    verdicts = run.verdicts.with_columns(repeat=counted)
     return ArmFrames(
         name=run.name,
         protocol=run.summary.protocol,
-        scores=score_frame(run.verdicts),
-        benign_scores=score_frame(run.verdicts, "benign"),
-        turns=turn_frame(run.verdicts),
-        transcripts=run.transcripts,
-        verdicts=run.verdicts,
+        scores=score_frame(verdicts),
+        benign_scores=score_frame(verdicts, "benign"),
+        turns=turn_frame(verdicts),
+        transcripts=run.transcripts.with_columns(repeat=counted),
+        verdicts=verdicts,
         max_failures=_max_failures(run),
     )
 

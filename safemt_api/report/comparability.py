@@ -25,8 +25,9 @@ MARK = "†"
 TURN_KEY = ("dialogue_id", "length", "turn")
 NOT_SAMPLING = "max_output_tokens"
 INSTRUCTIONS = "judge's instructions"
-ASKED_ABOUT = frozenset({"system prompt", "sampling"})
-"""What the arms of a study may differ in on purpose, beside target, moderator and what the target is shown: it is what the study asks."""
+ASKED_ABOUT = frozenset({"system prompt", "sampling", "repeats"})
+"""What the arms of a study may differ in on purpose, beside target, moderator and what the target is shown: it is what the study asks.
+Of repeats the first ones that all arms hold are compared."""
 
 
 @dataclass(frozen=True, slots=True)

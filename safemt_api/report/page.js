@@ -108,11 +108,13 @@
   };
 
   // Side by side: one entry for each id, length and repeat, with that dialogue of every run (undefined where a run does not hold it).
-  const keyOf = (dialogue) => `${dialogue.repeat} ${dialogue.length} ${dialogue.id}`;
+  // A run may number its repeats from another beginning; the first of each stand together.
+  let firstRepeats = [];
+  const keyOf = (dialogue) => (dialogue.arms ? dialogue.key : `${dialogue.repeat - firstRepeats[dialogue.run]} ${dialogue.length} ${dialogue.id}`);
   const grouped = (dialogues) => {
     const found = new Map();
     for (const dialogue of dialogues) {
-      if (!found.has(keyOf(dialogue))) found.set(keyOf(dialogue), { ...dialogue, run: -1, arms: runNames.map(() => undefined) });
+      if (!found.has(keyOf(dialogue))) found.set(keyOf(dialogue), { ...dialogue, run: -1, key: keyOf(dialogue), arms: runNames.map(() => undefined) });
       found.get(keyOf(dialogue)).arms[dialogue.run] = dialogue;
     }
     for (const group of found.values()) {
@@ -456,6 +458,8 @@
     judgeNames = data.judges;
     series = data.series;
     all = packed.dialogues.map(unpack).map(inItsWords);
+    firstRepeats = runNames.map(() => Infinity);
+    for (const dialogue of all) firstRepeats[dialogue.run] = Math.min(firstRepeats[dialogue.run], dialogue.repeat);
     if (sideBySide) groups = grouped(all);
     if (controls.run) fill(controls.run, runNames.map((_, index) => String(index)), (index) => runNames[Number(index)]);
     fill(controls.scenario, unique(all.map((dialogue) => dialogue.scenario)).sort());

@@ -475,3 +475,21 @@ def test_a_studys_page_is_readable_and_sorts_by_rank(make_run: MakeRun, browser:
     assert opened.complaints == []
     assert opened.outside() == []
     opened.context.close()
+
+
+def test_repeats_stand_side_by_side_in_their_order(make_run: MakeRun, visit: Open) -> None:
+    folders = [make_run(name, lengths=(1,), scenarios=("Fraud",), seed=seed) for seed, name in enumerate(("before", "after"))]
+    for folder, numbers in zip(folders, ((1, 2), (3, 4)), strict=True):
+        for name in ("transcripts", "verdicts"):
+            frame = pl.read_parquet(folder / f"{name}.parquet")
+            both = [frame.with_columns(repeat=pl.lit(number, dtype=pl.Int64)) for number in numbers]
+            pl.concat(both).write_parquet(folder / f"{name}.parquet")
+    page = visit(folders).page
+    page.check("#f-arms")
+    assert page.inner_text("#count") == "6 dialogues in 2 runs"
+    assert all("2 of 2 runs" in option for option in page.locator(".option").all_inner_texts())
+    page.locator("#list").press("ArrowDown")
+    title = page.locator(".option[aria-selected=true]").inner_text()
+    page.get_by_text("One run at a time").click()
+    assert page.locator(".option[aria-selected=true]").inner_text().splitlines()[0] == title.splitlines()[0]
+    assert "repeat 2" in page.locator(".option[aria-selected=true]").inner_text()

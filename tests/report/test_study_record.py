@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 from safemt_api.errors import StoreError
@@ -156,3 +157,32 @@ def test_a_record_that_leads_elsewhere_is_refused(arms: Path) -> None:
     (arms / "study.json").write_text(json.dumps(record))
     with pytest.raises(StoreError, match="names arms that cannot be"):
         measure_again(arms)
+
+
+def test_an_arm_that_numbers_its_repeats_from_another_beginning_is_paired(arms: Path) -> None:
+    study = study_of(Arm("plain"), Arm("guarded", {}, "plain"))
+    before = measure_study(arms, study, {}, resamples=FEW)
+    for name in ("transcripts", "verdicts"):
+        frame = pl.read_parquet(arms / "guarded" / f"{name}.parquet").with_columns(repeat=pl.lit(3, dtype=pl.Int64))
+        frame.write_parquet(arms / "guarded" / f"{name}.parquet")
+    change(arms / "guarded" / "run.json", identity={"repeats": 1, "repeats_from": 2})
+    after = measure_study(arms, study, {}, resamples=FEW)
+    assert after.effects == before.effects
+    assert after.leaderboard == before.leaderboard
+
+
+def test_of_unlike_repeats_the_first_are_compared(arms: Path) -> None:
+    study = study_of(Arm("plain"), Arm("guarded", {}, "plain"))
+    once = measure_study(arms, study, {}, resamples=FEW)
+    for name in ("transcripts", "verdicts"):
+        file = arms / "guarded" / f"{name}.parquet"
+        frame = pl.read_parquet(file)
+        pl.concat([frame.with_columns(repeat=pl.lit(number, dtype=pl.Int64)) for number in (1, 2)]).write_parquet(file)
+    for name, repeats in (("plain", 1), ("guarded", 2)):
+        change(arms / name / "run.json", identity={"repeats": repeats})
+    twice = measure_study(arms, study, {}, resamples=FEW)
+    assert twice.effects[0].asr == once.effects[0].asr
+    assert twice.effects[0].prevented == once.effects[0].prevented
+    assert [(row.arm, row.rank, row.missing) for row in twice.leaderboard[0].rows] == [
+        (row.arm, row.rank, row.missing) for row in once.leaderboard[0].rows
+    ]
