@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from safemt_api.metrics.safety_index import safety_index
     from safemt_api.runs.execution import RunResult
     from safemt_api.runs.settings import EvalSettings
+    from safemt_api.studies.file import read_study
+    from safemt_api.study import StudyResult, play_study
 
     __version__: str
 
@@ -50,11 +52,14 @@ __all__ = [
     "StalledError",
     "StopRunError",
     "StoreError",
+    "StudyResult",
     "UsageError",
     "__version__",
     "asr_by_turn",
     "defend",
     "evaluate",
+    "play_study",
+    "read_study",
     "safety_index",
 ]
 
@@ -62,9 +67,12 @@ _HOMES = {
     "DefenceResult": "safemt_api.defence",
     "EvalSettings": "safemt_api.runs.settings",
     "RunResult": "safemt_api.runs.execution",
+    "StudyResult": "safemt_api.study",
     "asr_by_turn": "safemt_api.metrics.asr",
     "defend": "safemt_api.defence",
     "evaluate": "safemt_api.evaluation",
+    "play_study": "safemt_api.study",
+    "read_study": "safemt_api.studies.file",
     "safety_index": "safemt_api.metrics.safety_index",
 }
 """Where the names live that are not errors."""
