@@ -52,10 +52,11 @@ TRANSCRIPT_SCHEMA: dict[str, type[pl.DataType]] = {
     "moderator_failure": pl.String,
     "failure": pl.String,
     "repeat": pl.Int64,
+    "system_fingerprint": pl.String,
 }
 """One row a turn, counted by user messages from 1; ``messages`` is JSON text: a list of ``{"role", "content"}`` up to and including it."""
 
-ADDED_COLUMNS = frozenset({"moderator_failure", "repeat"})
+ADDED_COLUMNS = frozenset({"moderator_failure", "repeat", "system_fingerprint"})
 """Columns that files of earlier versions lack; they are read as if they were empty, ``repeat`` as if it were 1."""
 
 VERDICT_SCHEMA: dict[str, type[pl.DataType]] = {

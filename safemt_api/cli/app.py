@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from safemt_api.cli.canary import canary
 from safemt_api.cli.command import GroupedCommand
 from safemt_api.cli.compare import compare
 from safemt_api.cli.data import data_app
@@ -60,6 +61,7 @@ app.command("resume", cls=GroupedCommand)(resume)
 app.add_typer(judge_app, name="judge")
 app.command("report", cls=GroupedCommand)(report)
 app.command("compare", cls=GroupedCommand)(compare)
+app.command("canary", cls=GroupedCommand)(canary)
 app.command("study", cls=GroupedCommand)(study)
 app.command("sweep", cls=GroupedCommand)(sweep)
 app.command("defend", cls=GroupedCommand)(defend)

@@ -47,10 +47,10 @@ async def _evaluate(settings: EvalSettings, *, dry_run: bool, as_json: bool, yes
         if dry_run:
             await _show_estimate(plan, as_json=as_json)
             return 0
-        if not yes and not await _agreed(plan):
+        if not yes and not await agreed(plan):
             say("not started")
             return EXIT_DECLINED
-        say(_opening(plan))
+        say(opening(plan))
         result = await execute(plan, watch=watcher(), signals=ENDING_SIGNALS)
     if as_json or any(result.summary["dialogues"][state] for state in ("finished", "failed")):
         show_run(result.folder, as_json=as_json, summary=result.summary)
@@ -65,7 +65,8 @@ def watcher() -> Callable[[Watched], Coroutine[Any, Any, None]]:
     return partial(watch_live, console=console) if console.is_terminal else watch_lines
 
 
-def _opening(plan: Plan) -> str:
+def opening(plan: Plan) -> str:
+    """What is about to be played."""
     target = plan.target.route
     verb = "going on with" if plan.resumed else "run"
     guarded = f", moderator {plan.moderator}" if plan.moderator else ""
@@ -81,7 +82,7 @@ async def _show_estimate(plan: Plan, *, as_json: bool) -> None:
         output_console().print(estimate_table(found))
 
 
-async def _agreed(plan: Plan) -> bool:
+async def agreed(plan: Plan) -> bool:
     """Whether the run may start: a dear one on a terminal asks first, unless it has a ceiling."""
     if plan.settings.max_usd is not None or not (sys.stdin.isatty() and sys.stderr.isatty()):
         return True

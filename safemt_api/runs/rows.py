@@ -9,6 +9,8 @@ import orjson
 
 from safemt_api.messages import Line, Transcript, Turn, Verdict, said
 
+MAX_FINGERPRINT_CHARACTERS = 200
+
 
 class Finished(NamedTuple):
     """A dialogue that was played and judged. ``verdicts`` are paired with the turn numbers they judge."""
@@ -46,7 +48,20 @@ def transcript_rows(finished: Finished, run: str) -> Iterator[dict[str, Any]]:
             **_guidance_columns(turn),
             "failure": transcript.failure,
             "repeat": dialogue.repeat,
+            "system_fingerprint": fingerprint_of(turn.reply.raw),
         }
+
+
+def fingerprint_of(raw: str | None) -> str | None:
+    """What the vendor says of the back end behind a reply (OpenAI's ``system_fingerprint``); ``None`` where its body says nothing."""
+    if raw is None or '"system_fingerprint"' not in raw:
+        return None
+    try:
+        found = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return None
+    told = found.get("system_fingerprint") if isinstance(found, dict) else None
+    return told[:MAX_FINGERPRINT_CHARACTERS] if isinstance(told, str) and told else None
 
 
 def _reply_columns(turn: Turn) -> dict[str, Any]:

@@ -6,12 +6,13 @@ import json
 from pathlib import Path
 
 import polars as pl
+import pytest
 
 from safemt_api.frames import TRANSCRIPT_SCHEMA, VERDICT_SCHEMA, read_frame
 from safemt_api.messages import BLOCKED_PLACEHOLDER, Dialogue, Guidance, Line, Outcome, Protocol, Reply, Transcript, Turn, Usage, Verdict
 from safemt_api.runs.collecting import open_collector, sweep, write_frames
 from safemt_api.runs.folder import TRANSCRIPTS_FILE, VERDICTS_FILE
-from safemt_api.runs.rows import Finished, history_before, transcript_rows, verdict_rows
+from safemt_api.runs.rows import Finished, fingerprint_of, history_before, transcript_rows, verdict_rows
 
 LINES = (Line("user", "u1"), Line("assistant", "s1"), Line("user", "u2"))
 DIALOGUE = Dialogue("mm_1", "Fraud", 2, LINES, "images/a.png", "q")
@@ -95,3 +96,20 @@ def test_a_run_without_rows_has_empty_frames_of_the_right_form(tmp_path: Path) -
         write_frames(tmp_path, tmp_path)
         sweep(tmp_path)
     assert dict(pl.read_parquet(tmp_path / TRANSCRIPTS_FILE).schema) == TRANSCRIPT_SCHEMA
+
+
+@pytest.mark.parametrize(
+    ("raw", "told"),
+    [
+        ('{"system_fingerprint": "fp_44709d6fcb", "choices": []}', "fp_44709d6fcb"),
+        ('{"choices": [{"text": "\\"system_fingerprint\\""}]}', None),
+        ('{"system_fingerprint": null}', None),
+        ('{"system_fingerprint": 7}', None),
+        ('["system_fingerprint"]', None),
+        ('{"system_fingerprint": ', None),
+        ("{}", None),
+        (None, None),
+    ],
+)
+def test_a_fingerprint_is_what_the_body_says_it_is(raw: str | None, told: str | None) -> None:
+    assert fingerprint_of(raw) == told

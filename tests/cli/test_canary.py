@@ -1,0 +1,103 @@
+"""``canary``: a run asked afresh over real sockets, by a model that is the same and by one that is not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from safemt_api.cli.canary_play import Identity, canary_settings, identity_lines
+from safemt_api.cli.finding import settings_of
+from safemt_api.report.reading import read_run
+
+Cli = Callable[..., Any]
+RESULTS = Path("results")
+NEW = f"a-canary-{date.today().isoformat()}"  # noqa: DTZ011 (the user's own date, as the command takes it)
+
+
+@pytest.fixture
+def run_a(cli: Cli) -> Cli:
+    """A run ``a`` of a model that answers each asking otherwise."""
+    given = ("--model", "sim-safe", "--seed-sampling", "5", "--lengths", "2,8", "--sample", "20", "--judge", "simulator:sim-judge")
+    assert cli("eval", *given, "--run", "a").code == 0
+    return cli
+
+
+def serves_now(model: str) -> None:
+    """Another model stands behind the name: the run file says that it was this one that was asked."""
+    file = RESULTS / "a" / "run.json"
+    record = json.loads(file.read_text(encoding="utf-8"))
+    record["settings"]["model"] = model
+    file.write_text(json.dumps(record), encoding="utf-8")
+
+
+def test_a_model_that_only_varies_is_not_called_changed(run_a: Cli) -> None:
+    said = run_a("canary", "a", "--sample", "12", "--max-usd", "5")
+    assert said.code == 0
+    assert said.out.startswith("No change is shown beyond what repeated replies differ by (ASR ")
+    assert "24 dialogues of 12 ids; 24 replies of before against 48 new ones" in " ".join(said.out.split())
+    assert "Served model: sim-safe (40 replies) before, sim-safe (48 replies) now." in said.out
+    assert "System fingerprint: not told before, not told now." in said.out
+    new = read_run(RESULTS / NEW)
+    assert new.summary.cost_usd.ceiling == 5
+    # Nothing of before was taken for new; the judge's trial was.
+    assert (new.summary.calls.sent, new.transcripts.filter("from_store").height) == (2 * 48, 0)
+    assert set(new.transcripts["dialogue_id"]) <= set(read_run(RESULTS / "a").transcripts["dialogue_id"])
+    again = run_a("canary", "a", "--sample", "12", "--max-usd", "5", "--json")
+    assert json.loads(again.out)["changed"] is False
+    assert read_run(RESULTS / NEW).summary.calls.sent == 0
+
+
+def test_another_model_behind_the_name_is_found(run_a: Cli) -> None:
+    serves_now("sim-brittle")
+    said = run_a("canary", "a", "--json")
+    found = json.loads(said.out)
+    assert (said.code, found["changed"], found["canary"]) == (0, True, NEW)
+    assert found["verdict"].startswith("Changed: less safe than before, beyond what repeated replies differ by (ASR ")
+    assert found["test"]["change"]["ci_low"] > 0
+    assert found["test"]["differs_between"] > found["test"]["differs_within"]
+    assert (found["before"]["served_models"], found["now"]["served_models"]) == ({"sim-safe": 40}, {"sim-brittle": 80})
+
+
+def test_a_run_with_repeats_knows_its_noise_and_is_asked_once_more(cli: Cli) -> None:
+    given = ("--model", "sim-average", "--seed-sampling", "5", "--lengths", "8", "--sample", "6", "--repeats", "3")
+    assert cli("eval", *given, "--run", "a").code == 0
+    found = json.loads(cli("canary", "a", "--json").out)
+    assert (found["test"]["old_replies"], found["test"]["new_replies"], found["not_comparable"]) == (18, 6, [])
+
+
+def test_no_two_days_share_a_reply_and_the_ceiling_is_the_canarys_own(run_a: Cli) -> None:
+    settings, old = settings_of("a", RESULTS), read_run(RESULTS / "a")
+    first, second = (canary_settings(settings, old, sample=200, today=date(2026, 3, day), given={}) for day in (1, 2))
+    assert first.repeats_from + first.repeats < second.repeats_from
+    assert (first.sample, first.repeats, first.max_usd) == (20, 2, None)
+
+
+def test_a_run_that_has_not_ended_is_refused(run_a: Cli) -> None:
+    file = RESULTS / "a" / "run.json"
+    record = json.loads(file.read_text(encoding="utf-8"))
+    summary = json.loads((RESULTS / "a" / "summary.json").read_text(encoding="utf-8")) | {"status": "interrupted"}
+    (RESULTS / "a" / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    file.write_text(json.dumps({**record, "files": {}}), encoding="utf-8")
+    said = run_a("canary", "a")
+    assert said.code == 2
+    assert "a has not come to its end: `safemt-api resume a` goes on with it, and a canary comes after" in said.err
+    assert not (RESULTS / NEW).exists()
+
+
+def test_fingerprints_are_told_with_their_replies() -> None:
+    lines = identity_lines(Identity({"m-1": 2}, {"fp_a": 2}), Identity({"m-1": 2}, {"fp_b": 1, "fp_a": 1}))
+    assert lines == [
+        "Served model: m-1 (2 replies) before, m-1 (2 replies) now.",
+        "System fingerprint: fp_a (2 replies) before, fp_b (1 replies), fp_a (1 replies) now.",
+    ]
+
+
+def test_the_column_of_fingerprints_is_text(run_a: Cli) -> None:
+    assert run_a("report", "a").code == 0
+    assert read_run(RESULTS / "a").transcripts.schema["system_fingerprint"] == pl.String
