@@ -15,6 +15,8 @@ from safemt_api.store.turns import STORE_FILE
 from tests.attacks.conftest import Attacked, Ground, begun, ended, safemt
 from tests.attacks.hostile import Answer, Asked, answer, reply
 
+pytestmark = pytest.mark.timeout(180)  # some start several processes, on a machine that may be busy
+
 PROVIDERS: dict[WireFormat, str] = {
     "openai_chat": "simulator",
     "anthropic_messages": "simulator-anthropic",

@@ -17,6 +17,8 @@ from safemt_api.simulator.settings import SimulatorSettings
 from tests.attacks.conftest import Attacked, begun, ended, safemt
 from tests.attacks.hostile import Answer, Asked, answer, reply, usage
 
+pytestmark = pytest.mark.timeout(180)  # some start several processes, on a machine that may be busy
+
 FIELDS: dict[str, tuple[str, str]] = {
     "openai_chat": ("prompt_tokens", "completion_tokens"),
     "anthropic_messages": ("input_tokens", "output_tokens"),
