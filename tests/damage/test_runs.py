@@ -253,6 +253,7 @@ def short_waits() -> Iterator[None]:
         yield
 
 
+@pytest.mark.timeout(300)  # a dozen whole runs: 16 s, and over 60 s where many tests share the processor
 @settings(max_examples=6)
 @given(course=courses(FAST_HARMS))
 @example(course=Course(damages=(Damage("firewall", "target", share=0.3),)))
