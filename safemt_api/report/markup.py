@@ -79,9 +79,9 @@ def rate(value: float | None, low: float | None, high: float | None) -> Cell:
 
 def index_cell(index: Index) -> Cell:
     """A Safety Index with its interval, and below it the complete ids and the bounds."""
-    lines = (words.index_interval(index.ci_low, index.ci_high), index.basis + index.warning)
-    below = "".join(f' <small class="second">{escape(line)}</small>' for line in lines if line)
-    return Cell(f"{words.index(index.value)}{below}", index.value)
+    interval, basis = words.index_interval(index.ci_low, index.ci_high), index.basis + index.warning
+    below = f' <small class="second wrap">{escape(basis)}</small>' if basis else ""
+    return Cell(f'{words.index(index.value)} <small class="second">{escape(interval)}</small>{below}', index.value)
 
 
 def block(content: str) -> str:

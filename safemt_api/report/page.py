@@ -31,6 +31,7 @@ from safemt_api.report.reading import RunData
 from safemt_api.report.sections import effort_sections, run_labels, score_sections, settings_section, transcript_section
 from safemt_api.report.series import series_of
 from safemt_api.report.study_section import study_heading, study_sections
+from safemt_api.runs.defending import DEFENCE_FILE
 from safemt_api.studies.record import StudyRecord
 
 REPORT_FILE = "report.html"
@@ -96,7 +97,9 @@ def write_page(
         UsageError: No run is given.
     """
     text = render_page(runs, images=images, data_folder=data_folder, charts=charts, corrections=corrections, study=study)
-    target = folder / (page_name(runs) if study is None else REPORT_FILE)
+    # A study's folder, and that of a defence's undefended arm, hold the one page that belongs there.
+    own = study is not None or (folder / DEFENCE_FILE).is_file()
+    target = folder / (REPORT_FILE if own else page_name(runs))
     write_atomically(target, text.encode("utf-8"))
     return target
 
