@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import anyio
+
 from safemt_api.errors import DataChangedError, StoreError
 from safemt_api.runs.folder import settle
 from safemt_api.runs.location import store_record
@@ -66,10 +68,31 @@ async def claim_run(
             name = str(before.get("run") or plan.run)
             run_id = _run_id(before, opened.id, name)
             if opened.read(name_of(run_id)) != name:
-                await opened.write(entered(run_id, name))
+                async with _hurried_by_the_end(opened):
+                    await opened.write(entered(run_id, name))
             record = {"id": run_id, "store": before.get("store") or store_record(plan.folder, path, opened.id)}
             purse = purse_id or str(before.get("purse") or run_id)
             yield Claim(run_id, purse, opened, record if purse == run_id else {**record, "purse": purse})
+
+
+@asynccontextmanager
+async def _hurried_by_the_end(store: TurnStore) -> AsyncIterator[None]:
+    """A run that is ended while another program has locked the store waits only a moment: nothing is at stake before its first call."""
+
+    async def listen() -> None:
+        try:
+            await anyio.sleep_forever()
+        except anyio.get_cancelled_exc_class():
+            if not written:
+                store.hurry()
+            raise
+
+    written = False
+    async with anyio.create_task_group() as group:
+        group.start_soon(listen)
+        yield
+        written = True
+        group.cancel_scope.cancel()
 
 
 @asynccontextmanager
