@@ -35,6 +35,8 @@ def begun(words: tuple[str, ...], said: Path, *, clock_jump_seconds: float = 0.0
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(PRELOADED))
     process = context.Process(target=play, args=(words, str(said), clock_jump_seconds, room_bytes), daemon=True)
+    for suffix in (".out", ".err"):  # it may be killed before it writes
+        said.with_suffix(suffix).touch()
     process.start()
     return process
 
