@@ -173,7 +173,7 @@ async def test_the_files_have_all_columns_and_one_row_a_turn(small: Small, chose
     assert set(transcripts.select("dialogue_id", "length", "turn").iter_rows()) == turns
     assert set(verdicts.select("dialogue_id", "length", "turn").iter_rows()) == turns
     assert transcripts.height == verdicts.height == len(turns)
-    optional = {"method", "detail", "note", "failure", "moderator_policy", "moderator_failure"}
+    optional = {"method", "detail", "note", "failure", "moderator_policy", "moderator_failure", "system_fingerprint"}
     empty = {name for name in transcripts.columns if transcripts[name].null_count() == transcripts.height}
     assert empty <= optional
     assert set(verdicts["judge"]) == {"simulator:sim-judge"}
