@@ -95,7 +95,10 @@ def test_inspect_reads_the_log(make_run: MakeRun, tmp_path: Path, protocol: str)
     assert log.status == "success"
     assert len(log.samples) == run.transcripts.select("dialogue_id", "length").n_unique()
     index = run.summary.safety_index
-    assert log.results.scores[0].metrics["safety_index"].value == index.value
+    metrics = {name: metric.value for name, metric in log.results.scores[0].metrics.items()}
+    # A score that is not given, for want of complete ids, is no metric.
+    assert metrics.get("safety_index") == run.summary.safety_index.value
+    assert metrics[f"asr_{'length' if protocol == 'scripted' else 'turn'}_1"] == run.summary.asr_by_turn[0].asr
     beside = ("if_missing_low", "if_missing_high", "complete_ids", "ids")
     assert [log.results.scores[0].metrics[f"safety_index_{name}"].value for name in beside] == [getattr(index, name) for name in beside]
     assert log.samples[0].messages[0].content[0].image.startswith("data:image/webp")
