@@ -15,11 +15,14 @@
     ├── CallError                 one call failed; what follows depends on the kind
     │   ├── TransientError        wait, then send the same call again
     │   │   ├── RateLimitedError      the account's pace (429); may carry the wait the vendor asks for
+    │   │   ├── NoCapacityError       no room in a cheaper tier for now (429); not billed, and no word on the account's pace
+    │   │   ├── UnansweredRowError    a batch ended before it came to this row; not billed
     │   │   ├── ServerError           5xx and bodies that are not an answer
     │   │   └── ConnectionFailedError no or half an answer; may have been billed
     │   └── DialogueError         give up on this dialogue, go on with the others
     │       ├── InterceptedError       a 403 that is not the vendor's: a firewall or gateway on the way
     │       ├── ModeratorError        the moderator came to no decision
+    │       ├── ResultsGoneError      a batch was answered and billed, and its results are no longer to be had
     │       └── RetriesExhaustedError  transient failures until the cap was reached
     └── StopRunError              end the run at once, keeping everything
         ├── AccountError          bad key, unknown model, no credit, daily quota, account on hold
@@ -224,6 +227,14 @@ class RateLimitedError(TransientError):
     """The account is going too fast; slow down and send again."""
 
 
+class NoCapacityError(TransientError):
+    """A cheaper tier (flex) has no room for now: nothing was billed, and it says nothing about how fast the account may go."""
+
+
+class UnansweredRowError(TransientError):
+    """A batch ended, expired or was cancelled before it came to this row; nothing was billed for it."""
+
+
 class ServerError(TransientError):
     """The vendor failed (5xx), or sent a body that is no answer."""
 
@@ -263,6 +274,16 @@ class ModeratorError(DialogueError):
         self.moderator, self.reason = moderator, reason
         super().__init__(
             f"moderator {moderator} failed on dialogue {dialogue_id}: {reason}; --moderator-failure open or closed goes on without it"
+        )
+
+
+class ResultsGoneError(DialogueError):
+    """A batch was worked on, and billed, but its results are no longer to be had."""
+
+    def __init__(self, vendor: str, batch_id: str, days: int) -> None:
+        self.batch_id = batch_id
+        super().__init__(
+            f"{vendor} no longer has the results of batch {batch_id} (it keeps them for {days} days); they were paid for", maybe_billed=True
         )
 
 

@@ -22,6 +22,7 @@ Conversation = Literal["single", "growing", "ending"]
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 SafetyThreshold = Literal["off", "block_none", "block_only_high", "block_medium_and_above", "block_low_and_above"]
 Sees = Literal["words", "picture"]
+ServiceTier = Literal["standard", "flex", "batch"]
 
 PURPOSES: tuple[Purpose, ...] = ("target", "judge", "moderator")
 LENGTHS: tuple[int, ...] = (1, 2, 4, 6, 8)
@@ -253,7 +254,8 @@ class Call:
     """One question to one model.
 
     ``purpose`` says who asks (and pays). ``conversation`` says whether the messages will be sent again with more behind them (``growing``),
-    were sent before but for the newest (``ending``), or neither (``single``): what a vendor may cache. Neither changes the answer.
+    were sent before but for the newest (``ending``), or neither (``single``): what a vendor may cache. ``service_tier`` is the tier that is
+    asked for. None of the three changes the answer.
     """
 
     route: Route
@@ -264,6 +266,7 @@ class Call:
     schema: Schema | None = None
     sample_index: int = 0
     conversation: Conversation = "single"
+    service_tier: ServiceTier = "standard"
 
 
 class Outcome(StrEnum):
@@ -313,6 +316,7 @@ class Reply:
 
     ``detail`` says in the vendor's words why it declined or stopped; ``usage`` is ``None`` when the vendor reported none;
     ``raw`` is the vendor's whole JSON body as text; ``cost_usd`` is the vendor's own figure where it reports one (OpenRouter).
+    ``served_tier`` is the tier that served the call, and so its price, where the vendor tells it: a ``ServiceTier``, or a word of its own.
     """
 
     outcome: Outcome
@@ -325,6 +329,7 @@ class Reply:
     request_id: str | None = None
     latency_seconds: float = 0.0
     raw: str | None = None
+    served_tier: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
