@@ -14,7 +14,7 @@ import anyio
 import polars as pl
 import pytest
 
-from safemt_api.dataset.official import load_dataset
+from safemt_api.dataset.entries import load_dataset
 from safemt_api.dataset.shipped import demonstration_folder
 from safemt_api.defence import DefenceResult, defend
 from safemt_api.errors import UsageError

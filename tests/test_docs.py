@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from safemt_api.cli.app import app
-from safemt_api.dataset.parsing import parse_dialogue
+from safemt_api.dataset.elements import parse_dialogue
 from safemt_api.errors import (
     AccountError,
     BudgetExhaustedError,

@@ -16,7 +16,7 @@ import httpx2
 import polars as pl
 import pytest
 
-from safemt_api.dataset.official import Dataset, load_dataset
+from safemt_api.dataset.entries import Dataset, load_dataset
 from safemt_api.dataset.selection import select
 from safemt_api.dataset.shipped import demonstration_folder
 from safemt_api.errors import AccountError, EndpointError, MissingKeyError, SettingsChangedError, UsageError

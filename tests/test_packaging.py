@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import safemt_api
-from safemt_api.dataset.official import load_dataset
+from safemt_api.dataset.entries import load_dataset
 from safemt_api.dataset.shipped import demonstration_folder
 from safemt_api.judges.rubric_sets import SHIPPED_SETS, load_rubrics
 from safemt_api.moderators.library import load_policies

@@ -10,7 +10,7 @@ from statistics import fmean, pstdev
 
 import pytest
 
-from safemt_api.dataset.official import load_dataset
+from safemt_api.dataset.entries import load_dataset
 from safemt_api.dataset.selection import select
 from safemt_api.dataset.shipped import demonstration_folder
 from safemt_api.simulator.personas import SEVENTEEN, moderator_flags, plays_unsafe

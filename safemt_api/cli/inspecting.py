@@ -10,9 +10,9 @@ from rich.text import Text
 
 from safemt_api.cli.json_output import put_json
 from safemt_api.cli.printing import agrees, output_console, put, say
-from safemt_api.dataset.checking import examine
-from safemt_api.dataset.fetching import describe_source, fetch_dataset
-from safemt_api.dataset.official import load_dataset
+from safemt_api.dataset.entries import load_dataset
+from safemt_api.dataset.findings import examine
+from safemt_api.dataset.hub import describe_source, fetch_dataset
 from safemt_api.dataset.shipped import demonstration_folder
 from safemt_api.dataset.statistics import dataset_statistics
 from safemt_api.errors import MAX_PROBLEMS_SHOWN

@@ -13,9 +13,9 @@ from rich.text import Text
 
 from safemt_api.cli.inspecting import data_folder
 from safemt_api.cli.printing import output_console, say
-from safemt_api.dataset.inspection import ImageError, Inspection, inspect_image
-from safemt_api.dataset.official import Dataset, load_dataset
-from safemt_api.dataset.parsing import shown
+from safemt_api.dataset.elements import shown
+from safemt_api.dataset.entries import Dataset, load_dataset
+from safemt_api.dataset.picture_files import ImageError, Inspection, inspect_image
 from safemt_api.errors import UsageError
 from safemt_api.messages import Dialogue
 from safemt_api.report import words

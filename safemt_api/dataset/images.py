@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import IO, Any
 from weakref import WeakValueDictionary
 
-from safemt_api.dataset.inspection import ImageError, Inspection, inspect_stream, open_image, open_picture, reason_of
-from safemt_api.dataset.parsing import shown
+from safemt_api.dataset.elements import shown
+from safemt_api.dataset.picture_files import ImageError, Inspection, inspect_stream, open_image, open_picture, reason_of
 from safemt_api.dataset.pixels import (
     GREY_LEVEL,
     MOST_BYTES,

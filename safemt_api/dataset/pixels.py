@@ -15,7 +15,7 @@ from typing import IO, cast
 import PIL.Image
 import PIL.ImageFile
 
-from safemt_api.dataset.inspection import FORMATS, MAX_PICTURE_PIXELS, ImageError, decoding_bytes, open_picture
+from safemt_api.dataset.picture_files import FORMATS, MAX_PICTURE_PIXELS, ImageError, decoding_bytes, open_picture
 
 FIT_VERSION = 2
 """Enters the digest of a re-encoded picture; raised when the way of re-encoding changes."""

@@ -8,8 +8,8 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from hashlib import sha256
 
-from safemt_api.dataset.official import Dataset, Entry
-from safemt_api.dataset.parsing import KINDS, shown
+from safemt_api.dataset.elements import KINDS, shown
+from safemt_api.dataset.entries import Dataset, Entry
 from safemt_api.errors import UsageError
 from safemt_api.messages import Kind
 from safemt_api.suggestions import did_you_mean

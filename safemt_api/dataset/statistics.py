@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from statistics import median
 
-from safemt_api.dataset.inspection import ImageError, Inspection, inspect_image
-from safemt_api.dataset.official import Dataset
-from safemt_api.dataset.parsing import shown
+from safemt_api.dataset.elements import shown
+from safemt_api.dataset.entries import Dataset
+from safemt_api.dataset.picture_files import ImageError, Inspection, inspect_image
 from safemt_api.messages import Dialogue, Kind
 
 _TYPES_BY_ENDING = {

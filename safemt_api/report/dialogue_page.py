@@ -11,8 +11,8 @@ from string import Template
 
 import PIL.Image
 
-from safemt_api.dataset.inspection import Inspection, open_image, open_picture
-from safemt_api.dataset.official import Dataset
+from safemt_api.dataset.entries import Dataset
+from safemt_api.dataset.picture_files import Inspection, open_image, open_picture
 from safemt_api.messages import Dialogue
 from safemt_api.report.markup import safe_text
 

@@ -14,7 +14,7 @@ from math import ceil
 
 import anyio
 
-from safemt_api.dataset.official import Entry
+from safemt_api.dataset.entries import Entry
 from safemt_api.errors import BudgetExhaustedError
 from safemt_api.limits.budget import Purse
 

@@ -16,9 +16,9 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
+from safemt_api.dataset.entries import Entry
 from safemt_api.dataset.images import fitted, fitting_size, open_source
-from safemt_api.dataset.inspection import ImageError, inspect_image
-from safemt_api.dataset.official import Entry
+from safemt_api.dataset.picture_files import ImageError, inspect_image
 from safemt_api.dialogues import converse
 from safemt_api.errors import DialogueError
 from safemt_api.judges.base import N_TRIES, verdict_tokens

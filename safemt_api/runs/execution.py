@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
+from safemt_api.dataset.entries import Entry
 from safemt_api.dataset.images import SourceImage, open_source
-from safemt_api.dataset.official import Entry
 from safemt_api.dataset.shipped import demonstration_folder
 from safemt_api.dialogues import asked_at, converse
 from safemt_api.errors import BudgetExhaustedError, DialogueError, JudgeUnfitError, SafeMTError

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from safemt_api.adapters.base import unsupported_parameters
-from safemt_api.dataset.official import Dataset, Entry, load_dataset
+from safemt_api.dataset.entries import Dataset, Entry, load_dataset
 from safemt_api.dataset.selection import select
 from safemt_api.dataset.shipped import demonstration_folder
 from safemt_api.dialogues import Target

@@ -13,8 +13,8 @@ from typing import Any
 import orjson
 import polars as pl
 
+from safemt_api.dataset.entries import Dataset
 from safemt_api.dataset.images import open_source
-from safemt_api.dataset.official import Dataset
 from safemt_api.errors import DialogueError
 from safemt_api.frames import TRANSCRIPT_SCHEMA, read_frame
 from safemt_api.messages import Dialogue, Protocol

@@ -17,7 +17,7 @@ import orjson
 import polars as pl
 from anyio.streams.memory import MemoryObjectReceiveStream
 
-from safemt_api.dataset.official import Entry
+from safemt_api.dataset.entries import Entry
 from safemt_api.errors import DialogueError, JudgeUnfitError, SafeMTError, StoreError
 from safemt_api.frames import VERDICT_SCHEMA, read_frame, with_repeat
 from safemt_api.gateway import Gateway

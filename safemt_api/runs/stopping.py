@@ -16,7 +16,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from safemt_api.dataset.official import Entry
+from safemt_api.dataset.entries import Entry
 from safemt_api.errors import UsageError
 from safemt_api.messages import Label
 from safemt_api.metrics.sequential import NAME, ConfidenceSequence

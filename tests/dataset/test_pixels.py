@@ -14,9 +14,9 @@ import PIL.Image
 import pytest
 from PIL import ImageChops
 
-from safemt_api.dataset import inspection, pixels
+from safemt_api.dataset import picture_files, pixels
 from safemt_api.dataset.images import open_source
-from safemt_api.dataset.inspection import ImageError, inspect_image, open_picture
+from safemt_api.dataset.picture_files import ImageError, inspect_image, open_picture
 from safemt_api.dataset.pixels import Fit, StoppedError, render
 from safemt_api.errors import DialogueError
 from safemt_api.profiles import ImageRules
@@ -109,9 +109,9 @@ def test_work_ends_at_the_next_read_once_nobody_waits(save: Save, after: int) ->
 def test_a_picture_whose_kind_takes_too_much_memory_to_decode_is_told_before(save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
     file = save("WEBP", "RGB", method=0)
     with file.open("rb") as stream:
-        needed = inspection.decoding_bytes(open_picture(stream, "image/webp"), "image/webp")
+        needed = picture_files.decoding_bytes(open_picture(stream, "image/webp"), "image/webp")
     assert needed == SIDE * SIDE * 16
-    monkeypatch.setattr(inspection, "MAX_DECODING_BYTES", needed - 1)
+    monkeypatch.setattr(picture_files, "MAX_DECODING_BYTES", needed - 1)
     with pytest.raises(ImageError, match=r"image a\.webp would take 144 MB of memory to decode as image/webp, more than the 143 MB"):
         inspect_image(file.parent, file.name)
     with pytest.raises(DialogueError, match="store it smaller or as PNG"):

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safemt_api.dataset.official import Dataset, Entry
+from safemt_api.dataset.entries import Dataset, Entry
 from safemt_api.dataset.selection import largest_remainder, select
 from safemt_api.errors import UsageError
 from safemt_api.messages import Kind
@@ -76,7 +76,7 @@ def test_the_same_seed_gives_the_same_ids_in_any_order_of_the_files(sizes: dict[
 
 def test_the_sample_does_not_hang_on_pythons_hash_seed(tmp_path: Path) -> None:
     program = (
-        "from pathlib import Path; from safemt_api.dataset.official import Dataset, Entry; from safemt_api.dataset.selection import select;"
+        "from pathlib import Path; from safemt_api.dataset.entries import Dataset, Entry; from safemt_api.dataset.selection import select;"
         "rows = [Entry(f'i{n}', f's{n % 5}', 'harmful', 1, '', '', n, 0, 0, b'%d' % n) for n in range(40)];"
         "print(select(Dataset(Path(), '', (), (), (), '').with_entries(rows), sample=7, seed=3).ids)"
     )

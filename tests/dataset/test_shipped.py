@@ -21,7 +21,7 @@ def test_the_folder_is_in_the_package_and_its_lack_is_said(monkeypatch: pytest.M
 
 def test_light_modules_do_not_load_pillow() -> None:
     program = (
-        "import sys, safemt_api.dataset, safemt_api.dataset.fetching, safemt_api.dataset.shipped, safemt_api.dataset.parsing;"
+        "import sys, safemt_api.dataset, safemt_api.dataset.hub, safemt_api.dataset.shipped, safemt_api.dataset.elements;"
         "sys.exit('PIL' in sys.modules or 'huggingface_hub' in sys.modules)"
     )
     root = Path(__file__).resolve().parents[2]

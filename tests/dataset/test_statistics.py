@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from safemt_api.dataset.official import load_dataset
+from safemt_api.dataset.entries import load_dataset
 from safemt_api.dataset.statistics import ScenarioCount, WordCount, dataset_statistics
 
 Make = Callable[..., Any]

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 import anyio
 import pytest
 
-from safemt_api.dataset.official import Entry
+from safemt_api.dataset.entries import Entry
 from safemt_api.errors import BudgetExhaustedError
 from safemt_api.runs.balance import Balance
 

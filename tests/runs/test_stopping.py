@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import safemt_api
-from safemt_api.dataset.official import Entry
+from safemt_api.dataset.entries import Entry
 from safemt_api.errors import SettingsChangedError, UsageError
 from safemt_api.messages import Kind, Label
 from safemt_api.runs.execution import RunResult

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from safemt_api.dataset.checking import check_dataset, examine
+from safemt_api.dataset.findings import examine
 from safemt_api.errors import UsageError
 
 Make = Callable[..., Any]
@@ -25,7 +25,7 @@ def test_undecodable_pixels_are_listed_for_every_dialogue_that_uses_them(folder:
     middle = data.index(b"IDAT") + 4
     data[middle : middle + 40] = b"\xff" * 40
     (root / "images" / "b.png").write_bytes(data)
-    problems = [str(problem) for problem in check_dataset(root)]
+    problems = [str(problem) for problem in examine(root).problems]
     assert len(problems) == 3
     assert problems[0].startswith("1_turn.json[0] (x): image images/b.png cannot be decoded")
     assert problems[1].startswith('1_turn.json[1] (y): "kind"')
@@ -48,12 +48,12 @@ def test_oddities_are_notes(folder: Make, element: Make, picture: Make) -> None:
 
 
 def test_a_folder_with_nothing_valid_lists_its_problems(folder: Make) -> None:
-    assert next(str(problem) for problem in check_dataset(folder({1: "nonsense"}))).startswith("1_turn.json: is not JSON")
+    assert next(str(problem) for problem in examine(folder({1: "nonsense"})).problems).startswith("1_turn.json: is not JSON")
 
 
 def test_no_folder_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError):
-        check_dataset(tmp_path / "none")
+        examine(tmp_path / "none")
 
 
 def test_the_official_sample_is_sound_but_for_its_known_quirks(official_sample: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from safemt_api.dataset.parsing import NotAnArrayError, parse_dialogue, scan_array, shown
+from safemt_api.dataset.elements import NotAnArrayError, parse_dialogue, scan_array, shown
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=8),

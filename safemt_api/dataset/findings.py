@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from safemt_api.dataset.inspection import ImageError, inspect_image
-from safemt_api.dataset.official import Dataset, Entry, load_dataset
-from safemt_api.dataset.parsing import shown
+from safemt_api.dataset.elements import shown
+from safemt_api.dataset.entries import Dataset, Entry, load_dataset
+from safemt_api.dataset.picture_files import ImageError, inspect_image
 from safemt_api.dataset.statistics import mismatched_ending
 from safemt_api.errors import DatasetError, Problem
 
@@ -22,15 +22,6 @@ class Findings:
     notes: tuple[str, ...]
     dialogues: int
     pictures: int
-
-
-def check_dataset(folder: Path) -> tuple[Problem, ...]:
-    """Every problem of a data set at once, with each picture decoded in full; empty when there is none.
-
-    Raises:
-        UsageError: No such folder, or no ``k_turn.json`` in it.
-    """
-    return examine(folder).problems
 
 
 def examine(folder: Path) -> Findings:

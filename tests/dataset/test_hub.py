@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from safemt_api.dataset import fetching
-from safemt_api.dataset.fetching import describe_source, fetch_dataset, unpack_pictures
-from safemt_api.dataset.official import load_dataset
+from safemt_api.dataset import hub
+from safemt_api.dataset.entries import load_dataset
+from safemt_api.dataset.hub import describe_source, fetch_dataset, unpack_pictures
 from safemt_api.errors import UsageError
 
 Make = Callable[..., Any]
@@ -29,7 +29,7 @@ def zipped(path: Path, members: dict[str, bytes]) -> Path:
     return path
 
 
-def hub(files: dict[str, bytes], calls: list[dict[str, Any]] | None = None) -> Callable[..., str]:
+def played_hub(files: dict[str, bytes], calls: list[dict[str, Any]] | None = None) -> Callable[..., str]:
     """Plays the hub: writes the files where they are asked for."""
 
     def download(**arguments: Any) -> str:
@@ -54,7 +54,7 @@ def test_a_plain_copy_is_downloaded_and_loads(tmp_path: Path, element: Make, pic
     calls: list[dict[str, Any]] = []
     files = {"1_turn.json": json.dumps([element()]).encode(), "images/a.png": picture()}
     target = tmp_path / "new" / "data"
-    folder = fetch_dataset(target, revision="abc", download=hub(files, calls))
+    folder = fetch_dataset(target, revision="abc", download=played_hub(files, calls))
     assert folder == target
     assert len(load_dataset(folder).entries) == 1
     assert calls[0]["repo_id"] == "HappyCorpse/SafeMT"
@@ -69,7 +69,7 @@ def test_a_copy_in_a_subfolder_with_zipped_pictures_is_unpacked_where_it_loads(
     archive = zipped(tmp_path / "i.zip", {f"{prefix}fraud/a.png": picture(), "__MACOSX/fraud/._a.png": b"x", "notes.txt": b"x"})
     element = element(image_path="images/fraud/a.png")
     files = {"Data/1_turn.json": json.dumps([element]).encode(), "Data/images.zip": archive.read_bytes(), ".cache/3_turn.json": b"[]"}
-    folder = fetch_dataset(tmp_path / "data", download=hub(files))
+    folder = fetch_dataset(tmp_path / "data", download=played_hub(files))
     assert folder == tmp_path / "data" / "Data"
     assert len(load_dataset(folder).entries) == 1
     assert [path.name for path in (folder / "images").rglob("*") if path.is_file()] == ["a.png"]
@@ -123,7 +123,7 @@ def test_a_link_already_in_the_folder_does_not_lead_pictures_away(tmp_path: Path
 
 def test_too_large_and_damaged_archives_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     packed = zipped(tmp_path / "a.zip", {"a.png": b"0" * 600, "b.png": b"0" * 600})
-    monkeypatch.setattr(fetching, "MAX_UNPACKED_BYTES", 1000)
+    monkeypatch.setattr(hub, "MAX_UNPACKED_BYTES", 1000)
     with pytest.raises(UsageError, match="unpacks to more than 1,000 bytes"):
         unpack_pictures(packed, tmp_path)
     (tmp_path / "broken.zip").write_bytes(packed.read_bytes()[:200])
@@ -139,7 +139,7 @@ def test_without_the_extra_the_command_to_install_it_is_named(tmp_path: Path, mo
 
 def test_the_hubs_own_function_is_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, element: Make) -> None:
     module = types.ModuleType("huggingface_hub")
-    module.snapshot_download = hub({"1_turn.json": b"[]"})  # type: ignore[attr-defined] # a stand-in for the real module
+    module.snapshot_download = played_hub({"1_turn.json": b"[]"})  # type: ignore[attr-defined] # a stand-in for the real module
     monkeypatch.setitem(sys.modules, "huggingface_hub", module)
     assert fetch_dataset(tmp_path / "data") == tmp_path / "data"
 
@@ -173,6 +173,6 @@ def test_every_failure_is_one_sentence(tmp_path: Path, error: Exception, said: s
 
 def test_a_download_in_another_layout_and_a_target_that_is_a_file_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"holds no 1_turn\.json"):
-        fetch_dataset(tmp_path / "data", download=hub({"README.md": b"x"}))
+        fetch_dataset(tmp_path / "data", download=played_hub({"README.md": b"x"}))
     with pytest.raises(UsageError, match="is a file"):
-        fetch_dataset(tmp_path / "data" / "README.md", download=hub({}))
+        fetch_dataset(tmp_path / "data" / "README.md", download=played_hub({}))

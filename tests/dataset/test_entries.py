@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from safemt_api.dataset.inspection import Inspection, inspect_image
-from safemt_api.dataset.official import Entry, load_dataset
+from safemt_api.dataset.entries import Entry, load_dataset
+from safemt_api.dataset.picture_files import Inspection, inspect_image
 from safemt_api.dataset.shipped import demonstration_folder
 from safemt_api.errors import DatasetError, UsageError
 
@@ -161,7 +161,7 @@ def test_each_picture_is_looked_at_once(folder: Make, element: Make, monkeypatch
         looks.append(image_path)
         return inspect_image(root, image_path)
 
-    monkeypatch.setattr("safemt_api.dataset.official.inspect_image", look)
+    monkeypatch.setattr("safemt_api.dataset.entries.inspect_image", look)
     load_dataset(folder({1: [element("x"), element("y")], 2: [element("x", 2)]}))
     assert looks == ["images/a.png"]
 

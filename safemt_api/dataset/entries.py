@@ -14,8 +14,7 @@ from pathlib import Path
 
 import orjson
 
-from safemt_api.dataset.inspection import ImageError, inspect_image, normal_image_path
-from safemt_api.dataset.parsing import (
+from safemt_api.dataset.elements import (
     Element,
     NotAnArrayError,
     decode_value,
@@ -25,6 +24,7 @@ from safemt_api.dataset.parsing import (
     scan_array,
     shown,
 )
+from safemt_api.dataset.picture_files import ImageError, inspect_image, normal_image_path
 from safemt_api.errors import DatasetError, Problem, UsageError
 from safemt_api.messages import Dialogue, Kind
 

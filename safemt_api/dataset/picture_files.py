@@ -17,7 +17,7 @@ import PIL.ImageFile
 import PIL.TiffImagePlugin
 import PIL.WebPImagePlugin
 
-from safemt_api.dataset.parsing import shown
+from safemt_api.dataset.elements import shown
 
 MAX_PICTURE_PIXELS = 89_478_485
 """Pillow's own bound for suspected decompression bombs: a quarter of a gigabyte of RGB, and beyond what any vendor takes."""

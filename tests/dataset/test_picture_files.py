@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from safemt_api.dataset import inspection
-from safemt_api.dataset.inspection import ImageError, inspect_image, locate_image, normal_image_path
+from safemt_api.dataset import picture_files
+from safemt_api.dataset.picture_files import ImageError, inspect_image, locate_image, normal_image_path
 
 Make = Callable[..., Any]
 
@@ -129,7 +129,7 @@ def test_missing_odd_and_empty_files_are_told_apart(root: Path, monkeypatch: pyt
     assert "cannot be read: File name too long" in refusal(root, f"images/{'x' * 5000}")
     assert "is missing" in refusal(root, f"{put(root, 'a.png', picture())}/deeper.png")
     assert "is an empty file" in refusal(root, put(root, "empty.png", b""))
-    monkeypatch.setattr(inspection, "MAX_PICTURE_BYTES", 10)
+    monkeypatch.setattr(picture_files, "MAX_PICTURE_BYTES", 10)
     assert "more than the 10 allowed" in refusal(root, put(root, "big.png", picture()))
 
 
