@@ -154,16 +154,15 @@ def _charts_module() -> ModuleType | None:
 
 
 def _assemble(runs: Sequence[RunData], body: str, payload: Payload, *, title: str) -> str:
-    style, script, template = (_asset(name) for name in ("page.css", "page.js", "page_template.html"))
+    style, script, template = asset("style.css"), page_script("transcripts.js"), asset("page.html")
     data = {
         "runs": run_labels(runs),
         "series": [series_of(place) for place in range(len(runs))],
         "judges": payload.judges,
         "transcripts": payload.transcripts,
     }
-    policy = (
-        f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; img-src data:; base-uri 'none'; form-action 'none'"
-    )
+    hashes = f"script-src '{content_hash(script)}'; style-src '{content_hash(style)}'"
+    policy = f"default-src 'none'; {hashes}; img-src data:; base-uri 'none'; form-action 'none'"
     version = _version()
     return Template(template).substitute(
         policy=escape(policy),
@@ -178,11 +177,19 @@ def _assemble(runs: Sequence[RunData], body: str, payload: Payload, *, title: st
     )
 
 
-def _asset(name: str) -> str:
-    return resources.files("safemt_api.report").joinpath(name).read_text(encoding="utf-8")
+def asset(name: str) -> str:
+    """A file of ``report/web``: ``style.css``, scripts, templates."""
+    return resources.files("safemt_api.report").joinpath("web", name).read_text(encoding="utf-8")
 
 
-def _hash(text: str) -> str:
+def page_script(*own: str) -> str:
+    """What all pages share (theme, tables, how a dialogue is drawn), then the page's ``own`` files of ``report/web``, as one script."""
+    parts = "\n".join(asset(name) for name in ("shell.js", "dialogues.js", *own))
+    return f'"use strict";\n(() => {{\n{parts}}})();\n'
+
+
+def content_hash(text: str) -> str:
+    """What a content security policy names an inline style sheet or script by."""
     return f"sha256-{b64encode(sha256(text.encode('utf-8')).digest()).decode('ascii')}"
 
 
