@@ -30,7 +30,6 @@ from safemt_api.errors import (
     RateLimitedError,
     ServerError,
     StalledError,
-    StopRunError,
     TransientError,
     UsageError,
 )
@@ -76,20 +75,6 @@ class Account:
         if model not in self.prices:
             self.prices[model] = self.price_of(model)
         return self.prices[model]
-
-
-@dataclass
-class _Progress:
-    """Whether an attempt has left the house; before that it cannot have cost anything, and its waiting is no fault of its own."""
-
-    attempts: Attempts
-    asked_at: float
-    sent: bool = False
-
-    def leaves(self) -> None:
-        """It has money and a slot, and goes out now."""
-        self.sent = True
-        self.attempts.queued(anyio.current_time() - self.asked_at)
 
 
 class GatewayStatistics(NamedTuple):
@@ -151,11 +136,11 @@ class _Order:
 
 @dataclass(eq=False)
 class Accounts:
-    """What all gateways of one process share: the accounts by profile, endpoint and wire format, the calls under way by key, and the memory
+    """What all gateways of one process share: the accounts by name, the calls under way by key, and the memory
     for pictures. So each account is paced once, and a call that two runs want at the same moment is bought once.
     """
 
-    by_route: dict[tuple[str, str, str], Account] = field(default_factory=dict)
+    by_name: dict[str, Account] = field(default_factory=dict)
     under_way: dict[str, anyio.Event] = field(default_factory=dict)
     pictures: PictureMemory = field(default_factory=PictureMemory)
     named_sides: dict[tuple[str, str], int] = field(default_factory=dict)
@@ -190,7 +175,7 @@ class Gateway:
         self._open_account, self._profile_of = open_account, profile_of
         self._timeouts, self._policy = timeouts, retry_policy
         self._shared = Accounts() if accounts is None else accounts
-        self._accounts: dict[tuple[str, str, str], Account] = {}
+        self._accounts: dict[str, Account] = {}
         self._counts: Counter[str] = Counter()
         self._calls: Counter[Purpose] = Counter()
         self._usage = dict.fromkeys(PURPOSES, Usage())
@@ -245,7 +230,7 @@ class Gateway:
 
     def statistics(self) -> GatewayStatistics:
         """What has been done so far."""
-        limiters = {f"{profile} {endpoint}": account.limiter.statistics() for (profile, endpoint, _), account in self._accounts.items()}
+        limiters = {name: account.limiter.statistics() for name, account in self._accounts.items()}
         return GatewayStatistics(
             sent=self._counts["sent"],
             from_store=self._counts["from_store"],
@@ -263,8 +248,8 @@ class Gateway:
         )
 
     def accounts(self) -> Mapping[str, Account]:
-        """The accounts in use, by profile and endpoint."""
-        return {f"{profile} {endpoint}": account for (profile, endpoint, _), account in self._accounts.items()}
+        """The accounts in use, by name: profile and endpoint, and the wire format where it is not the profile's own."""
+        return self._accounts
 
     async def watch_stall(self, stall_seconds: float) -> None:
         """End the run when none has succeeded for ``stall_seconds`` although calls are being retried, or are held back by the pace.
@@ -281,51 +266,50 @@ class Gateway:
                 raise StalledError(idle, self._last_failure, held=held)
 
     def _account(self, route: Route) -> Account:
-        name = (route.profile, route.endpoint, route.wire_format)
+        name = f"{route.profile} {route.endpoint}"
+        if route.wire_format != self._profile_of(route).wire_format:
+            name += f" {route.wire_format}"
         if name not in self._accounts:
             # Which accounts a run uses is its own; the accounts themselves belong to all who call them.
-            self._accounts[name] = self._shared.by_route.get(name) or self._shared.by_route.setdefault(name, self._open_account(route))
+            self._accounts[name] = self._shared.by_name.get(name) or self._shared.by_name.setdefault(name, self._open_account(route))
         return self._accounts[name]
 
     async def _buy(self, order: _Order) -> Answer:
         attempts = Attempts(self._policy)
-        async for attempt in attempts.retrying(self._before_sleep):
+        async for attempt in attempts.retrying(self._count_retry):
             with attempt:
                 return await self._attempt(order, attempts)
         raise AssertionError("the retry loop ends by returning or raising")
 
-    def _before_sleep(self, state: RetryCallState) -> None:
+    def _count_retry(self, _: RetryCallState) -> None:
         self._counts["retried"] += 1
         self._retries_since_success += 1
 
     async def _attempt(self, order: _Order, attempts: Attempts) -> Answer:
-        progress = _Progress(attempts, anyio.current_time())
-        reservation = await self._reserve(order)
+        attempts.waits()
         try:
-            received = await self._send(order, progress)
+            async with self._ledger.reserved(key=order.key, purpose=order.call.purpose, most_usd=self._most_usd(order)) as money:
+                received = await self._send(order, attempts, money)
+                return await self._keep(order, sendable_reply(received.reply), money)
         except CallError as error:
-            await self._unanswered(reservation, error)
             self._failed(order.account, error)
             # It is held while the call waits for its next try, and its frames would hold the whole request as long: 75 MB for a picture.
             error.__cause__ = error.__context__ = None
             raise error.with_traceback(None) from None
-        except BaseException as error:
-            await self._cut_off(reservation, free=not progress.sent or isinstance(error, StopRunError))
-            raise
-        return await self._keep(order, sendable_reply(received.reply), reservation)
 
-    async def _reserve(self, order: _Order) -> Reservation | None:
-        if order.most_usd is None:
-            if self._ledger.ceiling_usd is not None:
-                raise UsageError(f"no price is known for {order.call.route.model}, so --max-usd cannot be held; add a price to its profile")
-            return None
-        most_usd = order.most_usd + self._shared.above_usd.get(order.model, 0.0)
-        return await self._ledger.reserve(key=order.key, purpose=order.call.purpose, most_usd=most_usd)
+    def _most_usd(self, order: _Order) -> float | None:
+        if order.most_usd is not None:
+            return order.most_usd + self._shared.above_usd.get(order.model, 0.0)
+        if self._ledger.ceiling_usd is not None:
+            raise UsageError(f"no price is known for {order.call.route.model}, so --max-usd cannot be held; add a price to its profile")
+        return None
 
-    async def _send(self, order: _Order, progress: _Progress) -> Received:
+    async def _send(self, order: _Order, attempts: Attempts, money: Reservation) -> Received:
         account = order.account
         async with self._shared.pictures.ready(order.call), account.limiter.slot(order.tokens) as slot:
-            progress.leaves()
+            # It has money and a slot, and goes out now; before this its waiting is no fault of its own.
+            money.sent = True
+            attempts.leaves()
             with account.fleet.endpoint() as endpoint:
                 self._counts["sent"] += 1
                 try:
@@ -345,29 +329,17 @@ class Gateway:
             sentence = f"{endpoint.url} gave no whole answer within {self._timeouts.total_seconds:.0f} s"
             raise ConnectionFailedError(sentence, connected=True, maybe_billed=True) from error
 
-    async def _unanswered(self, reservation: Reservation | None, error: CallError) -> None:
-        if reservation is None:
-            return
-        if error.maybe_billed:
-            await self._ledger.keep(reservation)
-        else:
-            await self._ledger.release(reservation)
-
-    async def _cut_off(self, reservation: Reservation | None, *, free: bool) -> None:
-        """The attempt ended without a call error; ``free``: it was still queued, or refused together with the whole account."""
-        if reservation is None:
-            return
-        if free:
-            await self._ledger.release(reservation)
-        else:
-            await self._ledger.interrupted(reservation)
-
     def _failed(self, account: Account, error: CallError) -> None:
         self._last_failure = error
         if isinstance(error, RateLimitedError):
             self._counts["rate_limited"] += 1
         if isinstance(error, InterceptedError):
-            self._intercepted(account, error)
+            account.intercepted += 1
+            if account.intercepted >= INTERCEPTED_IN_A_ROW:
+                raise EndpointError(
+                    f"{error}; so were {account.intercepted} requests in a row: check --base-url, the network's proxy or firewall, and "
+                    f"whether {account.profile.title} may be called from here, then run the same command again"
+                ) from error
         elif not isinstance(error, ConnectionFailedError) or error.connected:
             account.reached = True
         elif not account.reached and all(one.failures >= UNREACHED_ATTEMPTS for one in account.fleet.statistics()):
@@ -377,30 +349,14 @@ class Gateway:
                 f"nothing answers at {where} ({error}); check the address (--base-url) and that the server is running"
             ) from error
 
-    def _intercepted(self, account: Account, error: InterceptedError) -> None:
-        account.intercepted += 1
-        if account.intercepted >= INTERCEPTED_IN_A_ROW:
-            raise EndpointError(
-                f"{error}; so were {account.intercepted} requests in a row: check --base-url, the network's proxy or firewall, and whether "
-                f"{account.profile.title} may be called from here, then run the same command again"
-            ) from error
-
-    async def _keep(self, order: _Order, reply: Reply, reservation: Reservation | None) -> Answer:
+    async def _keep(self, order: _Order, reply: Reply, money: Reservation) -> Answer:
         order.account.reached, order.account.intercepted = True, 0
         cost = self._cost_usd(order, reply)
-        booked = None
-        if reservation is None and cost is not None:
-            # The vendor told the cost of a model that no price was known for.
-            reservation = self._ledger.unreserved(key=order.key, purpose=order.call.purpose)
         if cost is not None and order.most_usd and cost > order.most_usd:
             # Billed above what was asked for (thoughts beyond the cap, a picture's tokens): from now on that much more is put aside.
             self._shared.above_usd[order.model] = max(self._shared.above_usd.get(order.model, 0.0), ABOVE_MARGIN * (cost - order.most_usd))
-        if reservation is not None:
-            # Without a usage report the most it can have cost is what counts against the ceiling.
-            booked = self._ledger.settle(reservation, reservation.most_usd if cost is None else cost)
-        kept = await self._store.put(order.key, request=order.request, reply=reply, cost_usd=cost, also=booked)
-        if reservation is not None:
-            self._ledger.closed(reservation)
+        # Without a usage report the most it can have cost is what counts against the ceiling.
+        kept = await self._store.put(order.key, request=order.request, reply=reply, cost_usd=cost, also=self._ledger.settle(money, cost))
         self._last_success = anyio.current_time()
         self._retries_since_success = 0
         # Another run may have been quicker: then its reply is everyone's, and this one has been paid for in vain (the ledger says so).
@@ -427,26 +383,18 @@ class Gateway:
 
 
 def sendable_reply(reply: Reply) -> Reply:
-    """The reply with halves of surrogate pairs replaced: JSON can carry them, but no file, request or database can.
+    """The reply with halves of surrogate pairs replaced (two side by side by their character, a lone one by U+FFFD): JSON can carry them,
+    but no file, request or database can.
 
     Done here, before the reply is stored or used, so that a reply from the store is the same as the one that was bought.
     """
-    texts: dict[str, Any] = {name: getattr(reply, name) for name in REPLY_TEXTS}
-    bad: dict[str, Any] = {name: sendable(text) for name, text in texts.items() if text is not None and not _is_sendable(text)}
-    return replace(reply, **bad) if bad else reply
-
-
-def sendable(text: str) -> str:
-    """The text as UTF-8 can carry it: two halves side by side become the character they stand for, a lone half U+FFFD."""
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-
-
-def _is_sendable(text: str) -> bool:
     try:
-        text.encode()
+        "".join(getattr(reply, name) or "" for name in REPLY_TEXTS).encode()
     except UnicodeEncodeError:
-        return False
-    return True
+        texts: dict[str, Any] = {name: getattr(reply, name) for name in REPLY_TEXTS}
+        whole = {name: text and text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace") for name, text in texts.items()}
+        return replace(reply, **whole)
+    return reply
 
 
 def _fitted(message: Message, receiver: Purpose, rules: ImageRules) -> Message:

@@ -1,9 +1,16 @@
 """Money as reservation: before a call is sent the most it can cost is put aside, after it the real cost is settled.
 
 The ledger is in the store, in the transactions that keep the replies, so that a killed run knows what it spent and two processes on one
-run share one ceiling. Three endings of a reservation: *settled* (the real cost is known), *released* (nothing was billed for certain), and
-*kept* (the call may have been billed without an answer: the whole reservation counts as spent). A reservation that its process left open
-when it was killed counts as kept.
+run share one ceiling. ``Ledger.reserved`` is the scope of one attempt, and holds every way in which one can end:
+
+    a reply whose cost is known                     settled   at that
+    a reply whose cost is not told                  settled   at all that was put aside
+    a failure that was not billed for certain       released  nothing
+    a failure that may have been billed             kept      all that was put aside
+    cut off before it was sent, or the whole run
+    stopped by the vendor's answer to it            released  nothing
+    cut off while the vendor worked, a ceiling      reserved  all that was put aside: the row is left open, as a killed process leaves it
+    the same, but no ceiling                        kept      beside what is spent, until a ceiling is given
 
 Dialogues are let in by what all of their calls may put aside (``Ledger.dialogue``): otherwise, under a small ceiling, many begin and none
 has the money for its end. Only one process plays a run, so who is let in is kept in memory; the ceiling itself is held call by call, on
@@ -17,12 +24,13 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
+from typing import Literal
 from uuid import uuid4
 
 import anyio
 
-from safemt_api.errors import BudgetExhaustedError
+from safemt_api.errors import BudgetExhaustedError, CallError, StopRunError
 from safemt_api.messages import PURPOSES, Purpose
 from safemt_api.store.books import MAYBE, SPENT
 from safemt_api.store.turns import TurnStore, Work, now_utc
@@ -31,13 +39,20 @@ TOLERANCE_USD = 1e-9
 NOT_RESERVED = 0
 
 
-class Reservation(NamedTuple):
-    """Money put aside for one attempt."""
+@dataclass(eq=False, slots=True)
+class Reservation:
+    """Money put aside for one attempt.
 
-    id: int
+    ``most_usd`` is ``None`` where no price is known, ``id`` is ``NOT_RESERVED`` where no ceiling is held; ``sent`` is set by whoever sends
+    the call.
+    """
+
     key: str
     purpose: Purpose
-    most_usd: float
+    most_usd: float | None
+    id: int = NOT_RESERVED
+    sent: bool = False
+    settled: bool = False
 
 
 CALLS_ASSUMED = 50
@@ -129,83 +144,112 @@ class Ledger:
             purse.dearest_dialogue_usd = max(purse.dearest_dialogue_usd, envelope.reserved_usd)
             purse.wake()
 
-    async def reserve(self, *, key: str, purpose: Purpose, most_usd: float) -> Reservation:
-        """Put the most a call can cost aside; waits while calls in flight may still free enough.
+    @asynccontextmanager
+    async def reserved(self, *, key: str, purpose: Purpose, most_usd: float | None) -> AsyncIterator[Reservation]:
+        """Put aside the most that one attempt can cost, and book how the attempt ends; see the module for all endings.
 
-        Without a ceiling nothing is put aside (and nothing written): only endings are booked.
+        Waits while calls in flight may still free enough. Without a ceiling nothing is put aside (and nothing written): only endings are
+        booked. A reply is booked by ``settle``, in the transaction that keeps it.
 
         Raises:
             BudgetExhaustedError: It does not fit, and nothing in flight can change that.
         """
-        if self.ceiling_usd is None:
-            return Reservation(NOT_RESERVED, key, purpose, most_usd)
-        while True:
-            settled = self._purse.settled
-            # Looked at first without a write: at the end of the money every dialogue that is left comes by here once.
-            taken = self.committed_usd()
-            if taken + most_usd <= self.ceiling_usd + TOLERANCE_USD:
-                reservation = await self._store.write(self._try_reserve(key, purpose, most_usd))
-                if isinstance(reservation, Reservation):
-                    self._draw(reservation)
-                    return reservation
-                taken = reservation
-            if not self._purse.open or taken - sum(self._purse.open.values()) + most_usd > self.ceiling_usd + TOLERANCE_USD:
-                raise BudgetExhaustedError(self.ceiling_usd, taken, most_usd)
-            await settled.wait()
-
-    def _draw(self, reservation: Reservation) -> None:
-        envelope = _dialogue.get()
-        if envelope is not None:
-            envelope.reserved_usd += reservation.most_usd
-            envelope.drawn_usd += reservation.most_usd
-            self._purse.drawn[reservation.id] = envelope
-        if reservation.most_usd > self._purse.dearest_call_usd:
-            self._purse.dearest_call_usd = reservation.most_usd
+        money = Reservation(key, purpose, most_usd)
+        if self.ceiling_usd is not None and most_usd is not None:
+            await self._put_aside(money, most_usd, self.ceiling_usd)
+        try:
+            yield money
+        except CallError as error:
+            await self._end(money, "kept" if error.maybe_billed else "released")
+            raise
+        except BaseException as error:
+            if not money.settled:
+                await self._cut_off(money, free=not money.sent or isinstance(error, StopRunError))
+            raise
+        finally:
+            # However it ended: whoever waits for money looks again.
+            self._purse.open.pop(money.id, None)
+            self._purse.drawn.pop(money.id, None)
             self._purse.wake()
 
-    def unreserved(self, *, key: str, purpose: Purpose) -> Reservation:
-        """For a call that nothing could be put aside for, because no price was known beforehand: only what it did cost is booked."""
-        return Reservation(NOT_RESERVED, key, purpose, 0.0)
+    async def _put_aside(self, money: Reservation, most_usd: float, ceiling_usd: float) -> None:
+        purse = self._purse
+        while money.id == NOT_RESERVED:
+            settled = purse.settled
+            # Looked at first without a write: at the end of the money every dialogue that is left comes by here once.
+            taken = self.committed_usd()
+            if taken + most_usd <= ceiling_usd + TOLERANCE_USD:
+                taken = await self._store.write(partial(self._try_reserve, money, most_usd, ceiling_usd))
+            if money.id == NOT_RESERVED:
+                if not purse.open or taken - sum(purse.open.values()) + most_usd > ceiling_usd + TOLERANCE_USD:
+                    raise BudgetExhaustedError(ceiling_usd, taken, most_usd)
+                await settled.wait()
+        envelope = _dialogue.get()
+        if envelope is not None:
+            envelope.reserved_usd += most_usd
+            envelope.drawn_usd += most_usd
+            purse.drawn[money.id] = envelope
+        if most_usd > purse.dearest_call_usd:
+            purse.dearest_call_usd = most_usd
+            purse.wake()
 
-    def settle(self, reservation: Reservation, cost_usd: float) -> Work[None]:
-        """The work that books the real cost; to be run in the transaction that keeps the reply."""
-        return self._close(reservation, cost_usd, "settled")
+    def _try_reserve(self, money: Reservation, most_usd: float, ceiling_usd: float, connection: sqlite3.Connection) -> float:
+        """Put it aside if it fits; what was taken before."""
+        # A transaction that failed together with others' is run once more.
+        self._purse.open.pop(money.id, None)
+        money.id = NOT_RESERVED
+        taken = committed(connection, self._purse.id)
+        if taken + most_usd <= ceiling_usd + TOLERANCE_USD:
+            money.id = self._insert(connection, money, None, "reserved") or NOT_RESERVED
+            # Noted before the commit shows: whoever then finds the money gone must see that it may come back.
+            self._purse.open[money.id] = most_usd
+        return taken
 
-    async def release(self, reservation: Reservation) -> None:
-        """Nothing was billed: free the money."""
-        if reservation.id == NOT_RESERVED:
-            return
-        await self._store.write(self._close(reservation, 0.0, "released"))
-        self.closed(reservation)
+    def settle(self, money: Reservation, cost_usd: float | None) -> Work[None]:
+        """The work that books a reply's cost (``None``: not told), to be run in the transaction that keeps the reply."""
+        money.settled = True
+        cost_usd = money.most_usd if cost_usd is None else cost_usd
+        # Neither a price nor a cost is known: nothing to book.
+        return (lambda _: None) if cost_usd is None else self._ending(money, cost_usd, "settled")
 
-    async def keep(self, reservation: Reservation) -> None:
-        """The call may have been billed without an answer: the reservation stays spent."""
-        await self._store.write(self._close(reservation, reservation.most_usd, "kept"))
-        self.closed(reservation)
+    async def _end(self, money: Reservation, state: Literal["kept", "released"]) -> None:
+        """Book an attempt that brought no reply; of one that nothing was put aside for, only what may have been billed."""
+        if money.id != NOT_RESERVED or (state == "kept" and money.most_usd):
+            await self._store.write(self._ending(money, (money.most_usd or 0.0) if state == "kept" else 0.0, state))
 
-    async def interrupted(self, reservation: Reservation) -> None:
-        """The attempt was cut off (Ctrl-C): what is put aside stays so; without a ceiling it is noted as maybe billed."""
-        if reservation.id != NOT_RESERVED:
-            self.abandoned(reservation)
-        elif reservation.most_usd:
-            row = (self._run, reservation.key, reservation.purpose, reservation.most_usd, None, "kept", self._owner, now_utc())
+    async def _cut_off(self, money: Reservation, *, free: bool) -> None:
+        if free:
+            await self._end(money, "released")
+        elif money.id == NOT_RESERVED and money.most_usd:
+            most_usd = money.most_usd
 
-            def work(connection: sqlite3.Connection) -> None:
-                connection.execute(_INSERT, row)
+            def note(connection: sqlite3.Connection) -> None:
+                self._insert(connection, money, None, "kept")
                 # Counts as soon as a ceiling is given.
-                connection.execute(_COMMIT, (self._purse.id, reservation.most_usd))
+                connection.execute(_COMMIT, (self._purse.id, most_usd))
 
-            await self._store.write(work)
+            await self._store.write(note)
 
-    def abandoned(self, reservation: Reservation) -> None:
-        """The attempt was cut off (Ctrl-C): nothing more will be written of it here, its row stays open and counts as spent."""
-        self.closed(reservation)
+    def _ending(self, money: Reservation, cost_usd: float, state: str) -> Work[None]:
+        put_aside = 0.0 if money.id == NOT_RESERVED else money.most_usd or 0.0
+        envelope = self._purse.drawn.pop(money.id, None)
+        if envelope is not None:
+            envelope.drawn_usd += cost_usd - put_aside
 
-    def closed(self, reservation: Reservation) -> None:
-        """The reservation's end is on disk: whoever waits for money looks again."""
-        self._purse.open.pop(reservation.id, None)
-        self._purse.drawn.pop(reservation.id, None)
-        self._purse.wake()
+        def work(connection: sqlite3.Connection) -> None:
+            if money.id == NOT_RESERVED:
+                self._insert(connection, money, cost_usd, state)
+            else:
+                connection.execute("UPDATE charges SET settled_usd = ?, state = ? WHERE id = ?", (cost_usd, state, money.id))
+            connection.execute(_COMMIT, (self._purse.id, cost_usd - put_aside))
+
+        return work
+
+    def _insert(self, connection: sqlite3.Connection, money: Reservation, settled_usd: float | None, state: str) -> int | None:
+        row = (self._run, money.key, money.purpose, money.most_usd or 0.0, settled_usd, state, self._owner, now_utc())
+        if state == "reserved":
+            connection.execute(_COMMIT, (self._purse.id, money.most_usd))
+        return connection.execute(_INSERT, row).lastrowid
 
     def spent_usd(self) -> Mapping[Purpose, float]:
         """What the run has spent by purpose, kept reservations included."""
@@ -221,42 +265,6 @@ class Ledger:
     def committed_usd(self) -> float:
         """What is spent or reserved."""
         return self._purse.committed_usd()
-
-    def _try_reserve(self, key: str, purpose: Purpose, most_usd: float) -> Work[Reservation | float]:
-        ceiling = self.ceiling_usd or 0.0
-        noted: list[int] = []
-
-        def work(connection: sqlite3.Connection) -> Reservation | float:
-            for rolled_back in noted:
-                self._purse.open.pop(rolled_back, None)
-            taken = committed(connection, self._purse.id)
-            if taken + most_usd > ceiling + TOLERANCE_USD:
-                return taken
-            row = (self._run, key, purpose, most_usd, None, "reserved", self._owner, now_utc())
-            reservation = Reservation(connection.execute(_INSERT, row).lastrowid or NOT_RESERVED, key, purpose, most_usd)
-            connection.execute(_COMMIT, (self._purse.id, most_usd))
-            # Noted before the commit shows: whoever then finds the money gone must see that it may come back.
-            self._purse.open[reservation.id] = most_usd
-            noted.append(reservation.id)
-            return reservation
-
-        return work
-
-    def _close(self, reservation: Reservation, cost_usd: float, state: str) -> Work[None]:
-        envelope = self._purse.drawn.pop(reservation.id, None)
-        if envelope is not None:
-            envelope.drawn_usd += cost_usd - reservation.most_usd
-
-        def book(connection: sqlite3.Connection) -> None:
-            row = (self._run, reservation.key, reservation.purpose, reservation.most_usd, cost_usd, state, self._owner, now_utc())
-            connection.execute(_INSERT, row)
-            connection.execute(_COMMIT, (self._purse.id, cost_usd))
-
-        def work(connection: sqlite3.Connection) -> None:
-            connection.execute("UPDATE charges SET settled_usd = ?, state = ? WHERE id = ?", (cost_usd, state, reservation.id))
-            connection.execute(_COMMIT, (self._purse.id, cost_usd - reservation.most_usd))
-
-        return book if reservation.id == NOT_RESERVED else work
 
 
 _INSERT = "INSERT INTO charges (run, key, purpose, most_usd, settled_usd, state, owner, created_utc) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"

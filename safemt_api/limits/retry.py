@@ -57,6 +57,7 @@ class Attempts:
         self._policy, self._jitter = policy, jitter
         self._started = anyio.current_time()
         self._queued_seconds = 0.0
+        self._waiting_since = self._started
         self.failures: list[CallError] = []
 
     def retrying(self, before_sleep: Callable[[RetryCallState], None]) -> AsyncRetrying:
@@ -75,9 +76,13 @@ class Attempts:
             retry_error_callback=self._give_up,
         )
 
-    def queued(self, seconds: float) -> None:
-        """So long the call waited for its turn (pace, money): time that is no fault of its own and counts against no cap."""
-        self._queued_seconds += seconds
+    def waits(self) -> None:
+        """The next try waits for its turn from here (pace, money): no fault of the call, so that it counts against no cap."""
+        self._waiting_since = anyio.current_time()
+
+    def leaves(self) -> None:
+        """It goes out now."""
+        self._queued_seconds += anyio.current_time() - self._waiting_since
 
     def _stop(self, state: RetryCallState) -> bool:
         error = _error(state)

@@ -17,8 +17,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from safemt_api.errors import BudgetExhaustedError
-from safemt_api.limits.budget import TOLERANCE_USD, Ledger, Reservation
+from safemt_api.errors import AccountError, BudgetExhaustedError, DialogueError, RateLimitedError, ServerError
+from safemt_api.limits.budget import TOLERANCE_USD, Ledger
 from safemt_api.store.turns import STORE_FILE, TurnStore, open_store
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -35,13 +35,40 @@ def ledger(store: TurnStore, ceiling_usd: float | None = 1.0, *, run: str = "run
     return Ledger(store, run=run, ceiling_usd=ceiling_usd)
 
 
-async def reserve(money: Ledger, most_usd: float, key: str = "k") -> Reservation:
-    return await money.reserve(key=key, purpose="target", most_usd=most_usd)
+class Attempt:
+    """One attempt that ends when the test says so, as it says."""
+
+    def __init__(self, money: Ledger, most_usd: float | None, key: str) -> None:
+        self.money = money
+        self.scope = money.reserved(key=key, purpose="target", most_usd=most_usd)
+
+    async def begin(self) -> Attempt:
+        self.reservation = await self.scope.__aenter__()
+        self.reservation.sent = True
+        return self
+
+    async def settle(self, cost_usd: float) -> None:
+        await self.money._store.write(self.money.settle(self.reservation, cost_usd))
+        await self.scope.__aexit__(None, None, None)
+
+    async def fail(self, error: BaseException) -> None:
+        assert not await self.scope.__aexit__(type(error), error, None)
 
 
-async def settle(store: TurnStore, money: Ledger, reservation: Reservation, cost_usd: float) -> None:
-    await store.write(money.settle(reservation, cost_usd))
-    money.closed(reservation)
+BILLED, UNBILLED = ServerError("half an answer", maybe_billed=True), RateLimitedError("too fast", status=429)
+CUT_OFF = KeyboardInterrupt()
+
+
+async def reserve(money: Ledger, most_usd: float | None, key: str = "k") -> Attempt:
+    return await Attempt(money, most_usd, key).begin()
+
+
+async def settle(attempt: Attempt, cost_usd: float) -> None:
+    await attempt.settle(cost_usd)
+
+
+async def keep(attempt: Attempt) -> None:
+    await attempt.fail(BILLED)
 
 
 def states(store: TurnStore) -> list[tuple[str, float, float | None]]:
@@ -53,42 +80,76 @@ async def test_what_is_reserved_counts_until_it_is_settled_at_the_real_cost(stor
     money = ledger(store)
     reservation = await reserve(money, 0.6)
     assert money.committed_usd() == pytest.approx(0.6)
-    await settle(store, money, reservation, 0.1)
+    await settle(reservation, 0.1)
     assert money.committed_usd() == pytest.approx(0.1)
     assert money.spent_usd() == pytest.approx({"target": 0.1, "judge": 0.0, "moderator": 0.0})
 
 
 async def test_a_released_reservation_costs_nothing_and_a_kept_one_all(store: TurnStore) -> None:
     money = ledger(store)
-    await money.release(await reserve(money, 0.6))
+    await (await reserve(money, 0.6)).fail(UNBILLED)
     assert money.committed_usd() == pytest.approx(0.0)
-    await money.keep(await reserve(money, 0.7))
+    await keep(await reserve(money, 0.7))
     assert money.committed_usd() == pytest.approx(0.7)
     assert money.spent_usd()["target"] == pytest.approx(0.7)
     assert [state for state, _, _ in states(store)] == ["released", "kept"]
 
 
+@pytest.mark.parametrize(
+    ("ending", "ceiling_usd", "sent", "row"),
+    [
+        (BILLED, 1.0, True, ("kept", 0.5)),
+        (DialogueError("rejected"), 1.0, True, ("released", 0.0)),
+        (AccountError("no credit"), 1.0, True, ("released", 0.0)),
+        (CUT_OFF, 1.0, False, ("released", 0.0)),
+        (CUT_OFF, 1.0, True, ("reserved", None)),
+        (CUT_OFF, None, True, ("kept", None)),
+        (CUT_OFF, None, False, None),
+        (BILLED, None, True, ("kept", 0.5)),
+        (UNBILLED, None, True, None),
+    ],
+)
+async def test_each_ending_of_an_attempt_is_booked_as_the_scope_says(
+    store: TurnStore, ending: BaseException, ceiling_usd: float | None, sent: bool, row: tuple[str, float | None] | None
+) -> None:
+    money = ledger(store, ceiling_usd)
+    attempt = await reserve(money, 0.5)
+    attempt.reservation.sent = sent
+    await attempt.fail(ending)
+    assert [(state, settled) for state, _, settled in states(store)] == ([] if row is None else [row])
+    assert money.committed_usd() == pytest.approx(0.0 if row is None or row[1] == 0.0 else 0.5)
+
+
+async def test_a_call_without_a_price_is_booked_only_if_the_vendor_tells_its_cost(store: TurnStore) -> None:
+    money = ledger(store, None)
+    for cost_usd in (None, 0.25):
+        async with money.reserved(key="k", purpose="target", most_usd=None) as reservation:
+            await store.write(money.settle(reservation, cost_usd))
+    await (await reserve(money, None)).fail(BILLED)
+    assert states(store) == [("settled", 0.0, 0.25)]
+
+
 async def test_spending_is_told_by_purpose(store: TurnStore) -> None:
     money = ledger(store)
     for purpose, cost in (("target", 0.1), ("judge", 0.2), ("moderator", 0.3), ("judge", 0.05)):
-        reservation = await money.reserve(key="k", purpose=purpose, most_usd=0.35)  # type: ignore[arg-type] # the tuple's words are purposes
-        await settle(store, money, reservation, cost)
+        async with money.reserved(key="k", purpose=purpose, most_usd=0.35) as reservation:  # type: ignore[arg-type] # the tuple's words are purposes
+            await store.write(money.settle(reservation, cost))
     assert money.spent_usd() == pytest.approx({"target": 0.1, "judge": 0.25, "moderator": 0.3})
 
 
 async def test_what_does_not_fit_ends_by_an_error_when_nothing_in_flight_can_help(store: TurnStore) -> None:
     money = ledger(store)
-    await money.keep(await reserve(money, 0.9))
+    await keep(await reserve(money, 0.9))
     with pytest.raises(BudgetExhaustedError, match=r"ceiling of \$1.00.*\$0.9000 is spent.*\$0.2000") as caught:
         await reserve(money, 0.2)
     assert caught.value.exit_code == 3
-    assert (await reserve(money, 0.1)).most_usd == 0.1
+    await settle(await reserve(money, 0.1), 0.1)
 
 
 async def test_the_last_cent_may_be_used(store: TurnStore) -> None:
     money = ledger(store, 0.3)
     for _ in range(3):
-        await money.keep(await reserve(money, 0.1))
+        await keep(await reserve(money, 0.1))
     with pytest.raises(BudgetExhaustedError):
         await reserve(money, 0.001)
 
@@ -96,7 +157,7 @@ async def test_the_last_cent_may_be_used(store: TurnStore) -> None:
 async def test_it_waits_for_calls_in_flight_that_may_free_enough(store: TurnStore) -> None:
     money = ledger(store)
     first = await reserve(money, 0.8)
-    got: list[Reservation] = []
+    got: list[Attempt] = []
 
     async def second() -> None:
         got.append(await reserve(money, 0.5))
@@ -106,14 +167,14 @@ async def test_it_waits_for_calls_in_flight_that_may_free_enough(store: TurnStor
             group.start_soon(second)
             await anyio.sleep(0.05)
             assert got == []
-            await settle(store, money, first, 0.2)
+            await settle(first, 0.2)
     assert len(got) == 1
 
 
 async def test_it_waits_also_for_a_reservation_that_is_on_disk_but_not_yet_handed_out(
     store: TurnStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    money, write, got = ledger(store), store.write, list[Reservation]()
+    money, write, got = ledger(store), store.write, list[Attempt]()
 
     async def slow_write(work: Callable[[sqlite3.Connection], object]) -> object:
         result = await write(work)
@@ -121,7 +182,7 @@ async def test_it_waits_also_for_a_reservation_that_is_on_disk_but_not_yet_hande
         return result
 
     async def first() -> None:
-        await settle(store, money, await reserve(money, 0.8), 0.2)
+        await settle(await reserve(money, 0.8), 0.2)
 
     async def second() -> None:
         got.append(await reserve(money, 0.5))
@@ -148,7 +209,7 @@ async def test_a_wait_that_turns_out_to_be_in_vain_ends_by_an_error(store: TurnS
         async with anyio.create_task_group() as group:
             group.start_soon(second)
             await anyio.sleep(0.05)
-            await settle(store, money, first, 0.75)
+            await settle(first, 0.75)
 
 
 async def test_many_at_once_all_wait_and_all_that_fits_gets_through(store: TurnStore) -> None:
@@ -161,7 +222,7 @@ async def test_many_at_once_all_wait_and_all_that_fits_gets_through(store: TurnS
             refused.append(1)
             return
         await anyio.sleep(0.001)
-        await settle(store, money, reservation, 0.02)
+        await settle(reservation, 0.02)
         done.append(1)
 
     with anyio.fail_after(20):
@@ -175,7 +236,7 @@ async def test_many_at_once_all_wait_and_all_that_fits_gets_through(store: TurnS
 
 async def test_an_abandoned_reservation_stays_spent_and_nobody_waits_for_it(store: TurnStore) -> None:
     money = ledger(store)
-    money.abandoned(await reserve(money, 0.8))
+    await (await reserve(money, 0.8)).fail(CUT_OFF)
     with anyio.fail_after(5), pytest.raises(BudgetExhaustedError):
         await reserve(money, 0.3)
     assert money.spent_usd()["target"] == pytest.approx(0.8)
@@ -189,7 +250,7 @@ async def test_two_ledgers_on_one_run_share_one_ceiling(tmp_path: Path) -> None:
         async def spend(money: Ledger) -> None:
             with contextlib.suppress(BudgetExhaustedError):
                 for _ in range(20):
-                    await money.keep(await reserve(money, 0.07))
+                    await keep(await reserve(money, 0.07))
                     taken.append(0.07)
 
         async with anyio.create_task_group() as group:
@@ -201,8 +262,8 @@ async def test_two_ledgers_on_one_run_share_one_ceiling(tmp_path: Path) -> None:
 
 
 async def test_each_run_has_its_own_money(store: TurnStore) -> None:
-    await ledger(store, run="a").keep(await reserve(ledger(store, run="a"), 0.9))
-    assert (await reserve(ledger(store, run="b"), 0.9)).id > 0
+    await keep(await reserve(ledger(store, run="a"), 0.9))
+    await settle(await reserve(ledger(store, run="b"), 0.9), 0.9)
 
 
 KILLED = """
@@ -213,8 +274,8 @@ from safemt_api.store.turns import open_store
 
 async def main():
     async with open_store(Path(sys.argv[1])) as store:
-        await Ledger(store, run="run", ceiling_usd=1.0).reserve(key="k", purpose="judge", most_usd=0.4)
-        os.kill(os.getpid(), 9)
+        async with Ledger(store, run="run", ceiling_usd=1.0).reserved(key="k", purpose="judge", most_usd=0.4):
+            os.kill(os.getpid(), 9)
 
 anyio.run(main)
 """
@@ -232,9 +293,9 @@ async def test_what_a_killed_process_had_reserved_counts_as_spent(tmp_path: Path
 
 
 async def test_a_higher_ceiling_goes_on_from_what_was_spent(store: TurnStore) -> None:
-    await ledger(store).keep(await reserve(ledger(store), 0.9))
+    await keep(await reserve(ledger(store), 0.9))
     raised = ledger(store, 2.0)
-    await raised.keep(await reserve(raised, 1.05))
+    await keep(await reserve(raised, 1.05))
     with pytest.raises(BudgetExhaustedError):
         await reserve(raised, 0.1)
 
@@ -244,24 +305,25 @@ async def test_without_a_ceiling_nothing_is_written_beforehand_and_costs_are_boo
     before = store.statistics().writes
     first, second, third = [await reserve(money, 1e6) for _ in range(3)]
     assert store.statistics().writes == before
-    await settle(store, money, first, 0.25)
-    await money.release(second)
-    await money.keep(third)
+    await settle(first, 0.25)
+    await second.fail(UNBILLED)
+    await keep(third)
     assert money.spent_usd()["target"] == pytest.approx(1e6 + 0.25)
     assert [state for state, _, _ in states(store)] == ["settled", "kept"]
 
 
 async def test_a_reply_and_its_cost_are_kept_together_or_not_at_all(store: TurnStore) -> None:
     money = ledger(store)
-    reservation = await reserve(money, 0.5)
-    book = money.settle(reservation, 0.1)
 
     def torn(connection: sqlite3.Connection) -> None:
         book(connection)
         raise LookupError("torn")
 
-    with pytest.raises(LookupError, match="torn"):
+    attempt = await reserve(money, 0.5)
+    book = money.settle(attempt.reservation, 0.1)
+    with pytest.raises(LookupError, match="torn") as caught:
         await store.write(torn)
+    await attempt.fail(caught.value)
     assert money.committed_usd() == pytest.approx(0.5)
     assert [state for state, _, _ in states(store)] == ["reserved"]
 
@@ -300,13 +362,13 @@ async def interleave(path: Path, steps: list[tuple[float, float, str, int, int]]
             "abandon": lambda: most,
         }
         if ending == "settle":
-            await settle(store, money, reservation, share * most)
+            await settle(reservation, share * most)
         elif ending == "keep":
-            await money.keep(reservation)
+            await keep(reservation)
         elif ending == "release":
-            await money.release(reservation)
+            await reservation.fail(UNBILLED)
         else:
-            money.abandoned(reservation)
+            await reservation.fail(CUT_OFF)
         expected.append(endings[ending]())
         watch(money)
 
@@ -333,7 +395,7 @@ async def test_under_a_small_ceiling_dialogues_end_before_others_begin(store: Tu
                     for turn in range(2):
                         reservation = await reserve(money, 0.25, key=f"{number} {turn}")
                         await anyio.sleep(0.001)
-                        await settle(store, money, reservation, 0.1)
+                        await settle(reservation, 0.1)
                 finally:
                     under_way[0] -= 1
             finished.append(number)
@@ -355,7 +417,7 @@ async def test_a_large_ceiling_lets_all_begin_once_the_price_of_a_call_is_known(
             under_way[:] = under_way[0] + 1, max(under_way[1], under_way[0] + 1)
             reservation = await reserve(money, 0.01, key=str(number))
             await anyio.sleep(0.2)
-            await settle(store, money, reservation, 0.001)
+            await settle(reservation, 0.001)
             under_way[0] -= 1
 
     async with anyio.create_task_group() as group:
@@ -369,4 +431,4 @@ async def test_a_dialogue_alone_is_let_in_whatever_the_others_cost(store: TurnSt
     with anyio.fail_after(5):
         for _ in range(3):
             async with money.dialogue():
-                await settle(store, money, await reserve(money, 0.05), 0.02)
+                await settle(await reserve(money, 0.05), 0.02)

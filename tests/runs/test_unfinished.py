@@ -13,11 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import anyio
+import anyio.lowlevel
 import pytest
 
 from safemt_api.errors import NothingPlayedError
 from safemt_api.evaluation import evaluate
-from safemt_api.limits.budget import NOT_RESERVED, Ledger, Reservation
+from safemt_api.limits.budget import Ledger
 from safemt_api.report.reading import read_run, remarks
 from safemt_api.runs.collecting import open_collector, scratch
 from safemt_api.runs.folder import TRANSCRIPTS_FILE, VERDICTS_FILE
@@ -96,7 +98,12 @@ async def test_a_run_is_read_while_it_is_played_after_it_was_killed_and_when_it_
     assert sum(row.safe + row.unsafe + row.missing for row in killed.summary.asr_by_turn) == killed.verdicts.filter("counts").height
     assert killed.summary.cost_usd.maybe_usd == 0.0
     async with open_store(folder / killed.manifest["store"]["path"]) as store:
-        await Ledger(store, run=killed.manifest["id"], ceiling_usd=None).interrupted(Reservation(NOT_RESERVED, "cut off", "target", 0.25))
+        money = Ledger(store, run=killed.manifest["id"], ceiling_usd=None)
+        with anyio.CancelScope() as scope:
+            async with money.reserved(key="cut off", purpose="target", most_usd=0.25) as reservation:
+                reservation.sent = True
+                scope.cancel()
+                await anyio.lowlevel.checkpoint()
     assert read_run(folder).summary.cost_usd.maybe_usd == 0.25
     # The books count what was in flight too, so they are never below what these rows cost.
     assert (killed.summary.cost_usd.target or 0.0) >= float(killed.transcripts["cost_usd"].sum()) - 1e-5

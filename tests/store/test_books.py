@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from safemt_api.errors import ServerError
 from safemt_api.limits.budget import Ledger
 from safemt_api.store.books import entered, name_of, replies_bought
 from safemt_api.store.turns import STORE_FILE, TurnStore, open_store
@@ -23,9 +24,8 @@ async def store(tmp_path: Path) -> AsyncIterator[TurnStore]:
 
 async def spend(store: TurnStore, run: str, usd: float, *, key: str) -> None:
     money = Ledger(store, run=run, ceiling_usd=10.0)
-    reservation = await money.reserve(key=key, purpose="target", most_usd=1.0)
-    await store.write(money.settle(reservation, usd))
-    money.closed(reservation)
+    async with money.reserved(key=key, purpose="target", most_usd=1.0) as reservation:
+        await store.write(money.settle(reservation, usd))
 
 
 def committed(store: TurnStore, run: str) -> float:
@@ -54,7 +54,9 @@ async def test_replies_that_were_paid_for_are_counted_against_those_that_are_the
     assert store.read(replies_bought("old")) == (2, 0)
     await store.write(lambda connection: connection.execute(row))
     money = Ledger(store, run="old", ceiling_usd=10.0)
-    await money.keep(await money.reserve(key="never answered", purpose="target", most_usd=0.1))
+    with pytest.raises(ServerError):
+        async with money.reserved(key="never answered", purpose="target", most_usd=0.1):
+            raise ServerError("half an answer", maybe_billed=True)
     await spend(store, "another", 0.1, key="z")
     assert store.read(replies_bought("old")) == (2, 1)
     assert store.read(replies_bought("unknown")) == (0, 0)
