@@ -12,14 +12,13 @@ from typing import Any, NamedTuple
 
 from safemt_api.errors import SafeMTError
 from safemt_api.evaluation import open_plan
+from safemt_api.files import private_folder, write_json
 from safemt_api.messages import Answer, Asker, Call
 from safemt_api.moderators.opening import open_moderator
-from safemt_api.private_files import private_folder
 from safemt_api.profiles import find_profile, load_profiles
 from safemt_api.runs.defending import DEFENCE_FILE, Arm, arm_settings, ceiling_of, plan_arms
 from safemt_api.runs.effects import idle_moderation, refuse_idle
 from safemt_api.runs.execution import EXIT_DONE, EXIT_FAILURES, RunResult, Watcher, execute
-from safemt_api.runs.manifest import write_json
 from safemt_api.runs.planning import DATA_VARIABLE, DEFAULT_PROVIDER, Plan, default_name
 from safemt_api.runs.settings import EvalSettings, options, settings_record
 from safemt_api.simulator.settings import SimulatorSettings

@@ -16,7 +16,7 @@ import anyio
 
 from safemt_api.errors import SafeMTError, SetupError, StopRunError, UsageError
 from safemt_api.evaluation import open_plan, open_simulators
-from safemt_api.private_files import private_folder
+from safemt_api.files import private_folder
 from safemt_api.report.study_page import write_study_page
 from safemt_api.report.study_record import measure_study
 from safemt_api.runs.balance import Balance

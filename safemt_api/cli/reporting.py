@@ -14,7 +14,7 @@ from safemt_api.cli.finding import run_folder, study_folder
 from safemt_api.cli.json_output import put_json
 from safemt_api.cli.printing import output_console, say
 from safemt_api.errors import NothingPlayedError, UsageError
-from safemt_api.private_files import private_folder
+from safemt_api.files import private_folder
 from safemt_api.report.comparability import all_differences, refuse_incomparable
 from safemt_api.report.exporting import FORMATS, Format, export_name, export_run
 from safemt_api.report.figures import write_figures

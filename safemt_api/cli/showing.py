@@ -17,10 +17,10 @@ from safemt_api.dataset.elements import shown
 from safemt_api.dataset.entries import Dataset, load_dataset
 from safemt_api.dataset.picture_files import ImageError, Inspection, inspect_image
 from safemt_api.errors import UsageError
+from safemt_api.files import write_bytes
 from safemt_api.messages import Dialogue
 from safemt_api.report import words
 from safemt_api.report.dialogue_page import dialogue_page
-from safemt_api.report.page import write_atomically
 
 Facts = tuple[tuple[str, str], ...]
 
@@ -40,7 +40,7 @@ def show_dialogue(dialogue_id: str, given: Path | None, *, lengths: Sequence[int
             output_console().print(_shown(dialogues, _facts(dialogues, picture, dataset.folder)))
             return
         facts = _facts(dialogues, picture, Path())
-        write_atomically(page, dialogue_page(dataset, dialogues, facts, picture).encode("utf-8"))
+        write_bytes(page, dialogue_page(dataset, dialogues, facts, picture).encode("utf-8"))
     except ImageError as error:
         raise UsageError(f"{dialogue_id}: {error}") from error
     say(f"page: {page}")

@@ -92,7 +92,7 @@ def ablate(
 
 
 def _keep_or_play(made: Study, save: Path | None, *, results: Path, **how: Any) -> None:
-    from safemt_api.runs.manifest import write_text  # noqa: PLC0415 (only where a file is to be kept)
+    from safemt_api.files import write_text  # noqa: PLC0415 (only where a file is to be kept)
     from safemt_api.studies.file import study_text  # noqa: PLC0415 (imports what --help must not)
 
     if save is not None:

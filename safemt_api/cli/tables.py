@@ -32,8 +32,8 @@ def tables(
     """Print the paper's tables: ASR by turn and SI, by scenario, by method, and before and after a defence."""
     from safemt_api.cli.finding import run_folder, study_folder  # noqa: PLC0415 (imports what --help must not)
     from safemt_api.cli.printing import say  # noqa: PLC0415 (imports rich)
+    from safemt_api.files import write_bytes  # noqa: PLC0415 (the same)
     from safemt_api.report.comparability import all_differences, arm_groups, refuse_incomparable  # noqa: PLC0415 (imports polars, late)
-    from safemt_api.report.page import write_atomically  # noqa: PLC0415 (the same)
     from safemt_api.report.paper_tables import paper_tables, rendered  # noqa: PLC0415 (the same)
     from safemt_api.report.reading import read_run  # noqa: PLC0415 (the same)
     from safemt_api.report.study_record import counted_arms  # noqa: PLC0415 (the same)
@@ -53,4 +53,4 @@ def tables(
     if output is None:
         sys.stdout.write(printable(text))
     else:
-        write_atomically(output, text.encode("utf-8"))
+        write_bytes(output, text.encode("utf-8"))

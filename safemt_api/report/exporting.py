@@ -11,10 +11,10 @@ from typing import Any, Literal, get_args
 import polars as pl
 
 from safemt_api.errors import UsageError
+from safemt_api.files import write_bytes
 from safemt_api.foreign_text import FORMULA
 from safemt_api.report import words
 from safemt_api.report.inspect_log import inspect_name, write_inspect_log
-from safemt_api.report.page import write_atomically
 from safemt_api.report.payload import messages_of
 from safemt_api.report.reading import RunData
 
@@ -42,7 +42,7 @@ def export_run(run: RunData, to: Format, target: Path) -> Path:
     if to == "inspect":
         write_inspect_log(run, target)
     elif to in writers:
-        write_atomically(target, writers[to](run))
+        write_bytes(target, writers[to](run))
     else:
         raise UsageError(f"there is no export format {to!r}; there are: {', '.join(FORMATS)}")
     return target

@@ -11,8 +11,7 @@ from typing import Any
 import polars as pl
 
 from safemt_api.errors import StoreError, UsageError
-from safemt_api.private_files import private_folder
-from safemt_api.report.page import write_atomically
+from safemt_api.files import private_folder, write_bytes
 from safemt_api.report.reading import RunData, failure_curve, scenario_scores
 from safemt_api.report.sections import asr_frame, by_protocol, run_labels
 
@@ -48,8 +47,8 @@ def _charts_module() -> ModuleType:
 
 def _written(folder: Path, name: str, chart: Any, drawing: ModuleType) -> list[Path]:
     svg, pdf = folder / f"{name}.svg", folder / f"{name}.pdf"
-    write_atomically(svg, drawing.figure_svg(chart).encode("utf-8"))
-    write_atomically(pdf, drawing.figure_pdf(chart))
+    write_bytes(svg, drawing.figure_svg(chart).encode("utf-8"))
+    write_bytes(pdf, drawing.figure_pdf(chart))
     return [svg, pdf]
 
 

@@ -7,20 +7,18 @@ escaped here; what models said is embedded as packed data (``payload``) and only
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from base64 import b64encode
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from html import escape
 from importlib import metadata, resources
 from pathlib import Path
 from string import Template
 from types import ModuleType
-from typing import IO, Any
+from typing import Any
 
-from safemt_api.errors import StoreError, UsageError
+from safemt_api.errors import UsageError
+from safemt_api.files import write_bytes
 from safemt_api.report import words
 from safemt_api.report.calibration_section import calibration_section
 from safemt_api.report.correction import Correction
@@ -100,18 +98,8 @@ def write_page(
     # A study's folder, and that of a defence's undefended arm, hold the one page that belongs there.
     own = study is not None or (folder / DEFENCE_FILE).is_file()
     target = folder / (REPORT_FILE if own else page_name(runs))
-    write_atomically(target, text.encode("utf-8"))
+    write_bytes(target, text.encode("utf-8"))
     return target
-
-
-def write_atomically(target: Path, data: bytes) -> None:
-    """Write a file for its owner alone, so that a reader sees the old one or the new one, never half of it.
-
-    Raises:
-        StoreError: The folder is missing, read-only or full.
-    """
-    with atomic_file(target) as stream:
-        stream.write(data)
 
 
 def page_name(runs: Sequence[RunData]) -> str:
@@ -121,28 +109,6 @@ def page_name(runs: Sequence[RunData]) -> str:
     digest = sha256("\0".join(str(run.folder.resolve()) for run in runs).encode()).hexdigest()[:8]
     named = "-".join("".join(sign if sign.isalnum() else "-" for sign in run.name) for run in runs)
     return f"report-{named[:MOST_NAMED_CHARACTERS].strip('-')}-{digest}.html"
-
-
-@contextmanager
-def atomic_file(target: Path) -> Iterator[IO[bytes]]:
-    """A stream whose bytes become the file, for its owner alone, when the block ends well, and vanish when it does not.
-
-    Raises:
-        StoreError: The folder is missing, read-only or full.
-    """
-    try:
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        temporary = Path(name)
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                yield stream
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise StoreError(
-            target, f"cannot be written ({error.strerror or error})", "check that the folder exists, is writable and has room"
-        ) from error
 
 
 def _charts_module() -> ModuleType | None:

@@ -15,9 +15,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 import orjson
 
-from safemt_api.errors import StoreError
+from safemt_api.files import private_file, private_folder, unwritable
 from safemt_api.messages import Dialogue, Outcome
-from safemt_api.private_files import private_file, private_folder
 from safemt_api.runs.folder import TRANSCRIPTS_FILE, VERDICTS_FILE
 from safemt_api.runs.rows import Finished, transcript_rows, verdict_rows
 from safemt_api.runs.tally import ModerationTally, VerdictTally
@@ -100,7 +99,7 @@ def open_collector(folder: Path, run: str) -> Iterator[Collector]:
         with rows.open("wb") as transcripts, words.open("wb") as verdicts:
             yield Collector(run, transcripts, verdicts)
     except OSError as error:
-        raise StoreError(folder, f"cannot be written ({error.strerror or error})", "free space or give another --results folder") from error
+        raise unwritable(folder, error) from error
 
 
 def scratch(folder: Path, name: str) -> Path:
@@ -135,7 +134,7 @@ def write_frame(rows: Path, target: Path, schema: Mapping[str, type[pl.DataType]
     try:
         _write_frame(rows, target, schema)
     except OSError as error:
-        raise StoreError(target, f"cannot be written ({error.strerror or error})", "free space, then run again") from error
+        raise unwritable(target, error) from error
 
 
 def _write_frame(rows: Path, target: Path, schema: Mapping[str, type[pl.DataType]]) -> None:

@@ -20,6 +20,7 @@ from safemt_api.dataset.images import SourceImage, open_source
 from safemt_api.dataset.shipped import demonstration_folder
 from safemt_api.dialogues import asked_at, converse
 from safemt_api.errors import BudgetExhaustedError, DialogueError, JudgeUnfitError, SafeMTError
+from safemt_api.files import write_json
 from safemt_api.gateway import Gateway, GatewayStatistics
 from safemt_api.judges.base import MODERATOR_FAILED, NOT_SENT, Judge
 from safemt_api.limits.budget import Ledger
@@ -30,7 +31,7 @@ from safemt_api.runs.balance import Balance
 from safemt_api.runs.claim import Claim, claim_run
 from safemt_api.runs.collecting import Collector, open_collector, sweep, write_frames
 from safemt_api.runs.folder import SUMMARY_FILE, begin_generation, switch_generation
-from safemt_api.runs.manifest import MANIFEST_FILE, SCHEMA, read_manifest, versions, write_json
+from safemt_api.runs.manifest import MANIFEST_FILE, SCHEMA, read_manifest, versions
 from safemt_api.runs.memory import release_freed_memory
 from safemt_api.runs.opening import Shared, judge_of, open_gateway
 from safemt_api.runs.planning import Plan

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from safemt_api.errors import StoreError
-from safemt_api.private_files import private_folder
-from safemt_api.runs.manifest import MANIFEST_FILE, read_manifest, sync_folder, write_json
+from safemt_api.files import private_folder, sync_folder, unwritable, write_json
+from safemt_api.runs.manifest import MANIFEST_FILE, read_manifest
 
 SUMMARY_FILE = "summary.json"
 TRANSCRIPTS_FILE = "transcripts.parquet"
@@ -35,7 +35,7 @@ def begin_generation(folder: Path) -> Path:
         shutil.rmtree(staged, ignore_errors=True)
         private_folder(staged)
     except OSError as error:
-        raise _unwritable(folder, error) from error
+        raise unwritable(folder, error) from error
     return staged
 
 
@@ -55,7 +55,7 @@ def switch_generation(folder: Path, manifest: Mapping[str, Any]) -> None:
         sync_folder(folder)
         _put_in_place(folder, written)
     except OSError as error:
-        raise _unwritable(folder, error) from error
+        raise unwritable(folder, error) from error
 
 
 def settle(folder: Path) -> None:
@@ -72,7 +72,7 @@ def settle(folder: Path) -> None:
     try:
         _put_in_place(folder, waiting)
     except OSError as error:
-        raise _unwritable(folder, error) from error
+        raise unwritable(folder, error) from error
 
 
 def _put_in_place(folder: Path, names: Mapping[str, Any]) -> None:
@@ -121,7 +121,3 @@ def _is(file: Path, record: Mapping[str, Any]) -> bool:
             return size == record.get("bytes") and file_digest(stream, "sha256").hexdigest() == record.get("sha256")
     except OSError:
         return False
-
-
-def _unwritable(folder: Path, error: OSError) -> StoreError:
-    return StoreError(folder, f"cannot be written ({error.strerror or error})", "free space or make the folder writable, then run again")

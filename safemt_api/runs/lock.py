@@ -18,8 +18,7 @@ from typing import Any, NamedTuple
 import filelock
 
 from safemt_api.errors import RunBusyError, StoreError
-from safemt_api.private_files import FILE_MODE, private_folder
-from safemt_api.runs.manifest import write_json
+from safemt_api.files import FILE_MODE, private_folder, write_json
 from safemt_api.store.turns import now_utc
 
 LOCK_FILE = ".lock"

@@ -6,16 +6,13 @@ What decides the numbers must be the same when a run goes on (``identity``); wha
 from __future__ import annotations
 
 import json
-import os
 import platform
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any
 
 from safemt_api.errors import SettingsChangedError, StoreError
-from safemt_api.private_files import private_folder
 
 MANIFEST_FILE = "run.json"
 SCHEMA = 1
@@ -69,45 +66,3 @@ def check_same_run(run: str, before: Mapping[str, Any], now: Mapping[str, Any]) 
 
 def _shown(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
-
-
-def write_json(file: Path, data: Mapping[str, Any]) -> None:
-    """Write a JSON file whole or not at all: a temporary file beside it, synced, then put in its place.
-
-    Raises:
-        StoreError: It cannot be written.
-    """
-    write_text(file, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def write_text(file: Path, text: str) -> None:
-    """Write a text file whole or not at all, for its owner alone.
-
-    Raises:
-        StoreError: It cannot be written.
-    """
-    try:
-        private_folder(file.parent)
-        with NamedTemporaryFile("w", encoding="utf-8", dir=file.parent, prefix=f".{file.name}.", delete=False) as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(stream.name).replace(file)
-        sync_folder(file.parent)
-    except OSError as error:
-        raise StoreError(file, f"cannot be written ({error.strerror or error})", "free space or make the folder writable") from error
-
-
-def sync_folder(folder: Path) -> None:
-    """Bring the names in a folder to the disk: a renamed file may else be back under its old name after a power cut.
-
-    Raises:
-        OSError: The folder is gone.
-    """
-    if os.name == "nt":
-        return  # a folder cannot be opened there; NTFS keeps a journal of names
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

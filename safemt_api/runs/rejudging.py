@@ -19,6 +19,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream
 
 from safemt_api.dataset.entries import Entry
 from safemt_api.errors import DialogueError, JudgeUnfitError, SafeMTError, StoreError
+from safemt_api.files import private_file, write_json
 from safemt_api.frames import VERDICT_SCHEMA, read_frame, with_repeat
 from safemt_api.gateway import Gateway
 from safemt_api.judges.base import Judge
@@ -26,7 +27,6 @@ from safemt_api.judges.rules import RULES_NAME
 from safemt_api.limits.budget import Ledger
 from safemt_api.markers import FIXED_REFUSAL
 from safemt_api.messages import PURPOSES, Dialogue, Guidance, Outcome, Protocol, Reply, Transcript, Turn
-from safemt_api.private_files import private_file
 from safemt_api.runs.claim import Claim, claim_run
 from safemt_api.runs.collecting import write_frame
 from safemt_api.runs.execution import (
@@ -43,7 +43,7 @@ from safemt_api.runs.execution import (
     shown,
 )
 from safemt_api.runs.folder import SUMMARY_FILE, TRANSCRIPTS_FILE, VERDICTS_FILE, begin_generation, current_files, switch_generation
-from safemt_api.runs.manifest import read_manifest, write_json
+from safemt_api.runs.manifest import read_manifest
 from safemt_api.runs.names import slug
 from safemt_api.runs.opening import judge_of, open_gateway
 from safemt_api.runs.planning import Plan

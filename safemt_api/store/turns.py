@@ -23,8 +23,8 @@ import anyio.to_thread
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from safemt_api.errors import StoreError
+from safemt_api.files import private_file, private_folder
 from safemt_api.messages import Reply
-from safemt_api.private_files import private_file, private_folder
 from safemt_api.store.migrations import migrate
 from safemt_api.store.records import checksum, reply_from_json, reply_to_json
 

@@ -16,8 +16,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from safemt_api.errors import StoreError
+from safemt_api.files import write_json
 from safemt_api.messages import Protocol
-from safemt_api.runs.manifest import write_json
 from safemt_api.runs.overview import STUDY_FILE
 
 STUDY_SCHEMA = 1

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from safemt_api.errors import SettingsChangedError, StoreError
-from safemt_api.runs.manifest import MANIFEST_FILE, SCHEMA, check_same_run, read_manifest, versions, write_json, write_text
+from safemt_api.files import write_json
+from safemt_api.runs.manifest import MANIFEST_FILE, SCHEMA, check_same_run, read_manifest, versions
 
 
 def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -28,21 +29,6 @@ def test_a_damaged_or_newer_file_is_named_with_a_cure(tmp_path: Path, text: str)
     (tmp_path / MANIFEST_FILE).write_text(text)
     with pytest.raises(StoreError, match=r"run\.json.*(restore it, or choose another --run|upgrade safemt-api)"):
         read_manifest(tmp_path)
-
-
-def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path: Path) -> None:
-    file = tmp_path / "summary.json"
-    write_text(file, "old")
-    with pytest.raises(ValueError, match="JSON"):
-        write_json(file, {"value": float("nan")})
-    assert file.read_text() == "old"
-    assert [one.name for one in tmp_path.iterdir()] == ["summary.json"]
-
-
-def test_a_folder_that_cannot_be_written_is_an_error_with_a_cure(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="cannot be written"):
-        write_text(tmp_path / "file" / "summary.json", "text")
 
 
 def test_the_same_settings_pass_whether_lists_or_tuples() -> None:

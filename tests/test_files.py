@@ -1,4 +1,4 @@
-"""What a run writes is for its owner alone, whatever rights the process would give by itself."""
+"""Files are written whole or not at all, and for their owner alone, whatever rights the process would give by itself."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
+from safemt_api.errors import StoreError
 from safemt_api.evaluation import evaluate, open_plan
-from safemt_api.private_files import private_file, private_folder
+from safemt_api.files import atomic_file, private_file, private_folder, write_json, write_text
 from safemt_api.report.exporting import export_run
 from safemt_api.report.page import write_page
 from safemt_api.report.reading import read_run
-from safemt_api.runs.manifest import write_text
 from safemt_api.runs.rejudging import rejudge
 from safemt_api.runs.settings import settings_from
 from safemt_api.store.turns import STORE_FILE, open_store
@@ -61,6 +61,36 @@ def test_a_file_that_is_replaced_is_private_afterwards(tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text("old")
     write_text(tmp_path / "summary.json", "new")
     assert rights(tmp_path / "summary.json") == 0o600
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path: Path) -> None:
+    file = tmp_path / "summary.json"
+    write_text(file, "old")
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(file, {"value": float("nan")})
+    assert file.read_text() == "old"
+    assert [one.name for one in tmp_path.iterdir()] == ["summary.json"]
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_with_a_cure(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="cannot be written"):
+        write_text(tmp_path / "file" / "summary.json", "text")
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda handle: order.append("folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else "file"))
+    real = Path.replace
+
+    def noted(self: Path, target: Path) -> Path:
+        order.append("name")
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "replace", noted)
+    with atomic_file(tmp_path / "page.html") as stream:
+        stream.write(b"words")
+    assert (order, (tmp_path / "page.html").read_bytes()) == (["file", "name", "folder"], b"words")
 
 
 async def test_the_store_and_the_files_beside_it_are_private_while_it_is_open(tmp_path: Path) -> None:
