@@ -20,7 +20,7 @@ import trio._core._run as scheduler
 import trio.testing
 
 from safemt_api.adapters.base import Timeouts
-from safemt_api.adapters.opening import open_http_client
+from safemt_api.adapters.http_client import open_http_client
 from safemt_api.errors import RateLimitedError
 from safemt_api.gateway import Account, Gateway
 from safemt_api.limits.budget import Ledger

@@ -14,17 +14,30 @@ from typing import Any
 import httpx2
 from anthropic import AnthropicError, AsyncAnthropic
 
-from safemt_api.adapters.base import DEFAULT_MAX_OUTPUT_TOKENS, Received, Timeouts, sent_sampling
+from safemt_api.adapters.base import DEFAULT_MAX_OUTPUT_TOKENS, Connection, Received, sent_sampling
+from safemt_api.adapters.bodies import (
+    Body,
+    count,
+    known_usage,
+    label,
+    mapping,
+    one_line,
+    optional_count,
+    sequence,
+    total,
+    usage_for,
+    words,
+)
 from safemt_api.adapters.failures import MAX_VENDOR_CHARACTERS, stopped_detail
-from safemt_api.adapters.reading import Body, label, mapping, one_line, sequence, words
-from safemt_api.adapters.translation import Answer, Door
-from safemt_api.adapters.usage import count, known_usage, optional_count, total, usage_for
+from safemt_api.adapters.translation import Answer, Translator
 from safemt_api.messages import DECLINED, Call, Image, Message, Outcome, Part, Reply, Usage
 from safemt_api.profiles import Profile
 from safemt_api.tokens import input_tokens_estimate
 
 NO_KEY = "none"
 """Keeps the SDK from searching the machine for credentials; servers without keys ignore it."""
+
+ANTHROPIC_FAILURES = (AnthropicError, httpx2.HTTPError, httpx2.InvalidURL)
 
 OUTCOMES: Mapping[str, Outcome] = {
     "refusal": Outcome.REFUSED,
@@ -34,42 +47,45 @@ OUTCOMES: Mapping[str, Outcome] = {
 """By ``stop_reason``; every other one, unknown ones too, is an answer."""
 
 
+def open_client(connection: Connection) -> AsyncAnthropic:
+    """The SDK's client with its retries off, over the shared HTTP client."""
+    return AsyncAnthropic(
+        api_key=connection.api_key or NO_KEY,
+        base_url=connection.base_url.removesuffix("/v1"),  # the SDK's paths begin with /v1
+        max_retries=0,
+        timeout=connection.http_timeout,  # without an explicit one the SDK refuses calls that it thinks too long for one response
+        http_client=connection.client,
+        default_headers=connection.profile.extra_headers,
+        default_query=connection.profile.extra_query,
+        open_telemetry=False,
+    )
+
+
 class AnthropicMessages:
     """Messages at one address."""
 
-    def __init__(self, *, profile: Profile, base_url: str, api_key: str | None, client: httpx2.AsyncClient, timeouts: Timeouts) -> None:
-        self._profile = profile
-        self._door = Door(profile, base_url, api_key)
-        sdk = AsyncAnthropic(
-            api_key=api_key or NO_KEY,
-            base_url=base_url.removesuffix("/v1"),  # the SDK's paths begin with /v1
-            max_retries=0,
-            # Without an explicit timeout the SDK refuses calls that it thinks too long for one response.
-            timeout=httpx2.Timeout(timeouts.idle_seconds, connect=timeouts.connect_seconds, pool=None),
-            http_client=client,
-            default_headers=profile.extra_headers,
-            default_query=profile.extra_query,
-            open_telemetry=False,
-        )
-        self._create: Any = sdk.messages.with_raw_response.create  # typed by overloads that a built request cannot match
+    def __init__(self, connection: Connection) -> None:
+        self._profile = connection.profile
+        self._translator = Translator(connection)
+        self._create: Any = open_client(connection).messages.with_raw_response.create  # typed by overloads that no built request matches
 
     async def send(self, call: Call) -> Received:
         """Send the call once; see ``Adapter``."""
-        return await self._door.exchange(call, post=self._post, read=self._read)
+        return await self._translator.exchange(call, post=self._post, read=self._read)
 
     async def _post(self, call: Call) -> Answer:
         try:
             response: httpx2.Response = (await self._create(**build_request(call, self._profile))).http_response
-        except (AnthropicError, httpx2.HTTPError, httpx2.InvalidURL) as error:
+        except ANTHROPIC_FAILURES as error:
             return error
         return response.content, response.headers
 
     def _read(self, body: Body, headers: Mapping[str, str], model: str) -> Reply:
         fields = body.fields
-        if fields.get("error") or fields.get("type") == "error":
-            return self._door.failed_inside(body, headers, model=model)
+        if fields.get("type") == "error":
+            return self._translator.failed_inside(body, headers, model=model)
         if not isinstance(fields.get("content"), list):
-            raise self._door.unusable("it holds no content" if fields else "it is not a JSON object")
+            raise self._translator.unusable("it holds no content")
         return self._answer(fields, body.text)
 
     def _answer(self, body: Mapping[str, Any], raw: str) -> Reply:
@@ -78,7 +94,7 @@ class AnthropicMessages:
         blocks = (mapping(block) for block in sequence(body.get("content")))
         text = "".join(words(block.get("text")) for block in blocks if block.get("type") == "text")
         if outcome is Outcome.ANSWERED and not text:
-            raise self._door.unusable("it is empty")
+            raise self._translator.unusable("it is empty")
         return Reply(
             outcome,
             text=text,

@@ -1,10 +1,20 @@
-"""What every wire format offers: one call in, one reply out, with the vendor's pace hints beside it."""
+"""What every wire format offers: one call in, one reply out, with the vendor's pace hints beside it; and how one is opened by its name.
+
+Only the SDK that is needed is imported, and late: the three together take over two seconds to import.
+"""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Literal, Protocol
 
+import httpx2
+
+from safemt_api.errors import UsageError
 from safemt_api.messages import Call, Parameters, Reply
 from safemt_api.profiles import ParameterName, Profile
 
@@ -14,6 +24,18 @@ DEFAULT_MAX_OUTPUT_TOKENS = 1024
 SAMPLING: tuple[ParameterName, ...] = ("temperature", "top_p", "seed")
 
 QuotaKind = Literal["requests", "tokens", "input_tokens", "output_tokens"]
+
+ADAPTERS: Mapping[str, tuple[str, str]] = {
+    "openai_chat": ("safemt_api.adapters.openai_chat", "OpenAIChat"),
+    "anthropic_messages": ("safemt_api.adapters.anthropic_messages", "AnthropicMessages"),
+    "google_genai": ("safemt_api.adapters.google_genai", "GoogleGenAI"),
+    "openai_moderation": ("safemt_api.adapters.openai_verdicts", "OpenAIModeration"),
+    "openai_decisions": ("safemt_api.adapters.openai_verdicts", "OpenAIDecisions"),
+    "google_decisions": ("safemt_api.adapters.google_decisions", "GoogleDecisions"),
+}
+"""Module and class by wire format."""
+
+SDK_VARIABLES = ("OPENAI_", "ANTHROPIC_", "GOOGLE_", "GEMINI_")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +73,22 @@ class Received:
     quotas: tuple[QuotaHint, ...] = field(default=())
 
 
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """One address of one vendor with the key for it, over the shared HTTP client."""
+
+    profile: Profile
+    base_url: str
+    api_key: str | None = field(repr=False)
+    client: httpx2.AsyncClient
+    timeouts: Timeouts
+
+    @property
+    def http_timeout(self) -> httpx2.Timeout:
+        """The timeouts as SDKs take them."""
+        return httpx2.Timeout(self.timeouts.idle_seconds, connect=self.timeouts.connect_seconds, pool=None)
+
+
 class Adapter(Protocol):
     """One wire format bound to one address and key. Pure translation: no retry, no sleep, no cache."""
 
@@ -79,3 +117,38 @@ def unsupported_parameters(profile: Profile, model: str, parameters: Parameters)
     """The parameters that were asked for and would not be sent; whoever starts a run refuses or announces them."""
     takes = profile.facts(model).takes
     return tuple(name for name in requested_sampling(parameters) if name not in takes)
+
+
+def open_adapter(
+    *, profile: Profile, wire_format: str, base_url: str, api_key: str | None, client: httpx2.AsyncClient, timeouts: Timeouts
+) -> Adapter:
+    """An adapter bound to one address and key; it holds nothing that would need closing.
+
+    Raises:
+        UsageError: The wire format is unknown, or the key cannot be one.
+    """
+    if wire_format not in ADAPTERS:
+        raise UsageError(f"no wire format called {wire_format!r}; there are: {', '.join(sorted(ADAPTERS))}")
+    if api_key is not None and not (api_key.isascii() and api_key.isprintable() and " " not in api_key):
+        names = " or ".join(profile.key_variables) or "the variable"
+        raise UsageError(f"the API key for {profile.name} holds a blank, a line break or a non-ASCII sign: set {names} again")
+    module, name = ADAPTERS[wire_format]
+    with bare_environment():
+        adapter: Adapter = getattr(import_module(module), name)(Connection(profile, base_url, api_key, client, timeouts))
+    return adapter
+
+
+@contextmanager
+def bare_environment() -> Iterator[None]:
+    """Hides the SDKs' own variables while an SDK's client is made.
+
+    Otherwise OPENAI_ORG_ID, OPENAI_CUSTOM_HEADERS, ANTHROPIC_CUSTOM_HEADERS, GOOGLE_GENAI_USE_VERTEXAI and their like would change
+    what is sent, and to whom, without a trace in the run's settings. The SDKs read them only while a client is made.
+    """
+    hidden = {name: value for name, value in os.environ.items() if name.startswith(SDK_VARIABLES)}
+    for name in hidden:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)

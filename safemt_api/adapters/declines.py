@@ -14,8 +14,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import date
 
+from safemt_api.adapters.bodies import names, one_line
 from safemt_api.adapters.failures import MAX_VENDOR_CHARACTERS, Failure, filtered_categories
-from safemt_api.adapters.reading import names, one_line
 from safemt_api.messages import Outcome, Reply
 from safemt_api.profiles import Decline, Profile, WireFormat
 

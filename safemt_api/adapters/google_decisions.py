@@ -18,14 +18,12 @@ import httpx2
 import orjson
 from google.genai._interactions import GeminiNextGenAPIClientError  # the only place from which the SDK hands out this tree's base
 
-from safemt_api.adapters.base import Received, Timeouts
+from safemt_api.adapters.base import Connection, Received
+from safemt_api.adapters.bodies import Body, count, is_probability, known_usage, mapping, one_line, optional_count, total, words
 from safemt_api.adapters.failures import MAX_VENDOR_CHARACTERS
 from safemt_api.adapters.google_genai import ON_HOLD, open_client, split_version
-from safemt_api.adapters.reading import Body, mapping, one_line, words
-from safemt_api.adapters.translation import Answer, Door
-from safemt_api.adapters.usage import count, known_usage, optional_count, total
+from safemt_api.adapters.translation import Answer, Translator
 from safemt_api.messages import Call, Image, Message, Outcome, Part, Reply, Usage
-from safemt_api.profiles import Profile
 
 DECISIONS_API_VERSION = "v1beta"
 """The endpoint is in no other version yet, https://codelabs.developers.google.com/getting-started-with-gemini-decisions-api"""
@@ -39,16 +37,15 @@ FAILURES = (GeminiNextGenAPIClientError, httpx2.HTTPError, httpx2.InvalidURL, Un
 class GoogleDecisions:
     """The decisions endpoint at one address."""
 
-    def __init__(self, *, profile: Profile, base_url: str, api_key: str | None, client: httpx2.AsyncClient, timeouts: Timeouts) -> None:
-        self._door = Door(profile, base_url, api_key)
-        address = with_version(base_url)
-        self._sdk = open_client(profile=profile, base_url=address, api_key=api_key, client=client, timeouts=timeouts).aio
+    def __init__(self, connection: Connection) -> None:
+        self._translator = Translator(connection)
+        self._sdk = open_client(connection, with_version(connection.base_url)).aio
         # The inner client is made, and reads the environment, when it is first asked for: so it is asked for here.
         self._create: Any = self._sdk.decisions.with_raw_response.create
 
     async def send(self, call: Call) -> Received:
         """Send the call once; see ``Adapter``."""
-        return await self._door.exchange(call, post=self._post, read=self._read)
+        return await self._translator.exchange(call, post=self._post, read=self._read)
 
     async def _post(self, call: Call) -> Answer:
         questions = {QUESTION: {"type": "noul", "instructions": call.system or ""}}
@@ -61,21 +58,19 @@ class GoogleDecisions:
         return response.content, response.headers
 
     def _read(self, body: Body, headers: Mapping[str, str], model: str) -> Reply:
-        if body.fields.get("error"):
-            return self._door.failed_inside(body, headers, model=model)
         feedback = mapping(body.fields.get("prompt_feedback"))
         block_reason = words(feedback.get("block_reason"))
         if block_reason.upper() == ON_HOLD:
             held = replace(body, value={"error": {"message": ON_HOLD, "status": ON_HOLD}})
-            return self._door.failed_inside(held, headers, model=model)
+            return self._translator.failed_inside(held, headers, model=model)
         if block_reason:
             detail = one_line(words(feedback.get("block_reason_message")) or block_reason, MAX_VENDOR_CHARACTERS)
             return _reply(Outcome.BLOCKED_INPUT, None, body, detail=detail, finish_reason=block_reason)
         answer = mapping(mapping(body.fields.get("answers")).get(QUESTION))
         if answer.get("type") == "refusal":  # not Google's, but that of gateways which put one shape over both vendors
             return _reply(Outcome.REFUSED, None, body)
-        if answer.get("type") != "noul" or not _is_probability(answer.get("noul")):
-            raise self._door.unusable("it holds no answer")
+        if answer.get("type") != "noul" or not is_probability(answer.get("noul")):
+            raise self._translator.unusable("it holds no answer")
         return _reply(Outcome.ANSWERED, answer["noul"], body)
 
 
@@ -99,10 +94,6 @@ def _part(part: Part) -> dict[str, Any]:
 
 def _text(text: str) -> dict[str, Any]:
     return {"type": "text", "text": text}
-
-
-def _is_probability(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
 
 
 def _reply(outcome: Outcome, probability: float | None, body: Body, **known: Any) -> Reply:

@@ -16,15 +16,29 @@ import httpx2
 from google.genai import Client, types
 from google.genai.errors import APIError
 
-from safemt_api.adapters.base import Received, Timeouts, sent_sampling
+from safemt_api.adapters.base import Connection, Received, sent_sampling
+from safemt_api.adapters.bodies import (
+    Body,
+    count,
+    first,
+    known_usage,
+    label,
+    mapping,
+    names,
+    one_line,
+    optional_count,
+    sequence,
+    total,
+    usage_for,
+    words,
+)
 from safemt_api.adapters.failures import MAX_VENDOR_CHARACTERS, stopped_detail
-from safemt_api.adapters.reading import Body, first, label, mapping, names, one_line, sequence, words
-from safemt_api.adapters.translation import Answer, Door
-from safemt_api.adapters.usage import count, known_usage, optional_count, total, usage_for
+from safemt_api.adapters.translation import Answer, Translator
 from safemt_api.errors import UsageError
 from safemt_api.messages import DECLINED, Call, Image, Message, Outcome, Part, Reply, Usage
 from safemt_api.profiles import Profile
 
+GOOGLE_FAILURES = (APIError, httpx2.HTTPError, httpx2.InvalidURL, UnicodeDecodeError, RecursionError)
 NO_KEY = "none"
 DEFAULT_API_VERSION = "v1"
 """The SDK's own default, fixed so that no environment variable changes it."""
@@ -43,21 +57,22 @@ ON_HOLD = "PUP_LIMITED_DISABLED"
 """The account is limited for violations of the use policy: nothing more may be sent."""
 
 
-def open_client(*, profile: Profile, base_url: str, api_key: str | None, client: httpx2.AsyncClient, timeouts: Timeouts) -> Client:
+def open_client(connection: Connection, base_url: str) -> Client:
     """The SDK's client over the shared HTTP client, with a synchronous one that never sends."""
+    profile = connection.profile
     if profile.extra_query:
         raise UsageError(f"{profile.name}: extra_query cannot be sent with the wire format google_genai; leave it out of the profile")
     address, version = split_version(base_url)
     options = types.HttpOptions(
         base_url=address,
         api_version=version,
-        timeout=round(timeouts.total_seconds * 1000),  # milliseconds; unset it would mean: none at all
+        timeout=round(connection.timeouts.total_seconds * 1000),  # milliseconds; unset it would mean: none at all
         headers=dict(profile.extra_headers),
         retry_options=types.HttpRetryOptions(attempts=1),
-        httpx_async_client=client,  # an explicit one also keeps the SDK from using aiohttp where that is installed
+        httpx_async_client=connection.client,  # an explicit one also keeps the SDK from using aiohttp where that is installed
         httpx_client=httpx2.Client(transport=httpx2.MockTransport(_never)),  # spares the SDK's TLS set-up for a client that is not used
     )
-    return Client(vertexai=False, api_key=api_key or NO_KEY, http_options=options)
+    return Client(vertexai=False, api_key=connection.api_key or NO_KEY, http_options=options)
 
 
 def _never(_request: httpx2.Request) -> httpx2.Response:
@@ -73,36 +88,32 @@ def split_version(base_url: str) -> tuple[str, str]:
 class GoogleGenAI:
     """generateContent at one address."""
 
-    def __init__(self, *, profile: Profile, base_url: str, api_key: str | None, client: httpx2.AsyncClient, timeouts: Timeouts) -> None:
-        self._profile = profile
-        self._door = Door(profile, base_url, api_key)
-        self._sdk = open_client(profile=profile, base_url=base_url, api_key=api_key, client=client, timeouts=timeouts).aio
+    def __init__(self, connection: Connection) -> None:
+        self._profile = connection.profile
+        self._translator = Translator(connection)
+        self._sdk = open_client(connection, connection.base_url).aio
 
     async def send(self, call: Call) -> Received:
         """Send the call once; see ``Adapter``."""
-        return await self._door.exchange(call, post=self._post, read=self._read)
+        return await self._translator.exchange(call, post=self._post, read=self._read)
 
     async def _post(self, call: Call) -> Answer:
         contents: Any = [_content(message) for message in call.messages]
         config = build_config(call, self._profile)
         try:
             response = await self._sdk.models.generate_content(model=call.route.model, contents=contents, config=config)
-        except (APIError, httpx2.HTTPError, httpx2.InvalidURL, UnicodeDecodeError, RecursionError) as error:
+        except GOOGLE_FAILURES as error:
             return error
         answer = response.sdk_http_response or types.HttpResponse()
         return (answer.body or "").encode(), answer.headers or {}
 
     def _read(self, body: Body, headers: Mapping[str, str], model: str) -> Reply:
         fields = body.fields
-        if fields.get("error"):
-            return self._door.failed_inside(body, headers, model=model)
-        if not fields:
-            raise self._door.unusable("it is not a JSON object")
         candidate = first(fields.get("candidates"))
         block_reason = words(mapping(fields.get("promptFeedback")).get("blockReason"))
         if candidate.get("finishReason") == ON_HOLD or block_reason == ON_HOLD:
             held = replace(body, value={"error": {"message": ON_HOLD, "status": ON_HOLD}})
-            return self._door.failed_inside(held, headers, model=model)
+            return self._translator.failed_inside(held, headers, model=model)
         if block_reason and not candidate:
             return _blocked_prompt(fields, block_reason, body.text)
         return self._answer(fields, candidate, body.text)
@@ -113,7 +124,7 @@ class GoogleGenAI:
         finish_reason = words(candidate.get("finishReason"))
         outcome = outcome_of(finish_reason)
         if outcome is Outcome.ANSWERED and not text:
-            raise self._door.unusable(f"it is empty ({one_line(finish_reason, 40) or 'no finish reason'})")
+            raise self._translator.unusable(f"it is empty ({one_line(finish_reason, 40) or 'no finish reason'})")
         detail = one_line(words(candidate.get("finishMessage")) or _blocked_ratings(candidate), MAX_VENDOR_CHARACTERS) or None
         detail = stopped_detail(detail, words_before=bool(text.strip()) and outcome in DECLINED)
         return Reply(outcome, text=text, detail=detail, finish_reason=finish_reason or None, **_about(body, raw, text))

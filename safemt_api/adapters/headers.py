@@ -16,7 +16,7 @@ from email.utils import parsedate_to_datetime
 from typing import get_args
 
 from safemt_api.adapters.base import QuotaHint, QuotaKind
-from safemt_api.adapters.reading import mapping, sequence, words
+from safemt_api.adapters.bodies import mapping, sequence, words
 
 MAX_WAIT_SECONDS = 31 * 86400.0
 MAX_QUOTA = 10**15

@@ -15,11 +15,23 @@ import httpx2
 import orjson
 from openai import AsyncOpenAI, OpenAIError, RequestOptions
 
-from safemt_api.adapters.base import Received, Timeouts, sent_sampling
+from safemt_api.adapters.base import Connection, Received, sent_sampling
+from safemt_api.adapters.bodies import (
+    Body,
+    count,
+    first,
+    known_usage,
+    label,
+    mapping,
+    one_line,
+    optional_count,
+    sequence,
+    total,
+    usage_for,
+    words,
+)
 from safemt_api.adapters.failures import MAX_VENDOR_CHARACTERS, filtered_categories, stopped_detail
-from safemt_api.adapters.reading import Body, first, label, mapping, one_line, sequence, words
-from safemt_api.adapters.translation import Answer, Door
-from safemt_api.adapters.usage import count, known_usage, optional_count, total, usage_for
+from safemt_api.adapters.translation import Answer, Translator
 from safemt_api.messages import DECLINED, Call, Image, Message, Outcome, Part, Reply, Usage
 from safemt_api.profiles import Profile
 
@@ -39,30 +51,30 @@ MAX_COST_USD = 1000.0
 OPENAI_FAILURES = (OpenAIError, httpx2.HTTPError, httpx2.InvalidURL)
 
 
-def open_client(*, profile: Profile, base_url: str, api_key: str | None, client: httpx2.AsyncClient, timeouts: Timeouts) -> AsyncOpenAI:
+def open_client(connection: Connection) -> AsyncOpenAI:
     """The SDK's client with its retries off, over the shared HTTP client."""
     return AsyncOpenAI(
-        api_key=api_key or NO_KEY,
-        base_url=base_url,
+        api_key=connection.api_key or NO_KEY,
+        base_url=connection.base_url,
         max_retries=0,
-        timeout=httpx2.Timeout(timeouts.idle_seconds, connect=timeouts.connect_seconds, pool=None),
-        http_client=client,
-        default_headers=profile.extra_headers,
-        default_query=profile.extra_query,
+        timeout=connection.http_timeout,
+        http_client=connection.client,
+        default_headers=connection.profile.extra_headers,
+        default_query=connection.profile.extra_query,
     )
 
 
 class OpenAIChat:
     """Chat completions at one address."""
 
-    def __init__(self, *, profile: Profile, base_url: str, api_key: str | None, client: httpx2.AsyncClient, timeouts: Timeouts) -> None:
-        self._profile = profile
-        self._door = Door(profile, base_url, api_key)
-        self._sdk = open_client(profile=profile, base_url=base_url, api_key=api_key, client=client, timeouts=timeouts)
+    def __init__(self, connection: Connection) -> None:
+        self._profile = connection.profile
+        self._translator = Translator(connection)
+        self._sdk = open_client(connection)
 
     async def send(self, call: Call) -> Received:
         """Send the call once; see ``Adapter``."""
-        return await self._door.exchange(call, post=self._post, read=self._read)
+        return await self._translator.exchange(call, post=self._post, read=self._read)
 
     async def _post(self, call: Call) -> Answer:
         facts = self._profile.facts(call.route.model)
@@ -78,13 +90,11 @@ class OpenAIChat:
 
     def _read(self, body: Body, headers: Mapping[str, str], model: str) -> Reply:
         choice = first(body.fields.get("choices"))
-        error = choice.get("error") or body.fields.get("error")
-        finish_reason = words(choice.get("finish_reason"))
-        if error or finish_reason in BROKEN_FINISHES:
-            inside = body if not choice.get("error") else replace(body, value={"error": choice["error"]})
-            return self._door.failed_inside(inside, headers, model=model)
+        if choice.get("error") or words(choice.get("finish_reason")) in BROKEN_FINISHES:
+            inside = replace(body, value={"error": choice["error"]}) if choice.get("error") else body
+            return self._translator.failed_inside(inside, headers, model=model)
         if not choice:
-            raise self._door.unusable("it holds no choices" if body.fields else "it is not a JSON object")
+            raise self._translator.unusable("it holds no choices")
         return self._answer(body.fields, choice, body.text)
 
     def _answer(self, body: Mapping[str, Any], choice: Mapping[str, Any], raw: str) -> Reply:
@@ -95,11 +105,11 @@ class OpenAIChat:
         stopped = bool(text.strip()) and outcome in DECLINED
         text = text if text.strip() else refusal or text
         if outcome is Outcome.ANSWERED and not text:
-            raise self._door.unusable("it is empty")
+            raise self._translator.unusable("it is empty")
         return Reply(
             outcome,
             text=text,
-            detail=stopped_detail(self._detail(choice, refusal), words_before=stopped),
+            detail=stopped_detail(filtered_categories(choice) or one_line(refusal, MAX_VENDOR_CHARACTERS) or None, words_before=stopped),
             finish_reason=finish_reason or None,
             served_model=words(body.get("model")) or None,
             usage=usage_for(text, read_usage(body.get("usage"))),
@@ -107,9 +117,6 @@ class OpenAIChat:
             request_id=label(body.get("id")) or None,
             raw=raw,
         )
-
-    def _detail(self, choice: Mapping[str, Any], refusal: str) -> str | None:
-        return filtered_categories(choice) or one_line(refusal, MAX_VENDOR_CHARACTERS) or None
 
     def _cost_usd(self, body: Mapping[str, Any]) -> float | None:
         """What the vendor says it charged, where its profile says that this is what the field means."""

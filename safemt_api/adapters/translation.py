@@ -1,7 +1,7 @@
 """The one door where a vendor's failure becomes ours: an SDK's exception, or an error that hides in an HTTP 200.
 
-Three tables decide. ``sdk_errors.KINDS`` says for each exception class of each SDK what kind of thing happened. An error answer is either
-the vendor's word that it declined (``declines``: that becomes a ``Reply``), or a failure with a meaning (``failure_rules``).
+Three tables decide. ``KINDS`` says by the base classes of each SDK's exceptions what kind of thing happened. An error answer is either the
+vendor's word that it declined (``declines``: that becomes a ``Reply``), or a failure with a meaning (``failures``).
 """
 
 from __future__ import annotations
@@ -9,24 +9,63 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import Literal
 
 import anyio
 
-from safemt_api.adapters.base import QuotaHint, Received
-from safemt_api.adapters.bounds import OversizeError, room_for
+from safemt_api.adapters.base import Connection, Received
+from safemt_api.adapters.bodies import Body, one_line, read_body, scrub
 from safemt_api.adapters.declines import declined
-from safemt_api.adapters.failure_rules import Case, is_on_hold, meaning
-from safemt_api.adapters.failures import Failure, read_failure, status_in_body
+from safemt_api.adapters.failures import Case, Failure, is_on_hold, meaning, read_failure, status_in_body
 from safemt_api.adapters.headers import quota_hints
-from safemt_api.adapters.reading import Body, one_line, read_body
-from safemt_api.adapters.sdk_errors import NOT_CONNECTED, Kind, kind_of
-from safemt_api.adapters.secrets import scrub
+from safemt_api.adapters.http_client import OversizeError, room_for
 from safemt_api.errors import ConnectionFailedError, DialogueError, EndpointError, SafeMTError, ServerError, StopRunError
 from safemt_api.messages import Call, Reply
-from safemt_api.profiles import Profile
 from safemt_api.tokens import most_output_tokens
 
 REQUEST_ID_HEADERS = ("x-request-id", "request-id", "apim-request-id", "x-goog-request-id")
+
+Kind = Literal["status", "network", "garbled", "address", "setup"]
+"""``status``: an answer with a status; ``network``: no or half an answer; ``garbled``: an answer that cannot be read;
+``address``: the URL cannot be used; ``setup``: raised by parts of the SDK that no adapter uses."""
+
+_BASES: Mapping[Kind, str] = {
+    "status": """
+        openai.APIStatusError anthropic.APIStatusError httpx2.HTTPStatusError google.APIError google.APIStatusError google.GenAiError
+    """,
+    "network": "openai.APIError anthropic.APIError google.APIConnectionError google.NoResponseError httpx2.HTTPError",
+    "garbled": """
+        openai.APIResponseValidationError anthropic.APIResponseValidationError google.APIResponseValidationError
+        google.ResponseValidationError google.UnknownApiResponseError google.ContinuationInterruptedError
+        httpx2.DecodingError httpx2.StreamError httpx2.SSEError builtins.UnicodeDecodeError builtins.RecursionError
+    """,
+    "address": """
+        httpx2.UnsupportedProtocol httpx2.InvalidURL httpx2.TooManyRedirects httpx2.LocalProtocolError httpx2.CookieConflict
+    """,
+}
+"""By package and class, so that no SDK is imported to read it. Google's has a second client inside, with errors of its own."""
+
+KINDS: Mapping[str, Kind] = {name: kind for kind, names in _BASES.items() for name in names.split()}
+
+NOT_CONNECTED = frozenset({"ConnectError", "ConnectTimeout", "ProxyError", "PoolTimeout"})
+"""httpx2 exceptions before the server had accepted the connection: nothing was sent, nothing can be billed."""
+
+NETWORK_TROUBLES = {
+    "ConnectError": "no connection (refused, unknown host or TLS)",
+    "ConnectTimeout": "no connection in time",
+    "ProxyError": "the proxy made no connection",
+    "PoolTimeout": "no free connection in time",
+    "ReadTimeout": "connected, but no reply in time",
+    "APITimeoutError": "connected, but no reply in time",
+    "WriteTimeout": "the request could not be sent in time",
+}
+
+
+def kind_of(error: BaseException) -> Kind:
+    """What kind of thing happened, by the nearest class that ``KINDS`` lists; ``setup`` for strangers."""
+    names = (f"{cls.__module__.partition('.')[0]}.{cls.__name__}" for cls in type(error).__mro__)
+    return next((KINDS[name] for name in names if name in KINDS), "setup")
+
 
 Answer = tuple[bytes, Mapping[str, str]] | Exception
 """Body and headers of a reply, or the SDK's exception: returned rather than raised, so that no exception of ours has it as its context.
@@ -34,19 +73,19 @@ SDK exceptions carry the request, and with it the key."""
 
 Post = Callable[[Call], Awaitable[Answer]]
 Read = Callable[[Body, Mapping[str, str], str], Reply]
-"""From the body without the key, the headers and the model."""
+"""From a body that is a JSON object without an error at its top, the headers and the model."""
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
-    """Translates for one address of one vendor.
+class Translator:
+    """Translates for one address of one vendor; the API key is blanked wherever a server echoes it."""
 
-    ``secret`` is the API key: it is blanked wherever a server echoes it.
-    """
+    connection: Connection
 
-    profile: Profile
-    base_url: str
-    secret: str | None
+    @property
+    def vendor(self) -> str:
+        """The vendor's name."""
+        return self.connection.profile.name
 
     async def exchange(self, call: Call, *, post: Post, read: Read) -> Received:
         """Send the call with ``post``, understand what comes back with ``read``.
@@ -55,18 +94,30 @@ class Door:
             CallError, StopRunError: As ``Adapter.send`` says.
         """
         model, started = call.route.model, anyio.current_time()
-        with room_for(most_output_tokens(call, self.profile.facts(model))):
+        profile, secret = self.connection.profile, self.connection.api_key
+        with room_for(most_output_tokens(call, profile.facts(model))):
             answer = await post(call)
         if isinstance(answer, Exception):
             reply, headers = self.declined_or_raise(answer, model=model)
         else:
             content, headers = answer
-            reply = read(read_body(content, self.secret), headers, model)
-        return self.received(reply, headers, started=started)
+            reply = self.read(read_body(content, secret), headers, model, read)
+        named = next((headers[name] for name in REQUEST_ID_HEADERS if name in headers), None)
+        request_id = one_line(scrub(named, secret), 200) if named else reply.request_id
+        quotas = quota_hints(headers, now_utc=datetime.now(UTC), requests_window_seconds=float(profile.limits.requests_window_seconds))
+        return Received(replace(reply, request_id=request_id, latency_seconds=anyio.current_time() - started), quotas)
 
-    def quotas(self, headers: Mapping[str, str]) -> tuple[QuotaHint, ...]:
-        """The quota hints of a response's headers."""
-        return quota_hints(headers, now_utc=_now_utc(), requests_window_seconds=float(self.profile.limits.requests_window_seconds))
+    def read(self, body: Body, headers: Mapping[str, str], model: str, read: Read) -> Reply:
+        """The reply in an answer that came with HTTP 200, which may hold an error all the same (OpenRouter answers so).
+
+        Raises:
+            CallError, StopRunError: It holds a failure, or is no answer.
+        """
+        if body.fields.get("error"):
+            return self.failed_inside(body, headers, model=model)
+        if not body.fields:
+            raise self.unusable("it is not a JSON object")
+        return read(body, headers, model)
 
     def declined_or_raise(self, error: Exception, *, model: str) -> tuple[Reply, Mapping[str, str]]:
         """The reply that an SDK's exception stands for, with the response's headers, where the vendor declined.
@@ -78,7 +129,7 @@ class Door:
         response = getattr(error, "response", None)
         if kind != "status" or response is None:
             raise self._without_status(kind, error)
-        body = read_body(response.content, self.secret)
+        body = read_body(response.content, self.connection.api_key)
         failure = read_failure(status=response.status_code, headers=response.headers, body=body)
         return self.reply_or_raise(failure, model=model), response.headers
 
@@ -88,13 +139,14 @@ class Door:
         Raises:
             CallError, StopRunError: In all other cases.
         """
-        reply = None if is_on_hold(failure) else declined(failure, self.profile)
+        profile = self.connection.profile
+        reply = None if is_on_hold(failure) else declined(failure, profile)
         if reply is not None:
             return reply
-        raise meaning(Case(failure, self.profile, self.base_url, model))
+        raise meaning(Case(failure, profile, self.connection.base_url, model))
 
     def failed_inside(self, body: Body, headers: Mapping[str, str], *, model: str) -> Reply:
-        """The reply where an HTTP 200 holds an error by which the vendor declined (OpenRouter answers so).
+        """The reply where an HTTP 200 holds an error by which the vendor declined.
 
         Raises:
             CallError, StopRunError: In all other cases, as if the code in the body were the status.
@@ -102,37 +154,28 @@ class Door:
         failure = read_failure(status=status_in_body(body.value), headers=headers, body=body)
         return self.reply_or_raise(failure, model=model)
 
-    def received(self, reply: Reply, headers: Mapping[str, str], *, started: float) -> Received:
-        """The reply with what the headers add to it; ``started`` is the loop's time before the call."""
-        named = next((headers[name] for name in REQUEST_ID_HEADERS if name in headers), None)
-        request_id = one_line(scrub(named, self.secret), 200) if named else reply.request_id
-        latency_seconds = anyio.current_time() - started
-        return Received(replace(reply, request_id=request_id, latency_seconds=latency_seconds), self.quotas(headers))
-
     def unusable(self, what: str) -> ServerError:
         """The failure of an HTTP 200 that is no answer; it may well have been billed."""
-        return ServerError(f"{self.profile.name} sent no usable reply: {what}", status=200, code="unusable_reply", maybe_billed=True)
-
-    def _oversize(self, error: OversizeError) -> DialogueError:
-        # Not tried again: the same call would bring the same. What came with a 2xx was an answer, and will have been billed.
-        sentence = f"{self.profile.name} sent {error.size} (HTTP {error.status}), far beyond what the reply can need; nothing of it is kept"
-        return DialogueError(sentence, status=error.status, code="oversize", maybe_billed=error.status < 300)
+        return ServerError(f"{self.vendor} sent no usable reply: {what}", status=200, code="unusable_reply", maybe_billed=True)
 
     def _without_status(self, kind: Kind, error: Exception) -> SafeMTError:
         cause = _http_cause(error)
         name = type(cause).__name__
         if isinstance(cause, OversizeError):
-            return self._oversize(cause)
+            # Not tried again: the same call would bring the same. What came with a 2xx was an answer, and will have been billed.
+            sentence = f"{self.vendor} sent {cause.size} (HTTP {cause.status}), far beyond what the reply can need; nothing of it is kept"
+            return DialogueError(sentence, status=cause.status, code="oversize", maybe_billed=cause.status < 300)
         if kind == "network":  # what the SDKs call a connection error may be any trouble of the HTTP layer
             kind = kind_of(cause)
         if kind == "network":
             connected = name not in NOT_CONNECTED
-            return ConnectionFailedError(f"{self.profile.name}: {_happened(name)}", connected=connected, maybe_billed=connected)
+            happened = NETWORK_TROUBLES.get(name, f"the connection broke before the reply was complete ({name})")
+            return ConnectionFailedError(f"{self.vendor}: {happened}", connected=connected, maybe_billed=connected)
         if kind == "address":
-            return EndpointError(f"{self.base_url} cannot be used as an address ({name}): check --base-url")
+            return EndpointError(f"{self.connection.base_url} cannot be used as an address ({name}): check --base-url")
         if kind == "garbled":
             return self.unusable(f"it could not be read ({name})")
-        return StopRunError(f"the SDK for {self.profile.name} failed before anything was sent ({name}); please report this")
+        return StopRunError(f"the SDK for {self.vendor} failed before anything was sent ({name}); please report this")
 
 
 def _http_cause(error: BaseException) -> BaseException:
@@ -142,20 +185,3 @@ def _http_cause(error: BaseException) -> BaseException:
             return cause
         cause = cause.__cause__
     return error
-
-
-def _happened(name: str) -> str:
-    sentences = {
-        "ConnectError": "no connection (refused, unknown host or TLS)",
-        "ConnectTimeout": "no connection in time",
-        "ProxyError": "the proxy made no connection",
-        "PoolTimeout": "no free connection in time",
-        "ReadTimeout": "connected, but no reply in time",
-        "APITimeoutError": "connected, but no reply in time",
-        "WriteTimeout": "the request could not be sent in time",
-    }
-    return sentences.get(name, f"the connection broke before the reply was complete ({name})")
-
-
-def _now_utc() -> datetime:
-    return datetime.now(UTC)

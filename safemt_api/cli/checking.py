@@ -14,8 +14,8 @@ import anyio
 import PIL.Image
 import PIL.ImageDraw
 
-from safemt_api.adapters.base import Received, Timeouts
-from safemt_api.adapters.opening import open_adapter, open_http_client
+from safemt_api.adapters.base import Received, Timeouts, open_adapter
+from safemt_api.adapters.http_client import open_http_client
 from safemt_api.cli.loop import BACKEND_OPTIONS
 from safemt_api.cli.printing import say
 from safemt_api.errors import (

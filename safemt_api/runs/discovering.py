@@ -5,9 +5,8 @@ from __future__ import annotations
 import httpx2
 
 from safemt_api.adapters.base import Timeouts
-from safemt_api.adapters.bounds import OversizeError
-from safemt_api.adapters.opening import open_http_client
-from safemt_api.adapters.reading import Body, label, mapping, read_body, sequence
+from safemt_api.adapters.bodies import Body, label, mapping, read_body, sequence
+from safemt_api.adapters.http_client import OversizeError, open_http_client
 from safemt_api.errors import AccountError, EndpointError, UsageError
 from safemt_api.foreign_text import unfit_in_name
 from safemt_api.profiles import Profile

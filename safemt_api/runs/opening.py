@@ -10,8 +10,8 @@ from functools import partial
 
 import httpx2
 
-from safemt_api.adapters.base import Adapter, Timeouts
-from safemt_api.adapters.opening import open_adapter, open_http_client
+from safemt_api.adapters.base import Adapter, Timeouts, open_adapter
+from safemt_api.adapters.http_client import open_http_client
 from safemt_api.gateway import Account, Accounts, Gateway
 from safemt_api.judges.base import Judge
 from safemt_api.judges.manner import Manner

@@ -10,8 +10,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from safemt_api.adapters.base import Adapter, Timeouts
-from safemt_api.adapters.opening import open_adapter, open_http_client
+from safemt_api.adapters.base import Adapter, Timeouts, open_adapter
+from safemt_api.adapters.http_client import open_http_client
 from safemt_api.messages import Call, Image, Message, Parameters, Route, Schema, assistant, user
 from safemt_api.profiles import WIRE_FORMATS, ImageRules, Limits, ModelFacts, Profile, WireFormat
 

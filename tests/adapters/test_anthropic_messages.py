@@ -10,8 +10,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from safemt_api.adapters.base import DEFAULT_MAX_OUTPUT_TOKENS, Adapter, Timeouts
-from safemt_api.adapters.opening import open_adapter
+from safemt_api.adapters.base import DEFAULT_MAX_OUTPUT_TOKENS, Adapter, Timeouts, open_adapter
 from safemt_api.errors import AccountError, DialogueError, PictureTooLargeError, ServerError, StopRunError
 from safemt_api.messages import Call, Outcome, Parameters, Schema, Usage
 from safemt_api.profiles import Profile

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from safemt_api.adapters.base import Adapter
+from safemt_api.adapters.bodies import Body
 from safemt_api.adapters.declines import DECLINES, declined
 from safemt_api.adapters.failures import read_failure
-from safemt_api.adapters.reading import Body
 from safemt_api.errors import AccountError, CallError, DialogueError, EndpointError, InterceptedError, SafeMTError
 from safemt_api.messages import Call, Outcome
 from safemt_api.profiles import Decline, Profile, WireFormat, load_profiles

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from safemt_api.adapters.base import Adapter, Timeouts
+from safemt_api.adapters.base import Adapter, Timeouts, open_adapter
 from safemt_api.adapters.google_decisions import build_input, with_version
-from safemt_api.adapters.opening import open_adapter, open_http_client
+from safemt_api.adapters.http_client import open_http_client
 from safemt_api.errors import (
     AccountError,
     CallError,

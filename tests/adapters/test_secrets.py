@@ -14,8 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from safemt_api.adapters.base import Adapter
-from safemt_api.adapters.reading import read_body
-from safemt_api.adapters.secrets import SECRET_STAND_IN, scrub
+from safemt_api.adapters.bodies import SECRET_STAND_IN, read_body, scrub
 from safemt_api.errors import SafeMTError
 from safemt_api.messages import Call
 

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from safemt_api.adapters.anthropic_messages import read_usage as anthropic_usage
 from safemt_api.adapters.base import Adapter
+from safemt_api.adapters.bodies import MAX_COUNT
 from safemt_api.adapters.google_decisions import read_usage as google_decisions_usage
 from safemt_api.adapters.google_genai import read_usage as google_usage
 from safemt_api.adapters.openai_chat import read_usage as openai_usage
-from safemt_api.adapters.openai_decisions import read_usage as openai_decisions_usage
-from safemt_api.adapters.usage import MAX_COUNT
+from safemt_api.adapters.openai_verdicts import read_usage as openai_decisions_usage
 from safemt_api.messages import Call, Usage
 
 Connect = Callable[..., Adapter]

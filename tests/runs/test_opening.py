@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from safemt_api.adapters.base import QuotaHint, Timeouts
-from safemt_api.adapters.opening import open_http_client
+from safemt_api.adapters.http_client import open_http_client
 from safemt_api.limits.limiter import Limiter
 from safemt_api.profile_folders import shipped_folder
 from safemt_api.profiles import load_profiles

@@ -15,8 +15,8 @@ import polars as pl
 import pytest
 from PIL import Image as Pictures
 
-from safemt_api.adapters.base import Adapter, Timeouts
-from safemt_api.adapters.opening import open_adapter, open_http_client
+from safemt_api.adapters.base import Adapter, Timeouts, open_adapter
+from safemt_api.adapters.http_client import open_http_client
 from safemt_api.errors import AccountError, DialogueError, EndpointError, StopRunError
 from safemt_api.messages import Call, Image, Outcome, Parameters, Route, assistant, user
 from safemt_api.profiles import load_profiles

@@ -1,4 +1,5 @@
-"""How much a response may hold: enforced while it is read, unpacked, before any SDK has it all.
+"""The one HTTP client that all adapters of a run share, and how much a response may hold: enforced while it is read, unpacked, before any
+SDK has it all.
 
 A server that sends without end, or a few kilobytes that unpack to gigabytes, ends one dialogue and not the process. The bound follows the
 request: what was sent (servers quote requests in errors), the tokens that may come back, and room for everything around them.
@@ -11,6 +12,11 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 import httpx2
+
+from safemt_api.adapters.base import Timeouts
+
+KEEPALIVE_SECONDS = 60.0
+"""Longer than a slow reply leaves a connection idle between turns; the default of 5 s would mean a TLS handshake for nearly every call."""
 
 BASE_BYTES = 256 * 1024
 BYTES_A_TOKEN = 256
@@ -46,6 +52,29 @@ class OversizeError(httpx2.RequestError):
 
 def _megabytes(size_bytes: int) -> str:
     return f"{size_bytes / 1e6:,.1f} MB"
+
+
+def open_http_client(*, connections: int, timeouts: Timeouts, transport: httpx2.AsyncBaseTransport | None = None) -> httpx2.AsyncClient:
+    """The client that all adapters of a run share; whoever opens it closes it.
+
+    Args:
+        connections: The most calls in flight; as many connections are kept open between calls.
+        transport: Stands in for the network in tests.
+    """
+    # No pool timeout: a call that has been let through waits for its connection as long as it may take.
+    timeout = httpx2.Timeout(timeouts.idle_seconds, connect=timeouts.connect_seconds, pool=None)
+
+    async def keep_timeouts(request: httpx2.Request) -> None:
+        # SDKs put their own timeouts on each request (google-genai one number for all four, overriding the client's); ours hold.
+        request.extensions["timeout"] = timeout.as_dict()
+
+    return httpx2.AsyncClient(
+        limits=httpx2.Limits(max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=KEEPALIVE_SECONDS),
+        timeout=timeout,
+        follow_redirects=False,
+        event_hooks={"request": [keep_timeouts], "response": [bind_response]},
+        transport=transport,
+    )
 
 
 @contextmanager

@@ -14,9 +14,16 @@ import anyio.abc
 import httpx2
 import pytest
 
-from safemt_api.adapters.base import Adapter, Timeouts
-from safemt_api.adapters.bounds import BASE_BYTES, BYTES_A_TOKEN, TIMES_THE_REQUEST, OversizeError, bind_response, room_for
-from safemt_api.adapters.opening import open_adapter, open_http_client
+from safemt_api.adapters.base import Adapter, Timeouts, open_adapter
+from safemt_api.adapters.http_client import (
+    BASE_BYTES,
+    BYTES_A_TOKEN,
+    TIMES_THE_REQUEST,
+    OversizeError,
+    bind_response,
+    open_http_client,
+    room_for,
+)
 from safemt_api.errors import DialogueError, ServerError
 from safemt_api.messages import Call, Parameters
 from safemt_api.profiles import Profile, WireFormat

@@ -12,8 +12,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from safemt_api.adapters.base import Adapter, Timeouts
-from safemt_api.adapters.opening import bare_environment, open_adapter, open_http_client
+from safemt_api.adapters.base import Adapter, Timeouts, bare_environment, open_adapter
+from safemt_api.adapters.http_client import open_http_client
 from safemt_api.errors import UsageError
 from safemt_api.messages import Call
 from safemt_api.profiles import Profile, load_profiles
@@ -94,7 +94,8 @@ def test_only_the_sdk_that_is_needed_is_imported() -> None:
 import sys, httpx2
 from datetime import date
 from safemt_api.adapters.base import Timeouts
-from safemt_api.adapters.opening import open_adapter, open_http_client
+from safemt_api.adapters.base import open_adapter
+from safemt_api.adapters.http_client import open_http_client
 from safemt_api.profiles import ImageRules, Limits, Profile
 assert not {"openai", "anthropic", "google.genai"} & set(sys.modules)
 facts = {"source": "x", "checked": date(2026, 11, 21)}
