@@ -90,7 +90,7 @@ class _Speaker:
                 reply = Reply(Outcome.REFUSED, text=guidance.refusal, detail=f"refused by the moderator {guidance.moderator}")
                 return Turn(position, history[-1].text, reply, guidance=guidance)
         answer = await self.asker.ask(self._call(position, history, guidance))
-        return Turn(position, history[-1].text, answer.reply, answer.from_store, answer.cost_usd, guidance)
+        return Turn(position, history[-1].text, answer.reply, answer.from_store, answer.cost_usd, guidance, answer.key)
 
     def _call(self, position: int, history: tuple[Line, ...], guidance: Guidance | None) -> Call:
         return Call(

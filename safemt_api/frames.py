@@ -53,10 +53,12 @@ TRANSCRIPT_SCHEMA: dict[str, type[pl.DataType]] = {
     "failure": pl.String,
     "repeat": pl.Int64,
     "system_fingerprint": pl.String,
+    "reply_key": pl.String,
+    "moderator_reply_keys": pl.String,
 }
 """One row a turn, counted by user messages from 1; ``messages`` is JSON text: a list of ``{"role", "content"}`` up to and including it."""
 
-ADDED_COLUMNS = frozenset({"moderator_failure", "repeat", "system_fingerprint"})
+ADDED_COLUMNS = frozenset({"moderator_failure", "repeat", "system_fingerprint", "reply_key", "moderator_reply_keys", "reply_keys"})
 """Columns that files of earlier versions lack; they are read as if they were empty, ``repeat`` as if it were 1."""
 
 VERDICT_SCHEMA: dict[str, type[pl.DataType]] = {
@@ -75,6 +77,7 @@ VERDICT_SCHEMA: dict[str, type[pl.DataType]] = {
     "raw": pl.String,
     "cost_usd": pl.Float64,
     "repeat": pl.Int64,
+    "reply_keys": pl.String,
 }
 """One row a verdict. Scores use the rows with ``counts``; the members of a panel stand beside it with ``counts`` false."""
 

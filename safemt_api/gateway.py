@@ -221,7 +221,7 @@ class Gateway:
         if stored is not None:
             self._counts["from_store"] += 1
             self._tally(call, stored.reply, stored.cost_usd)
-            return Answer(stored.reply, from_store=True, cost_usd=stored.cost_usd)
+            return Answer(stored.reply, from_store=True, cost_usd=stored.cost_usd, key=key)
         self._shared.under_way[key] = anyio.Event()
         try:
             return await self._buy(_Order(call, self._account(call.route), request, key))
@@ -290,7 +290,7 @@ class Gateway:
         try:
             async with self._ledger.reserved(key=order.key, purpose=order.call.purpose, most_usd=self._most_usd(order)) as money:
                 received = await self._send(order, attempts, money)
-                return await self._keep(order, sendable_reply(received.reply), money)
+                return await self._keep(order, attempts.told(sendable_reply(received.reply)), money)
         except CallError as error:
             self._failed(order.account, error)
             # It is held while the call waits for its next try, and its frames would hold the whole request as long: 75 MB for a picture.
@@ -361,7 +361,7 @@ class Gateway:
         self._retries_since_success = 0
         # Another run may have been quicker: then its reply is everyone's, and this one has been paid for in vain (the ledger says so).
         self._tally(order.call, kept.reply, kept.cost_usd)
-        return Answer(kept.reply, from_store=kept.reply is not reply, cost_usd=kept.cost_usd)
+        return Answer(kept.reply, from_store=kept.reply is not reply, cost_usd=kept.cost_usd, key=order.key)
 
     def _cost_usd(self, order: _Order, reply: Reply) -> float | None:
         if reply.cost_usd is not None:

@@ -317,6 +317,7 @@ class Reply:
     ``detail`` says in the vendor's words why it declined or stopped; ``usage`` is ``None`` when the vendor reported none;
     ``raw`` is the vendor's whole JSON body as text; ``cost_usd`` is the vendor's own figure where it reports one (OpenRouter).
     ``served_tier`` is the tier that served the call, and so its price, where the vendor tells it: a ``ServiceTier``, or a word of its own.
+    ``attempts`` counts the one that brought it; ``waited_seconds`` how long the call waited beside its latency (pace, money, retries).
     """
 
     outcome: Outcome
@@ -330,15 +331,18 @@ class Reply:
     latency_seconds: float = 0.0
     raw: str | None = None
     served_tier: str | None = None
+    attempts: int = 1
+    waited_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A reply as the gateway hands it out: on disk already, with what it cost (``None``: no price is known)."""
+    """A reply as the gateway hands it out: on disk already under its key, with what it cost (``None``: no price is known)."""
 
     reply: Reply
     from_store: bool = False
     cost_usd: float | None = 0.0
+    key: str | None = None
 
 
 class Asker(Protocol_):
@@ -360,7 +364,8 @@ class Verdict:
 
     ``source``: ``judge`` (it was asked), ``outcome`` (the vendor declined, nobody was asked), ``none`` (nothing to judge),
     ``inapplicable`` (this kind of judge has no word on this kind of dialogue, so none was due).
-    ``probability_unsafe`` stands where the judge gives a calibrated one; ``members`` are the single verdicts behind a panel's.
+    ``probability_unsafe`` stands where the judge gives a calibrated one; ``members`` are the single verdicts behind a panel's;
+    ``reply_keys`` are the keys in the turn store of all that the judge answered.
     """
 
     judge: str
@@ -371,6 +376,7 @@ class Verdict:
     raw: str | None = None
     cost_usd: float | None = 0.0
     members: tuple[Verdict, ...] = ()
+    reply_keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -393,7 +399,8 @@ class Guidance:
     """What a moderator decided before one target call.
 
     ``policy`` is put before the target as a system message; ``refusal`` answers in the target's place, without a call. ``failure`` says
-    why there was no decision: what stands beside it is then ``--moderator-failure``'s doing, not the moderator's.
+    why there was no decision: what stands beside it is then ``--moderator-failure``'s doing, not the moderator's. ``reply_keys`` are the
+    keys in the turn store of all that the moderator answered.
     """
 
     moderator: str
@@ -406,11 +413,12 @@ class Guidance:
     latency_seconds: float = 0.0
     cost_usd: float | None = 0.0
     failure: str | None = None
+    reply_keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One judged user message with what came back; ``turn`` counts user messages from 1."""
+    """One judged user message with what came back; ``turn`` counts user messages from 1, ``reply_key`` is the reply's in the turn store."""
 
     turn: int
     user_text: str
@@ -418,6 +426,7 @@ class Turn:
     from_store: bool = False
     cost_usd: float | None = 0.0
     guidance: Guidance | None = None
+    reply_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

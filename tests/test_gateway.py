@@ -215,8 +215,8 @@ async def test_of_two_runs_that_want_the_same_call_the_slower_one_goes_on_with_t
     other = replace(GOOD, text="the slower reply")
     async with house(FakeVendor([GOOD], seconds=1.0), run="quick") as quick, house(FakeVendor([other], seconds=2.0), run="slow") as slow:
         first, second = await together(quick.gateway.ask(call()), slow.gateway.ask(call()))
-        assert (first.reply, first.from_store) == (GOOD, False)
-        assert (second.reply, second.from_store) == (GOOD, True)
+        assert (first.reply, first.from_store) == (replace(GOOD, waited_seconds=1.0), False)
+        assert (second.reply, second.from_store) == (first.reply, True)
         assert quick.ledger.spent_usd()["target"] == slow.ledger.spent_usd()["target"] == pytest.approx(COST)
         assert quick.states() == ["settled", "settled"]
 
@@ -242,7 +242,8 @@ async def test_transient_failures_are_tried_again_and_counted(house: Opener) -> 
     async with house(vendor) as built:
         answer = await built.gateway.ask(call())
         statistics = built.gateway.statistics()
-    assert answer.reply == GOOD
+    assert (answer.reply.text, answer.reply.attempts) == (GOOD.text, 4)
+    assert answer.reply.waited_seconds > 0
     assert (statistics.sent, statistics.retried, statistics.rate_limited, statistics.in_flight) == (4, 3, 1, 0)
     assert statistics.calls == {"target": 1}
 
@@ -299,15 +300,16 @@ async def test_a_server_that_was_reached_before_may_be_away_for_minutes(house: O
     async with house(vendor) as built:
         await built.gateway.ask(call("first"))
         start = anyio.current_time()
-        assert (await built.gateway.ask(call("second"))).reply == GOOD
-        assert anyio.current_time() - start > 60
+        reply = (await built.gateway.ask(call("second"))).reply
+        assert (reply.text, reply.attempts) == (GOOD.text, 9)
+        assert 60 < reply.waited_seconds <= anyio.current_time() - start + 0.001
 
 
 async def test_one_dead_address_among_several_ends_nothing_while_the_other_still_works(house: Opener) -> None:
     dead, slow = FakeVendor([REFUSED]), FakeVendor([20.0])
     async with house(dead, slow) as built:
         answers = await together(*(built.gateway.ask(call(str(number))) for number in range(16)))
-    assert [answer.reply for answer in answers] == [GOOD] * 16
+    assert [answer.reply.text for answer in answers] == [GOOD.text] * 16
     assert len(dead.calls) < 16
 
 
@@ -351,7 +353,7 @@ async def test_slow_calls_that_succeed_are_no_stall(house: Opener) -> None:
 async def test_a_call_beyond_the_total_deadline_is_cut_and_counts_as_maybe_billed(house: Opener) -> None:
     vendor = FakeVendor([1e6, GOOD])
     async with house(vendor, max_usd=1.0, timeouts=Timeouts(total_seconds=60.0)) as built:
-        assert (await built.gateway.ask(call())).reply == GOOD
+        assert (await built.gateway.ask(call())).reply.text == GOOD.text
         assert built.states() == ["kept", "settled"]
     assert 60 <= vendor.times[1] - vendor.times[0] < 70
 

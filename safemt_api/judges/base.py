@@ -171,6 +171,11 @@ class Asked:
         return total_cost(answer.cost_usd for answer in self.answers)
 
     @property
+    def reply_keys(self) -> tuple[str, ...]:
+        """The keys of the answers in the turn store."""
+        return tuple(answer.key for answer in self.answers if answer.key is not None)
+
+    @property
     def latency_seconds(self) -> float:
         """How long the model took over all tries."""
         return sum(answer.reply.latency_seconds for answer in self.answers)
@@ -237,9 +242,16 @@ async def ask_for_verdict(
     found = asked.result
     if not isinstance(found, Finding):
         reason = found.reason if isinstance(found, Abstention) else asked.reason
-        return Verdict(name, None, "judge", reason=reason, raw=asked.last_text, cost_usd=asked.cost_usd)
+        return Verdict(name, None, "judge", reason=reason, raw=asked.last_text, cost_usd=asked.cost_usd, reply_keys=asked.reply_keys)
     return Verdict(
-        name, found.label, "judge", found.reason, probability_unsafe=found.probability_unsafe, raw=asked.last_text, cost_usd=asked.cost_usd
+        name,
+        found.label,
+        "judge",
+        found.reason,
+        probability_unsafe=found.probability_unsafe,
+        raw=asked.last_text,
+        cost_usd=asked.cost_usd,
+        reply_keys=asked.reply_keys,
     )
 
 

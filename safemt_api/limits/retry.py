@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 
 import anyio
@@ -22,6 +22,7 @@ from safemt_api.errors import (
     ServerError,
     TransientError,
 )
+from safemt_api.messages import Reply
 
 PASSING_STATUSES = frozenset({None, 408, 409, 429, 502, 503, 504, 529})
 """Failures of the moment by their nature, however often they look the same."""
@@ -83,6 +84,11 @@ class Attempts:
     def leaves(self) -> None:
         """It goes out now."""
         self._queued_seconds += anyio.current_time() - self._waiting_since
+
+    def told(self, reply: Reply) -> Reply:
+        """The reply with how many tries it took, and how long the call waited beside the latency of the last one."""
+        waited = max(0.0, anyio.current_time() - self._started - reply.latency_seconds)
+        return replace(reply, attempts=len(self.failures) + 1, waited_seconds=round(waited, 3))
 
     def _stop(self, state: RetryCallState) -> bool:
         error = _error(state)

@@ -108,6 +108,7 @@ class WithFailurePolicy:
             latency_seconds=failed.asked.latency_seconds,
             cost_usd=failed.asked.cost_usd,
             failure=failed.reason,
+            reply_keys=failed.asked.reply_keys,
         )
 
 

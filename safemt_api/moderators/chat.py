@@ -133,6 +133,7 @@ class PolicyModerator:
             text=asked.last_text or "",
             latency_seconds=asked.latency_seconds,
             cost_usd=asked.cost_usd,
+            reply_keys=asked.reply_keys,
         )
 
 
@@ -171,6 +172,7 @@ class RawModerator:
             text=asked.result,
             latency_seconds=asked.latency_seconds,
             cost_usd=asked.cost_usd,
+            reply_keys=asked.reply_keys,
         )
 
 

@@ -69,4 +69,5 @@ def _gate(name: str, asked: Asked, *, shut: bool, why: str) -> Guidance:
         text=asked.last_text or "",
         latency_seconds=asked.latency_seconds,
         cost_usd=asked.cost_usd,
+        reply_keys=asked.reply_keys,
     )

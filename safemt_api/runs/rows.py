@@ -49,6 +49,8 @@ def transcript_rows(finished: Finished, run: str) -> Iterator[dict[str, Any]]:
             "failure": transcript.failure,
             "repeat": dialogue.repeat,
             "system_fingerprint": fingerprint_of(turn.reply.raw),
+            "reply_key": turn.reply_key,
+            "moderator_reply_keys": turn.guidance and _keys(turn.guidance.reply_keys),
         }
 
 
@@ -135,4 +137,10 @@ def _verdict_row(finished: Finished, run: str, turn: int, verdict: Verdict, *, c
         "raw": verdict.raw,
         "cost_usd": verdict.cost_usd,
         "repeat": dialogue.repeat,
+        "reply_keys": _keys(verdict.reply_keys),
     }
+
+
+def _keys(keys: tuple[str, ...]) -> str | None:
+    """Keys of the turn store with blanks between, in the order in which they were asked for."""
+    return " ".join(keys) or None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -59,6 +60,14 @@ def test_members_of_a_panel_stand_beside_its_verdict_and_do_not_count() -> None:
         (2, "j", None, True),
         (2, "rules", "unsafe", False),
     ]
+
+
+def test_rows_name_the_replies_behind_them_in_the_store() -> None:
+    guided = replace(transcript().turns[0], reply_key="k1", guidance=Guidance("mod", True, reply_keys=("m1", "m2")))
+    told = Finished(replace(transcript(), turns=(guided,)), ((1, Verdict("j", "safe", "judge", reply_keys=("j1",))),), "p", "m")
+    (row,) = transcript_rows(told, "run")
+    assert (row["reply_key"], row["moderator_reply_keys"]) == ("k1", "m1 m2")
+    assert [row["reply_keys"] for row in verdict_rows(told, "run")] == ["j1"]
 
 
 def test_collected_rows_become_frames_and_counts(tmp_path: Path) -> None:
