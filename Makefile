@@ -9,7 +9,7 @@ DEMO_RUNS := demo-safe demo-average demo-brittle
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-all check format docs figures bench chaos test-vllm test-interop clean
+.PHONY: help setup demo test test-slow test-all check format docs site figures bench chaos test-vllm test-interop clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -48,12 +48,16 @@ format: $(READY) ## put the code into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(READY) ## write the help texts into README.md, and the typed keywords of evaluate, anew
+docs: $(READY) ## write the help texts into README.md and docs/, and the typed keywords of evaluate, anew
 	$(BIN)/python -m tests.runs.test_keywords
-	$(BIN)/python tests/test_docs.py
+	$(BIN)/python -m tests.test_docs
 
-figures: $(READY) ## run the demonstration anew for the figures in README.md
-	$(BIN)/python tests/test_readme_figures.py
+site: $(READY) ## build the documentation site into site/, warnings as errors
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	$(BIN)/zensical build --strict --clean
+
+figures: $(READY) ## run what README.md and docs/ show anew, and write what it prints
+	$(BIN)/python -m tests.documents
 
 bench: $(READY) ## measure speed, memory, pace and schedule against their goals
 	$(BIN)/python -m benchmarks

@@ -1,4 +1,4 @@
-"""README.md says what the command line says: its help blocks are generated (``make docs``) and checked here."""
+"""README.md and docs/ say what the command line says: their help blocks are generated (``make docs``) and checked here."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ from safemt_api.errors import (
 )
 from safemt_api.profiles import load_profiles
 from safemt_api.runs import execution
+from tests.documents import DOCUMENTS, ROOT
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+COMMANDS = ROOT / "docs" / "commands.md"
 BLOCK = re.compile(r"(<!-- help: (?P<words>[a-z ]*)-->\n```text\n)(?P<text>.*?)(\n```)", re.DOTALL)
 
 
@@ -37,41 +38,73 @@ def with_fresh_help(text: str) -> str:
     return BLOCK.sub(lambda match: match[1] + help_text(match["words"]) + match[4], text)
 
 
-def commands() -> Iterator[str]:
-    """Every ``safemt-api …`` that the README tells to type."""
-    for block in re.findall(r"```sh\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL):
-        for match in re.finditer(r"^(?:[A-Z_]+=\S+ )*safemt-api ([a-z][^#\n]*)", block, re.MULTILINE):
-            yield match[1].strip()
+def every_command() -> Iterator[str]:
+    """Each command and group of the program, as it is typed: "", "eval", "judge", "judge label", …"""
+    yield ""
+    yield from sorted(name.name for name in app.registered_commands if name.name and not name.hidden)
+    for group in app.registered_groups:
+        yield group.name or ""
+        if group.typer_instance is not None:
+            yield from (f"{group.name} {command.name}" for command in group.typer_instance.registered_commands if not command.hidden)
 
 
-def test_help_blocks_are_as_the_program_prints_them() -> None:
-    text = README.read_text(encoding="utf-8")
-    assert len(list(BLOCK.finditer(text))) >= 2
+def reference() -> str:
+    """The command reference: what each command's ``--help`` prints."""
+    blocks = (
+        f"## safemt-api {words}".rstrip() + f"\n\n<!-- help: {words}{' ' if words else ''}-->\n```text\n\n```\n"
+        for words in every_command()
+    )
+    return with_fresh_help("# Commands\n\nWhat `--help` prints, command by command.\n\n" + "\n".join(blocks))
+
+
+def typed_commands() -> Iterator[str]:
+    """Every ``safemt-api …`` that the documents tell to type."""
+    for document in DOCUMENTS:
+        for block in re.findall(r"```(?:sh|console)\n(.*?)```", document.read_text(encoding="utf-8"), re.DOTALL):
+            for match in re.finditer(r"^(?:\$ )?(?:[A-Z_]+=\S+ )*safemt-api ([a-z](?:[^#\n]|\\\n)*)", block, re.MULTILINE):
+                yield re.sub(r"\s*\\\n\s*", " ", match[1]).strip()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_help_blocks_are_as_the_program_prints_them(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
     assert with_fresh_help(text) == text, "run `make docs`"
 
 
-@pytest.mark.parametrize("command", sorted(set(commands())))
-def test_every_option_in_the_readme_exists(command: str) -> None:
-    known = {name.name for name in app.registered_commands} | {group.name for group in app.registered_groups}
+def test_the_reference_has_every_command() -> None:
+    assert COMMANDS.read_text(encoding="utf-8") == reference(), "run `make docs`"
+
+
+@pytest.mark.parametrize("command", sorted(set(typed_commands())))
+def test_every_option_in_the_documents_exists(command: str) -> None:
     words = command.split()
+    known = set(every_command())
     assert words[0] in known
-    path = words[0] if words[0] not in ("judge", "data", "providers") or len(words) < 2 or not words[1].isalpha() else " ".join(words[:2])
-    if words[0] == "judge" and words[1] not in ("label", "calibrate"):
-        path = "judge run"
-    text = help_text(path)
+    path = " ".join(words[:2]) if " ".join(words[:2]) in known else words[0]
+    text = help_text("judge run" if path == "judge" else path)
     for option in re.findall(r"(?<!\S)--[a-z-]+", command):
         assert option in text
 
 
-def test_the_element_in_the_readme_is_a_dialogue() -> None:
-    (element,) = re.findall(r"```json\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_link_of_a_document_leads_to_something(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s#]+)", document.read_text(encoding="utf-8")):
+        assert "://" in target or (document.parent / target).exists(), target
+
+
+def test_the_readme_is_read_in_five_minutes() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+
+
+def test_the_element_shown_is_a_dialogue() -> None:
+    (element,) = re.findall(r"```json\n(\{\"id\".*?)```", (ROOT / "docs" / "your-data.md").read_text(encoding="utf-8"), re.DOTALL)
     dialogue, problems = parse_dialogue(json.loads(element), length=2)
     assert problems == ()
     assert dialogue is not None
 
 
-def test_the_exit_codes_in_the_readme_are_those_of_the_program() -> None:
-    section = README.read_text(encoding="utf-8").partition("## Exit codes")[2].partition("\n## ")[0]
+def test_the_exit_codes_told_are_those_of_the_program() -> None:
+    section = (ROOT / "docs" / "runs.md").read_text(encoding="utf-8").partition("## Exit codes")[2].partition("\n## ")[0]
     told = {int(code) for code in re.findall(r"^\| (\d+) \|", section, re.MULTILINE)}
     own = {execution.EXIT_DONE, execution.EXIT_SETUP, execution.EXIT_BUDGET, execution.EXIT_FAILURES, execution.EXIT_INTERRUPTED, 1}
     assert told == own
@@ -79,10 +112,12 @@ def test_the_exit_codes_in_the_readme_are_those_of_the_program() -> None:
     assert BudgetExhaustedError.exit_code == 3
 
 
-def test_every_vendor_is_named_in_the_readme() -> None:
-    text = README.read_text(encoding="utf-8")
+def test_every_vendor_is_named() -> None:
+    text = (ROOT / "docs" / "first-score.md").read_text(encoding="utf-8")
     assert [name for name in load_profiles() if f"`{name}`" not in text and f"--provider {name} " not in text] == []
 
 
 if __name__ == "__main__":
-    README.write_text(with_fresh_help(README.read_text(encoding="utf-8")), encoding="utf-8")
+    COMMANDS.write_text(reference(), encoding="utf-8")
+    for page in DOCUMENTS:
+        page.write_text(with_fresh_help(page.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,0 +1,10 @@
+# docker build -t safemt-api . && docker run --rm safemt-api                      (the demonstration, offline)
+# docker run --rm -v "$PWD/results:/work/results" --env-file .env safemt-api eval --provider openai --max-usd 5
+FROM python:3.12-slim
+COPY . /src
+RUN pip install --no-cache-dir -c /src/constraints.txt '/src[charts,data]' && rm -rf /src \
+    && useradd --create-home --uid 1000 user && mkdir /work && chown user /work
+USER user
+WORKDIR /work
+ENTRYPOINT ["safemt-api"]
+CMD ["study", "demo"]
