@@ -39,11 +39,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import ClassVar
 
 MAX_PROBLEMS_SHOWN = 20
 MAX_CHARACTERS_QUOTED = 200
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """`` (did you mean 'x'?)`` to stand in a sentence after the name that nobody knows, or nothing where no known one is close."""
+    names = {name.casefold(): name for name in known}
+    found = get_close_matches(given.casefold(), names, n=1)
+    return f" (did you mean {names[found[0]]!r}?)" if found else ""
 
 
 class SafeMTError(Exception):

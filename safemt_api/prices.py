@@ -6,12 +6,13 @@ the rates of the models in use are taken out of it, so that costing a call is pl
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, date, datetime, time, timedelta
-from functools import cache
+from functools import cache, lru_cache
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from safemt_api.messages import Usage
 from safemt_api.profiles import ModelPrice, Profile
@@ -42,6 +43,10 @@ class Ladder:
         """The highest rate of any call with at most so many input tokens."""
         return max(usd for over, usd in self.steps if over < 0 or input_tokens > over)
 
+    def times(self, factor: float) -> Ladder:
+        """The same steps at a part of the price."""
+        return Ladder(tuple((over, usd * factor) for over, usd in self.steps))
+
 
 def flat(usd_per_mtok: float) -> Ladder:
     """A price that does not depend on the size of the input."""
@@ -58,6 +63,11 @@ class Rates:
     output: Ladder
     reasoning: Ladder
     per_call_usd: float = 0.0
+
+    def times(self, factor: float) -> Rates:
+        """The same rates at a part of the price."""
+        ladders: dict[str, Any] = {one.name: getattr(self, one.name).times(factor) for one in fields(self) if one.name != "per_call_usd"}
+        return replace(self, **ladders)
 
     def cost_usd(self, usage: Usage) -> float:
         """The cost of one call. A report that contradicts itself (more cached than sent) is read so that it costs more, not less."""
@@ -82,40 +92,24 @@ class Rates:
         return (input_tokens * per_input + output_tokens * per_output) / MTOK + self.per_call_usd
 
 
-@dataclass(frozen=True, slots=True)
-class Period:
-    """When rates hold: from a day on, or between two times of day (UTC), or always."""
-
-    rates: Rates
-    from_day: date | None = None
-    between_utc: tuple[time, time] | None = None
-
-    def holds(self, moment: datetime) -> bool:
-        """Whether the rates may hold at the moment (in UTC)."""
-        if self.from_day is not None:
-            return moment.date() >= self.from_day
-        if self.between_utc is None:
-            return True
-        start, end = self.between_utc
-        now = moment.time()
-        return start <= now < end if start <= end else now >= start or now < end
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Price:
-    """What one model costs. The last period that holds counts, and the first where none does, as in genai-prices.
+    """What one model costs in one tier.
 
+    ``rates_at`` gives the rates of a moment, ``changes_utc`` are the times of day at which they may change (as they may at midnight).
     ``source`` says where the price is from. ``free`` marks a server of one's own, for which nobody bills: its calls cost 0 and are allowed
     under a spending ceiling. An unknown price is never a ``Price`` of zero; it is ``None``.
     """
 
     source: str
-    periods: tuple[Period, ...]
+    rates_at: Callable[[datetime], Rates]
+    changes_utc: tuple[time, ...] = ()
+    constant: bool = True
     free: bool = False
 
     def cost_usd(self, usage: Usage, *, at: datetime | None = None) -> float:
         """The cost in USD of one call with this usage, at that moment (default: now)."""
-        return self._rates(_utc(at)).cost_usd(usage)
+        return self.rates_at(_utc(at)).cost_usd(usage)
 
     def most_usd(self, input_tokens: int, output_tokens: int, *, at: datetime | None = None) -> float:
         """The most in USD that one call can cost which starts at that moment (default: now).
@@ -123,67 +117,94 @@ class Price:
         No cache discount, the surcharge for writing to a cache where there is one, the highest tier that so much input can reach, and the
         dearest rate of the coming 24 hours. ``output_tokens`` must include reasoning.
         """
-        return max(rates.most_usd(max(input_tokens, 0), max(output_tokens, 0)) for rates in self._coming_rates(_utc(at)))
+        rates = map(self.rates_at, self._coming(_utc(at)))
+        return max(one.most_usd(max(input_tokens, 0), max(output_tokens, 0)) for one in rates)
 
-    def _rates(self, moment: datetime) -> Rates:
-        return next((period.rates for period in reversed(self.periods) if period.holds(moment)), self.periods[0].rates)
-
-    def _coming_rates(self, moment: datetime) -> Iterator[Rates]:
-        if len(self.periods) == 1:
-            yield self.periods[0].rates
+    def _coming(self, moment: datetime) -> Iterator[datetime]:
+        """The moments from now on, within the window, at which the rates may be others."""
+        yield moment
+        if self.constant:
             return
         end = moment + BOUND_WINDOW
-        for change in (moment, end, *self._changes(moment)):
-            if moment <= change <= end:
-                yield self._rates(change)
-
-    def _changes(self, moment: datetime) -> Iterator[datetime]:
-        days = (moment.date(), moment.date() + timedelta(days=1))
-        for day in days:
-            yield datetime.combine(day, time(), UTC)
-            for period in self.periods:
-                for edge in period.between_utc or ():
-                    yield datetime.combine(day, edge, UTC)
+        for day in (moment.date(), end.date()):
+            changes = (datetime.combine(day, change, UTC) for change in (time(), *self.changes_utc))
+            yield from (change for change in changes if moment <= change <= end)
 
 
 def _utc(moment: datetime | None) -> datetime:
     return datetime.now(tz=UTC) if moment is None else moment.astimezone(UTC)
 
 
-FREE = Price("a server of one's own", (Period(Rates(flat(0.0), flat(0.0), flat(0.0), flat(0.0), flat(0.0))),), free=True)
+def constant_price(source: str, rates: Rates, *, free: bool = False) -> Price:
+    """A price that holds at all times."""
+    return Price(source, lambda _moment: rates, free=free)
 
 
-def find_price(profile: Profile, model: str) -> Price | None:
+FREE = constant_price("a server of one's own", Rates(flat(0.0), flat(0.0), flat(0.0), flat(0.0), flat(0.0)), free=True)
+
+
+def find_price(profile: Profile, model: str, tier: str = "standard") -> Price | None:
     """The price of a model: the profile's own, else nothing for a local server, else that of genai-prices, else ``None`` (unknown).
 
     Unknown never means free: whoever needs a price (a spending ceiling) must refuse such a model.
+
+    Args:
+        tier: As asked for, or as a reply says that it was served. Where nobody tells what the tier costs, the standard price stands in;
+            for the cheaper ones that is too much, never too little.
     """
-    own = profile.facts(model).price
+    own, factor = profile.facts(model).price, profile.price_factor(tier)
     if own is not None:
-        return _own_price(profile.name, own)
-    if profile.local:
+        standard: Price | None = _own_price(profile.name, own)
+    elif profile.local:
         return FREE
-    return listed_price(profile.prices, model) if profile.prices else None
+    else:
+        listed = listed_price(profile.prices, model, tier) if profile.prices else None
+        if tier == "standard" or listed is not None:
+            return listed
+        standard = listed_price(profile.prices, model) if profile.prices else None
+    if standard is None or factor == 1.0:
+        return standard
+    rates_at = standard.rates_at
+    return replace(
+        standard, source=f"{standard.source}, {tier} at {factor:g} of it", rates_at=lambda moment: rates_at(moment).times(factor)
+    )
 
 
 def _own_price(profile: str, price: ModelPrice) -> Price:
     plain, output = flat(price.input_usd_per_mtok), flat(price.output_usd_per_mtok)
     cached = plain if price.cached_input_usd_per_mtok is None else flat(price.cached_input_usd_per_mtok)
     written = plain if price.cache_write_usd_per_mtok is None else flat(price.cache_write_usd_per_mtok)
-    return Price(f"profile {profile} ({price.source}, {price.checked})", (Period(Rates(plain, cached, written, output, output)),))
+    return constant_price(f"profile {profile} ({price.source}, {price.checked})", Rates(plain, cached, written, output, output))
 
 
 @cache
-def listed_price(provider: str, model: str) -> Price | None:
-    """The price of a model in genai-prices, by the vendor's id there; ``None`` if it lists none for input and output text."""
+def listed_price(provider: str, model: str, tier: str = "standard") -> Price | None:
+    """The price of a model in genai-prices, by the vendor's id there; ``None`` if it lists none for input and output text in the tier."""
     from genai_prices import data_snapshot  # noqa: PLC0415 (loading the list takes about 0.2 s, which --help must not pay)
 
     try:
         _, found = data_snapshot.get_snapshot().find_provider_model(model, None, provider, None)
     except LookupError:
         return None
-    periods = tuple(_listed_periods(found))
-    return Price(f"{prices_version()}: {provider}/{found.id}", periods) if periods else None
+    context = {} if tier == "standard" else {"processing": "batch"} if tier == "batch" else {"service_tier": tier}
+    variants = [variant for variant in found.price_variants or () if variant.when == context]
+    now = _listed_rates(found.get_prices(_utc(None), context))
+    if now is None or (context and not variants):
+        return None
+    entries: list[Any] = [*(found.prices if isinstance(found.prices, list) else ()), *variants]
+    constraints = [entry.constraint for entry in entries if entry.constraint is not None]
+    changes = tuple(sorted({_utc_time(edge) for constraint in constraints for edge in _edges(constraint)}))
+
+    @lru_cache(maxsize=64)
+    def rates_of(day: date, part: int, otherwise: Rates = now) -> Rates:
+        moment = datetime.combine(day, (time(), *changes)[part], UTC)
+        return _listed_rates(found.get_prices(moment, context)) or otherwise
+
+    def rates_at(moment: datetime) -> Rates:
+        return rates_of(moment.date(), bisect_right(changes, moment.time()))
+
+    name = f"{prices_version()}: {provider}/{found.id}"
+    return Price(name + (f", {tier}" if context else ""), rates_at, changes, constant=not constraints)
 
 
 def prices_version() -> str:
@@ -191,21 +212,8 @@ def prices_version() -> str:
     return f"genai-prices {version('genai-prices')}"
 
 
-def _listed_periods(model: genai_types.ModelInfo) -> Iterator[Period]:
-    if not isinstance(model.prices, list):
-        rates = _listed_rates(model.prices)
-        if rates is not None:
-            yield Period(rates)
-        return
-    for entry in model.prices:
-        rates = _listed_rates(entry.prices)
-        if rates is not None:
-            yield Period(rates, getattr(entry.constraint, "start_date", None), _hours(entry.constraint))
-
-
-def _hours(constraint: object) -> tuple[time, time] | None:
-    start, end = getattr(constraint, "start_time", None), getattr(constraint, "end_time", None)
-    return (_utc_time(start), _utc_time(end)) if isinstance(start, time) and isinstance(end, time) else None
+def _edges(constraint: object) -> Iterator[time]:
+    return (edge for name in ("start_time", "end_time") if isinstance(edge := getattr(constraint, name, None), time))
 
 
 def _utc_time(value: time) -> time:

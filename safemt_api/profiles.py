@@ -16,14 +16,12 @@ from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from safemt_api.addresses import check_address
-from safemt_api.errors import MissingKeyError, ProfileError, UsageError
-from safemt_api.messages import Effort
-from safemt_api.profile_folders import own_folders, profile_files, shipped_folder
-from safemt_api.suggestions import did_you_mean
+from safemt_api.errors import MissingKeyError, ProfileError, UsageError, did_you_mean
+from safemt_api.messages import Effort, ServiceTier
 
 WireFormat = Literal["openai_chat", "anthropic_messages", "google_genai"]
 ImageTokenRule = Literal["openai_patches", "openai_tiles", "anthropic_area", "google_fixed", "qwen_patches", "fixed"]
@@ -33,6 +31,8 @@ WIRE_FORMATS: tuple[WireFormat, ...] = get_args(WireFormat)
 
 PositiveInt = Annotated[int, Field(gt=0)]
 Usd = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+OWN_FOLDER = "providers"
 
 SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "x-api-key", "api-key", "x-goog-api-key", "cookie"})
 """Headers that carry a key: they come from the environment, never from a file."""
@@ -47,11 +47,33 @@ class _Facts(BaseModel):
     checked: date = Field(description="the day the page was read")
 
 
+def check_address(url: str, option: str = "--base-url") -> None:
+    """Refuse what is no address of a server; the sentence never repeats what may be a password.
+
+    Raises:
+        UsageError: It is none.
+    """
+    if "@" in url.partition("://")[2].partition("/")[0]:
+        raise UsageError(f"{option}: an address must not hold a user name or password; keys come from the environment or .env")
+    if not url.startswith(("http://", "https://")):
+        raise UsageError(f"{option} {url!r} is not an http:// or https:// address")
+    try:
+        parts = urlsplit(url)
+        valid = bool(parts.hostname) and parts.port != 0 and not any(sign.isspace() or not sign.isprintable() for sign in url)
+    except ValueError as error:
+        raise UsageError(f"{option} {url!r} is no address ({error})") from None
+    if not valid or parts.query or parts.fragment:
+        raise UsageError(f"{option} {url!r} is no address of a server, such as http://127.0.0.1:8000/v1")
+
+
 def _without_secrets(headers: dict[str, str]) -> dict[str, str]:
     secret = next((name for name in headers if name.strip().lower() in SECRET_HEADERS), None)
     if secret is not None:
         raise ValueError(f"must not set {secret!r}: keys come from the environment (key_variables), never from a file")
     return headers
+
+
+Headers = Annotated[dict[str, str], AfterValidator(_without_secrets)]
 
 
 class ImageRules(_Facts):
@@ -86,6 +108,25 @@ class Limits(_Facts):
     requests_window_seconds: PositiveInt = Field(60, description="period over which the headers count requests; 86400 for a day")
 
 
+class TierFacts(_Facts):
+    """A cheaper way to be served, or the news that there is none."""
+
+    offered: bool = Field(True, description="false: the vendor has none, or none that safemt-api can use")
+    models: tuple[str, ...] = Field(("*",), description="shell-style patterns of the models that it is for")
+    price_factor: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="its part of the standard price, for models whose price in it nobody lists"
+    )
+
+
+class BatchFacts(TierFacts):
+    """Requests handed in as a file and answered within a day."""
+
+    max_requests: PositiveInt = Field(1, description="requests in one batch")
+    max_bytes: PositiveInt = Field(1, description="size of one batch")
+    queued_tokens: PositiveInt | None = Field(None, description="input tokens that may be queued for a model; most vendors tell no number")
+    result_days: PositiveInt = Field(1, description="how long results are kept")
+
+
 class ModelPrice(_Facts):
     """Prices in USD per million tokens, overriding genai-prices. A missing cache price means the input price."""
 
@@ -114,14 +155,9 @@ class ModelFacts(_Facts):
     )
     reasons: bool = Field(False, description="thinks before it answers; thinking is billed as output")
     extra_body: dict[str, Any] = Field(default_factory=dict, description="fields added to the request as they stand")
-    extra_headers: dict[str, str] = Field(default_factory=dict, description="headers added to the request; never a key")
+    extra_headers: Headers = Field(default_factory=dict, description="headers added to the request; never a key")
     images: ImageRules | None = Field(None, description="replaces the profile's rules for these models")
     price: ModelPrice | None = None
-
-    @field_validator("extra_headers")
-    @classmethod
-    def _headers_hold_no_key(cls, value: dict[str, str]) -> dict[str, str]:
-        return _without_secrets(value)
 
 
 class Decline(_Facts):
@@ -166,11 +202,13 @@ class Profile(_Facts):
     prices: str | None = Field(None, description="the vendor's id in genai-prices")
     reports_cost: bool = Field(False, description="openai_chat only: usage.cost in a reply is what it was charged, in USD")
     local: bool = Field(False, description="runs on the user's own machine: no account, no price")
-    extra_headers: dict[str, str] = Field(default_factory=dict)
+    extra_headers: Headers = Field(default_factory=dict)
     extra_query: dict[str, str] = Field(default_factory=dict)
     notes: str = ""
     images: ImageRules
     limits: Limits
+    flex: TierFacts | None = None
+    batch: BatchFacts | None = None
     models: tuple[ModelFacts, ...] = ()
     declines: tuple[Decline, ...] = Field((), description="signs that the wire format does not know already")
 
@@ -180,11 +218,6 @@ class Profile(_Facts):
         if value is not None and value != "rules" and ":" not in value:
             raise ValueError("must be 'rules' or PROVIDER:MODEL")
         return value
-
-    @field_validator("extra_headers")
-    @classmethod
-    def _headers_hold_no_key(cls, value: dict[str, str]) -> dict[str, str]:
-        return _without_secrets(value)
 
     @field_validator("base_url")
     @classmethod
@@ -200,6 +233,23 @@ class Profile(_Facts):
     def image_rules(self, model: str) -> ImageRules:
         """What pictures the model takes and how they count: its own rules where it has some, else the vendor's."""
         return self.facts(model).images or self.images
+
+    def check_tier(self, tier: ServiceTier, model: str) -> None:
+        """Refuse a tier that the model cannot be asked in.
+
+        Raises:
+            UsageError: The vendor does not offer it, or not for this model; the sentence says where that was read.
+        """
+        facts = {"standard": None, "flex": self.flex, "batch": self.batch}[tier]
+        if tier == "standard" or (facts and facts.offered and any(fnmatchcase(model, pattern) for pattern in facts.models)):
+            return
+        known = f" ({facts.source}, checked {facts.checked})" if facts else ""
+        raise UsageError(f"{self.title} offers no --tier {tier} for {model} that could be used here{known}; leave it out")
+
+    def price_factor(self, tier: str) -> float:
+        """The tier's part of the standard price as the profile tells it; 1 where it does not."""
+        facts = {"flex": self.flex, "batch": self.batch}.get(tier)
+        return (facts.price_factor if facts and facts.offered else None) or 1.0
 
     def takes_structured_output(self, model: str) -> bool:
         """Whether a JSON schema may be sent with a call to the model."""
@@ -244,6 +294,8 @@ _GROUPS: Mapping[str, type[_Facts]] = {
     "models": ModelFacts,
     "price": ModelPrice,
     "declines": Decline,
+    "flex": TierFacts,
+    "batch": BatchFacts,
 }
 
 
@@ -277,6 +329,36 @@ def _known_fields(location: tuple[int | str, ...]) -> list[str]:
     for part in location[:-1]:
         group = _GROUPS.get(str(part), group)
     return sorted(group.model_fields)
+
+
+def shipped_folder() -> Path:
+    """The folder of the shipped TOML files: inside an installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    installed = package / "_providers"
+    return installed if installed.is_dir() else package.parent / "providers"
+
+
+def own_folders(folder: Path | None = None, *, working_directory: Path | None = None) -> tuple[Path, ...]:
+    """The user's folders that exist, the one that wins last: ``./providers``, then ``--providers``."""
+    beside = (working_directory or Path.cwd()) / OWN_FOLDER
+    shipped = shipped_folder().resolve()
+    return tuple(one for one in (beside, folder) if one is not None and one.is_dir() and one.resolve() != shipped)
+
+
+def profile_files(folder: Path) -> list[Path]:
+    """The vendor files of a folder, by name."""
+    return sorted(folder.glob("*.toml"))
+
+
+def replacements(folder: Path | None = None, *, working_directory: Path | None = None) -> tuple[str, ...]:
+    """A sentence for each shipped vendor that a file of the user's replaces: it could send a key to another address."""
+    shipped = {file.stem for file in profile_files(shipped_folder())}
+    own = (file for one in own_folders(folder, working_directory=working_directory) for file in profile_files(one))
+    return tuple(
+        f"{file} replaces the shipped profile {file.stem!r}: its key goes to the address in that file"
+        for file in own
+        if file.stem in shipped
+    )
 
 
 def load_profiles(folder: Path | None = None, *, working_directory: Path | None = None) -> dict[str, Profile]:

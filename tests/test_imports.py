@@ -15,8 +15,8 @@ import safemt_api
 ROOT = Path(safemt_api.__file__).parent
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "foreign_text", "messages", "markers", "profile_folders", "frames", "suggestions"),
-    ("addresses", "files"),
+    ("errors", "foreign_text", "messages", "markers", "frames"),
+    ("files",),
     ("profiles", "shown"),
     ("tokens", "prices", "routes"),
     ("dataset", "adapters", "store", "judges"),

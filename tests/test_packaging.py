@@ -18,8 +18,7 @@ from safemt_api.dataset.entries import load_dataset
 from safemt_api.dataset.shipped import demonstration_folder
 from safemt_api.judges.rubric_sets import SHIPPED_SETS, load_rubrics
 from safemt_api.moderators.library import load_policies
-from safemt_api.profile_folders import shipped_folder
-from safemt_api.profiles import load_profiles
+from safemt_api.profiles import load_profiles, shipped_folder
 from safemt_api.report.page import render_page
 from safemt_api.studies import shipped as studies
 

@@ -15,7 +15,7 @@ import polars as pl
 import pytest
 
 from safemt_api.evaluation import evaluate
-from safemt_api.profile_folders import shipped_folder
+from safemt_api.profiles import shipped_folder
 
 TYPES = 'media_types = ["image/png", "image/jpeg", "image/webp", "image/gif"]'
 

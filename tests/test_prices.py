@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from safemt_api.messages import Usage
-from safemt_api.prices import FREE, Ladder, Period, Price, Rates, find_price, flat, listed_price, prices_version
-from safemt_api.profiles import ImageRules, Limits, ModelFacts, ModelPrice, Profile, load_profiles
+from safemt_api.prices import FREE, Ladder, Price, Rates, find_price, flat, listed_price, prices_version
+from safemt_api.profiles import ImageRules, Limits, ModelFacts, ModelPrice, Profile, TierFacts, load_profiles
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FACTS: dict[str, Any] = {"source": "https://a", "checked": date(2026, 11, 21)}
@@ -62,14 +62,17 @@ def rates(input_usd: float, output_usd: float = 0.0) -> Rates:
     return Rates(flat(input_usd), flat(input_usd), flat(input_usd), flat(output_usd), flat(output_usd))
 
 
-def their_cost(provider: str, model: str, usage: Usage, at: datetime) -> float:
+CONTEXTS = {"standard": {}, "flex": {"service_tier": "flex"}, "batch": {"processing": "batch"}}
+
+
+def their_cost(provider: str, model: str, usage: Usage, at: datetime, tier: str = "standard") -> float:
     theirs = genai_prices.Usage(
         input_tokens=usage.input_tokens,
         cache_read_tokens=usage.cached_input_tokens,
         cache_write_tokens=usage.cache_write_tokens,
         output_tokens=usage.output_tokens,
     )
-    price = genai_prices.calc_price(theirs, model, provider_id=provider, genai_request_timestamp=at)
+    price = genai_prices.calc_price(theirs, model, provider_id=provider, genai_request_timestamp=at, price_context=CONTEXTS[tier])
     return float(price.total_price)
 
 
@@ -87,6 +90,46 @@ moments = st.datetimes(datetime(2026, 1, 1), datetime(2027, 6, 1), timezones=st.
 @given(st.sampled_from(LISTED), usages, moments)
 def test_cost_equals_that_of_genai_prices(listed: tuple[str, str], usage: Usage, at: datetime) -> None:
     assert priced(*listed).cost_usd(usage, at=at) == pytest.approx(their_cost(*listed, usage, at), rel=1e-9, abs=1e-15)
+
+
+TIERED = [
+    ("openai", "gpt-6-luna", "flex"),
+    ("openai", "gpt-6-luna", "batch"),
+    ("openai", "gpt-4o-mini", "batch"),
+    ("anthropic", "claude-haiku-5-5", "batch"),
+    ("google", "gemini-3.8-flash", "batch"),
+]
+
+
+@given(st.sampled_from(TIERED), usages, moments)
+def test_cost_in_a_tier_equals_that_of_genai_prices(listed: tuple[str, str, str], usage: Usage, at: datetime) -> None:
+    price = listed_price(*listed)
+    assert price is not None
+    provider, model, tier = listed
+    assert price.cost_usd(usage, at=at) == pytest.approx(their_cost(provider, model, usage, at, tier), rel=1e-9, abs=1e-15)
+    assert price.most_usd(usage.input_tokens, usage.output_tokens, at=at) >= price.cost_usd(usage, at=at) - 1e-12
+
+
+def test_a_tier_that_nobody_prices_costs_what_the_profile_says_else_the_standard_price() -> None:
+    usage, facts = Usage(1_000_000), {"price_factor": 0.5, **FACTS}
+    assert listed_price("google", "gemini-3.8-flash", "flex") is None
+    plain, cheaper = profile(prices="google"), profile(prices="google").model_copy(update={"flex": TierFacts(**facts)})
+    standard, unknown, half = (
+        price.cost_usd(usage, at=NOW)
+        for price in (
+            find_price(plain, "gemini-3.8-flash"),
+            find_price(plain, "gemini-3.8-flash", "flex"),
+            find_price(cheaper, "gemini-3.8-flash", "flex"),
+        )
+        if price is not None
+    )
+    assert (unknown, half) == (standard, standard / 2)
+
+
+def test_a_dearer_tier_than_was_asked_for_is_booked_at_its_own_price() -> None:
+    found = find_price(load_profiles()["openai"], "gpt-6-luna", "priority")
+    assert found is not None
+    assert found.cost_usd(Usage(1_000_000 // 4), at=NOW) == pytest.approx(0.25 * 0.2)
 
 
 def test_tier_holds_for_all_tokens_once_it_is_crossed() -> None:
@@ -153,19 +196,11 @@ def test_bound_includes_the_surcharge_for_cache_writes_and_no_discount() -> None
     assert priced("openai", "gpt-6-luna").most_usd(1_000_000 // 4, 0) == pytest.approx(0.25 * 0.125)
 
 
-def test_night_window_reaches_over_midnight() -> None:
-    price = Price("test", (Period(rates(1)), Period(rates(9), between_utc=(time(22), time(6)))))
-    assert [price.cost_usd(Usage(1_000_000), at=NOW.replace(hour=hour)) for hour in (5, 6, 21, 22, 23)] == [9, 1, 1, 9, 9]
-
-
-def test_moment_in_another_zone_is_read_as_utc() -> None:
-    price = Price("test", (Period(rates(1)), Period(rates(9), from_day=date(2026, 12, 1))))
-    assert price.cost_usd(Usage(1_000_000), at=datetime.fromisoformat("2026-12-01T01:00:00+02:00")) == 1
-
-
-def test_first_period_stands_in_where_none_holds() -> None:
-    price = Price("test", (Period(rates(7), from_day=date(2030, 1, 1)), Period(rates(9), from_day=date(2031, 1, 1))))
-    assert price.cost_usd(Usage(1_000_000), at=NOW) == 7
+def test_bound_looks_at_each_change_of_the_coming_day() -> None:
+    price = Price("test", lambda moment: rates(9 if moment.hour == 22 else 1), changes_utc=(time(22), time(23)), constant=False)
+    assert price.most_usd(1_000_000, 0, at=NOW) == 9
+    assert price.most_usd(1_000_000, 0, at=NOW.replace(hour=23)) == 9
+    assert price.cost_usd(Usage(1_000_000), at=datetime.fromisoformat("2026-12-01T00:30:00+02:00")) == 9
 
 
 def test_bound_of_a_ladder_that_steps_down_stays_above() -> None:

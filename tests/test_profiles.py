@@ -17,15 +17,17 @@ import pytest
 from safemt_api import profiles as profiles_module
 from safemt_api.errors import MissingKeyError, ProfileError, UsageError
 from safemt_api.prices import find_price
-from safemt_api.profile_folders import shipped_folder
 from safemt_api.profiles import (
     ImageRules,
     Profile,
+    check_address,
     find_profile,
     load_profiles,
     profile_schema,
     read_profile,
+    shipped_folder,
 )
+from safemt_api.runs.settings import EvalSettings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 EXPECTED = {
@@ -363,3 +365,31 @@ def test_no_vendor_is_named_in_code() -> None:
     comparison = re.compile(rf"""name\s*(==|in)[^\n]*["']({names})["']|["']({names})["']\s*(==|not in|in)\b""")
     package = Path(profiles_module.__file__).parent
     assert [file.name for file in package.rglob("*.py") if comparison.search(file.read_text(encoding="utf-8"))] == []
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:8000/v1", "https://api.example.com", "http://[::1]:8000/v1", "http://gpu1/v1/", "https://x.example:443/a/b"]
+)
+def test_addresses_of_servers_are_taken(url: str) -> None:
+    check_address(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://[::1/v1", "http://x:99999999/v1", "http://x:0/v1", "http://x:port/v1", "http://", "http:///v1", "ftp://x/v1", "nonsense",
+        "",
+        "http://a b/v1", "http://x/v1\n", "http://x/\x00", "http://x/v1?key=1", "http://x/v1#a", "http://me:secret@x/v1",
+    ],
+)  # fmt: skip
+def test_what_is_none_is_one_sentence(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for given in ({"base_urls": (url,)}, {"judge_base_url": url}, {"moderator_base_url": url}):
+        with pytest.raises(UsageError, match="address") as caught:
+            EvalSettings(**given)
+        assert "\n" not in str(caught.value)
+        assert "secret" not in str(caught.value)
+    if url:
+        monkeypatch.setenv("VLLM_BASE_URL", url.strip() if "\x00" not in url else "http://[")
+        if url.strip() != "http://x/v1":
+            with pytest.raises(UsageError, match="the address of vllm"):
+                load_profiles()["vllm"].addresses()

@@ -11,8 +11,8 @@ from typer.core import TyperGroup
 
 from safemt_api.cli import options
 from safemt_api.cli.command import GroupedCommand
+from safemt_api.errors import did_you_mean
 from safemt_api.runs.settings import MOST
-from safemt_api.suggestions import did_you_mean
 
 DEFAULT_COMMAND = "run"
 

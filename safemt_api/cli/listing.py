@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 from safemt_api.foreign_text import printable
-from safemt_api.profile_folders import own_folders, profile_files, replacements, shipped_folder
+from safemt_api.profiles import find_profile, load_profiles, replacements
 
 COLUMNS = ("name", "title", "wire format", "key", "default model", "default judge")
 
@@ -41,19 +40,9 @@ def columns(rows: Iterable[tuple[str, ...]]) -> list[str]:
 
 
 def _facts(folder: Path | None) -> Mapping[str, Mapping[str, Any]]:
-    if folder is None and not own_folders():
-        # The shipped files are checked by our own tests; reading them without the checker is what makes the list quick.
-        return dict(sorted((file.stem, _top_level(file)) for file in profile_files(shipped_folder())))
-    from safemt_api.profiles import load_profiles  # noqa: PLC0415 (pydantic takes most of the time that a list may take)
-
     for sentence in replacements(folder):
         sys.stderr.write(printable(sentence) + "\n")
     return {name: profile.model_dump() for name, profile in load_profiles(folder).items()}
-
-
-def _top_level(file: Path) -> Mapping[str, Any]:
-    """The facts before the first table, which is where TOML wants them; the rest takes longer to read than all else that a list does."""
-    return tomllib.loads(file.read_text(encoding="utf-8").partition("\n[")[0])
 
 
 def _row(name: str, facts: Mapping[str, Any]) -> tuple[str, ...]:
@@ -92,8 +81,6 @@ def profile_record(name: str, folder: Path | None) -> dict[str, Any]:
         ProfileError: A file of the user's is wrong.
         UsageError: There is no such vendor or folder.
     """
-    from safemt_api.profiles import find_profile, load_profiles  # noqa: PLC0415 (beside its use: the list does without)
-
     for sentence in replacements(folder):
         sys.stderr.write(printable(sentence) + "\n")
     profile = find_profile(load_profiles(folder), name)

@@ -10,9 +10,8 @@ from hashlib import sha256
 
 from safemt_api.dataset.elements import KINDS, shown
 from safemt_api.dataset.entries import Dataset, Entry
-from safemt_api.errors import UsageError
+from safemt_api.errors import UsageError, did_you_mean
 from safemt_api.messages import Kind
-from safemt_api.suggestions import did_you_mean
 
 ALL_KINDS: frozenset[Kind] = frozenset(KINDS)
 

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safemt_api.errors import StoreError, UsageError
+from safemt_api.errors import StoreError, UsageError, did_you_mean
 from safemt_api.runs.manifest import MANIFEST_FILE, read_manifest
 from safemt_api.runs.names import is_run_name
 from safemt_api.store.turns import STORE_FILE
-from safemt_api.suggestions import did_you_mean
 
 
 class Location(NamedTuple):

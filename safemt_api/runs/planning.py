@@ -26,8 +26,7 @@ from safemt_api.judges.rules import RULES_NAME
 from safemt_api.messages import Dialogue, Kind, Parameters, Purpose
 from safemt_api.moderators.opening import NO_MODERATOR
 from safemt_api.prices import find_price
-from safemt_api.profile_folders import replacements
-from safemt_api.profiles import Profile
+from safemt_api.profiles import Profile, replacements
 from safemt_api.routes import Destination, Router
 from safemt_api.runs.effects import kind_of
 from safemt_api.runs.manifest import check_same_run, read_manifest

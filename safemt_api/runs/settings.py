@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
-from safemt_api.addresses import check_address
-from safemt_api.errors import UsageError
+from safemt_api.errors import UsageError, did_you_mean
 from safemt_api.messages import Effort, Kind, Protocol, SafetyThreshold, Sees
+from safemt_api.profiles import check_address
 from safemt_api.runs.names import check_run_name
 from safemt_api.runs.options import EVERY, GOING_ON, JUDGING, Group, Option, OptionField, numbers, option_fields
 from safemt_api.shown import Show, check_show
-from safemt_api.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     from safemt_api.runs.values import Values

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from safemt_api.errors import UsageError
+from safemt_api.errors import UsageError, did_you_mean
 from safemt_api.simulator.personas import draw
-from safemt_api.suggestions import did_you_mean
 
 TRANSIENT_FAULTS: tuple[str, ...] = (
     "rate_limit",

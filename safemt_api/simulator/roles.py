@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from safemt_api.errors import UsageError
+from safemt_api.errors import UsageError, did_you_mean
 from safemt_api.markers import CODE_OF_QUESTION, COLOUR_QUESTION, SIMULATED_SAFE, SIMULATED_UNSAFE
 from safemt_api.simulator.personas import (
     KNOWN_LABELS,
@@ -31,7 +31,6 @@ from safemt_api.simulator.personas import (
 from safemt_api.simulator.pictures import colour_in_the_middle
 from safemt_api.simulator.reading import Question
 from safemt_api.simulator.settings import SimulatorSettings
-from safemt_api.suggestions import did_you_mean
 
 Role = Literal["target", "judge", "moderator", "guard"]
 

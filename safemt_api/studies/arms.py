@@ -13,11 +13,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from safemt_api.errors import UsageError
+from safemt_api.errors import UsageError, did_you_mean
 from safemt_api.runs.names import check_run_name, slug
 from safemt_api.runs.options import OptionField
 from safemt_api.runs.settings import EvalSettings, options, settings_from
-from safemt_api.suggestions import did_you_mean
 
 TARGET = "target"
 """``PROVIDER:MODEL`` in one word; everywhere else in a study the keys are the options of ``eval``."""

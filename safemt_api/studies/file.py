@@ -25,10 +25,9 @@ from typing import Any
 
 import tomli_w
 
-from safemt_api.errors import UsageError
+from safemt_api.errors import UsageError, did_you_mean
 from safemt_api.runs.names import slug
 from safemt_api.studies.arms import OF_THE_STUDY, SAME_IN_ALL_ARMS, Arm, Axis, Study, options_from, product_arms
-from safemt_api.suggestions import did_you_mean
 
 MAX_FILE_BYTES = 1_000_000
 TOP_KEYS = ("name", "max_usd", "settings", "vary", "arm")

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from safemt_api.errors import UsageError
-from safemt_api.suggestions import did_you_mean
+from safemt_api.errors import UsageError, did_you_mean
 
 OWN_FOLDER = "studies"
 ENDING = ".toml"

@@ -7,8 +7,7 @@ from pathlib import Path
 from safemt_api.adapters.base import QuotaHint, Timeouts
 from safemt_api.adapters.http_client import open_http_client
 from safemt_api.limits.limiter import Limiter
-from safemt_api.profile_folders import shipped_folder
-from safemt_api.profiles import load_profiles
+from safemt_api.profiles import load_profiles, shipped_folder
 from safemt_api.routes import Router
 from safemt_api.runs.opening import account_opener
 from safemt_api.runs.settings import EvalSettings

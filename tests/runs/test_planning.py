@@ -11,8 +11,7 @@ import pytest
 
 from safemt_api.errors import MissingKeyError, SettingsChangedError, UsageError
 from safemt_api.files import write_json
-from safemt_api.profile_folders import shipped_folder
-from safemt_api.profiles import load_profiles
+from safemt_api.profiles import load_profiles, shipped_folder
 from safemt_api.routes import Router
 from safemt_api.runs.manifest import MANIFEST_FILE, SCHEMA
 from safemt_api.runs.names import slug

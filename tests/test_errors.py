@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from safemt_api.suggestions import did_you_mean
+from safemt_api.errors import did_you_mean
 
 
 def test_the_closest_known_name_is_suggested_whatever_its_case() -> None:
