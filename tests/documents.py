@@ -108,7 +108,8 @@ def with_fresh_output(text: str) -> str:
         fresh = [(step, run(step, Path(name).resolve())) for step in steps(text, Path(name))]
     for step, printed in reversed(fresh):
         if not as_printed(step.printed, printed):
-            text = text[: step.start] + printed + text[step.end :]
+            shown = printed if text[: step.start].endswith("\n") else f"\n\n```text\n{printed}```"
+            text = text[: step.start] + shown + text[step.end :]
     return text
 
 
