@@ -67,7 +67,7 @@ class Fleet(Generic[T]):
         """
         now = anyio.current_time()
         ready = [endpoint for endpoint in self._endpoints if endpoint.aside_until <= now]
-        chosen = min(ready, key=_in_flight) if ready else min(self._endpoints, key=_aside_until)
+        chosen = min(ready, key=lambda one: one.in_flight) if ready else min(self._endpoints, key=lambda one: one.aside_until)
         chosen.in_flight += 1
         try:
             yield chosen
@@ -85,11 +85,3 @@ class Fleet(Generic[T]):
         """Each address's state now."""
         now = anyio.current_time()
         return tuple(EndpointStatistics(one.url, one.in_flight, one.failures, one.aside_until > now) for one in self._endpoints)
-
-
-def _in_flight(endpoint: Endpoint[T]) -> int:
-    return endpoint.in_flight
-
-
-def _aside_until(endpoint: Endpoint[T]) -> float:
-    return endpoint.aside_until

@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 import anyio
 
 from safemt_api.limits.adaptive import AdaptiveConcurrency, AdaptiveRate, Move
-from safemt_api.limits.pace import Quota, Taken
+from safemt_api.limits.quota import Quota, Taken
 from safemt_api.limits.refusals import Sent
 
 MAX_HISTORY = 500
@@ -91,7 +91,8 @@ class Slot:
 
     def overloaded(self) -> None:
         """The vendor said that it is overloaded (503, 529): fewer at once, same pace."""
-        self._limiter._overloaded()
+        if self._limiter._concurrency.overloaded(anyio.current_time()):
+            self._limiter._note("overloaded")
 
     def disbelieve(self, kind: str, what: str) -> None:
         """The vendor said something that makes no sense: not acted on, and said once for each ``kind``."""
@@ -155,19 +156,18 @@ class Limiter:
         """What the limiter is doing now."""
         tokens = self._quotas.get("tokens")
         return LimiterStatistics(
-            self._in_flight,
-            self._waiting,
-            int(self._concurrency.limit),
-            self._requests_per_minute(),
-            None if tokens is None else tokens.limit,
-            self._rate_limited_count,
-            0.0 if self._in_flight or self._head_since is None else anyio.current_time() - self._head_since,
+            in_flight=self._in_flight,
+            waiting=self._waiting,
+            concurrency=int(self._concurrency.limit),
+            requests_per_minute=self._requests_per_minute(),
+            tokens_per_minute=None if tokens is None else tokens.limit,
+            rate_limited=self._rate_limited_count,
+            held_seconds=0.0 if self._in_flight or self._head_since is None else anyio.current_time() - self._head_since,
         )
 
     def _requests_per_minute(self) -> float | None:
-        rates = [quota.limit / quota.window_seconds for name, quota in self._quotas.items() if name == "requests"]
-        if self._rate.per_second is not None:
-            rates.append(self._rate.per_second)
+        quota = self._quotas.get("requests")
+        rates = [rate for rate in (None if quota is None else quota.per_second, self._rate.per_second) if rate is not None]
         return min(rates) * 60.0 if rates else None
 
     async def _admit(self, tokens: int) -> Slot:
@@ -199,10 +199,10 @@ class Limiter:
             self._started = now
         self._in_flight += 1
         self._concurrency.admitted(self._in_flight)
-        if "requests" not in self._quotas:
-            self._admitted.append(now)
         if "requests" in self._quotas:
             self._quotas["requests"].take(now, 1.0)
+        else:
+            self._admitted.append(now)
         return Slot(self, self._rate.take(now), self._quotas["tokens"].take(now, tokens) if "tokens" in self._quotas else None)
 
     def _succeeded(self, sent: Sent, taken: Taken | None, tokens: int | None, hints: Sequence[Hint]) -> None:
@@ -270,10 +270,6 @@ class Limiter:
             self._concurrency.restore()
         if move is not None:
             self._note(MOVES[move])
-
-    def _overloaded(self) -> None:
-        if self._concurrency.overloaded(anyio.current_time()):
-            self._note("overloaded")
 
     def _note(self, cause: str) -> None:
         if len(self.history) < MAX_HISTORY:

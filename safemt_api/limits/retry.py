@@ -70,7 +70,7 @@ class Attempts:
         """
         return AsyncRetrying(
             retry=retry_if_exception_type(TransientError),
-            wait=self._wait_seconds,
+            wait=lambda state: wait_seconds(self._policy, _error(state), state.attempt_number, self._jitter()),
             stop=self._stop,
             sleep=anyio.sleep,
             before_sleep=before_sleep,
@@ -94,20 +94,18 @@ class Attempts:
         error = _error(state)
         self.failures.append(error)
         too_long = isinstance(error, TransientError) and (error.retry_after_seconds or 0.0) > self._policy.elapsed_seconds
-        return too_long or self._too_many() or self.same_failure() or self._elapsed() >= self._policy.elapsed_seconds
-
-    def _too_many(self) -> bool:
-        patient = sum(map(_is_patient, self.failures))
-        return patient >= self._policy.patient_attempts or len(self.failures) - patient >= self._policy.attempts
+        patient = sum(
+            isinstance(failure, RateLimitedError) or (isinstance(failure, ConnectionFailedError) and not failure.connected)
+            for failure in self.failures
+        )
+        too_many = patient >= self._policy.patient_attempts or len(self.failures) - patient >= self._policy.attempts
+        return too_long or too_many or self.same_failure() or self._elapsed() >= self._policy.elapsed_seconds
 
     def same_failure(self) -> bool:
         """Whether the last failures are one and the same server error."""
         last = self.failures[-SAME_FAILURES:]
         deterministic = [failure for failure in last if isinstance(failure, ServerError) and failure.status not in PASSING_STATUSES]
         return len(deterministic) == SAME_FAILURES and len({(failure.code, str(failure)) for failure in deterministic}) == 1
-
-    def _wait_seconds(self, state: RetryCallState) -> float:
-        return wait_seconds(self._policy, _error(state), state.attempt_number, self._jitter())
 
     def _give_up(self, state: RetryCallState) -> None:
         error = _error(state)
@@ -127,10 +125,6 @@ def wait_seconds(policy: RetryPolicy, error: CallError, attempts: int, jitter: f
         return asked + jitter * policy.first_wait_seconds
     doublings = max(0, attempts - PACED_ATTEMPTS) if isinstance(error, RateLimitedError) else attempts - 1
     return min(policy.longest_wait_seconds, policy.first_wait_seconds * 2.0**doublings) * (0.5 + jitter)
-
-
-def _is_patient(failure: CallError) -> bool:
-    return isinstance(failure, RateLimitedError) or (isinstance(failure, ConnectionFailedError) and not failure.connected)
 
 
 def _error(state: RetryCallState) -> CallError:

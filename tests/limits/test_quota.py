@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safemt_api.limits.pace import BURST_SECONDS, Quota, Taken
+from safemt_api.limits.quota import BURST_SECONDS, Quota, Taken
 
 GAPS = st.floats(0, 30) | st.just(0.0)
 USES = st.lists(st.tuples(GAPS, st.floats(0.01, 1.0), st.floats(0, 1), st.floats(0, 90)), max_size=60)
