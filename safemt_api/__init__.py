@@ -10,7 +10,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from safemt_api.defence import DefenceResult, defend
     from safemt_api.errors import (
         AccountError,
         BudgetExhaustedError,
@@ -31,7 +30,11 @@ if TYPE_CHECKING:
     from safemt_api.metrics.safety_index import safety_index
     from safemt_api.runs.execution import RunResult
     from safemt_api.runs.settings import EvalSettings
+    from safemt_api.studies.ablate import ablate
+    from safemt_api.studies.arms import Study
+    from safemt_api.studies.defend import defend
     from safemt_api.studies.file import read_study
+    from safemt_api.studies.sweep import sweep
     from safemt_api.study import StudyResult, play_study
 
     __version__: str
@@ -40,7 +43,6 @@ __all__ = [
     "AccountError",
     "BudgetExhaustedError",
     "DatasetError",
-    "DefenceResult",
     "EndpointError",
     "EvalSettings",
     "MissingKeyError",
@@ -52,28 +54,33 @@ __all__ = [
     "StalledError",
     "StopRunError",
     "StoreError",
+    "Study",
     "StudyResult",
     "UsageError",
     "__version__",
+    "ablate",
     "asr_by_turn",
     "defend",
     "evaluate",
     "play_study",
     "read_study",
     "safety_index",
+    "sweep",
 ]
 
 _HOMES = {
-    "DefenceResult": "safemt_api.defence",
     "EvalSettings": "safemt_api.runs.settings",
     "RunResult": "safemt_api.runs.execution",
+    "Study": "safemt_api.studies.arms",
     "StudyResult": "safemt_api.study",
+    "ablate": "safemt_api.studies.ablate",
     "asr_by_turn": "safemt_api.metrics.asr",
-    "defend": "safemt_api.defence",
+    "defend": "safemt_api.studies.defend",
     "evaluate": "safemt_api.evaluation",
     "play_study": "safemt_api.study",
     "read_study": "safemt_api.studies.file",
     "safety_index": "safemt_api.metrics.safety_index",
+    "sweep": "safemt_api.studies.sweep",
 }
 """Where the names live that are not errors."""
 

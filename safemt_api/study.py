@@ -17,6 +17,8 @@ import anyio
 from safemt_api.errors import SafeMTError, SetupError, StopRunError, UsageError
 from safemt_api.evaluation import open_plan, open_simulators
 from safemt_api.files import private_folder
+from safemt_api.messages import Answer, Asker, Call
+from safemt_api.moderators.opening import open_moderator
 from safemt_api.report.study_page import write_study_page
 from safemt_api.report.study_record import measure_study
 from safemt_api.runs.balance import Balance
@@ -183,9 +185,23 @@ async def open_study(
                 data = data or choose_data(settings, os.environ)
                 opened = open_plan(settings, simulator=simulator, simulators=simulators, dry_run=dry_run, data=data)
                 plans[arm.name] = await stack.enter_async_context(opened)
+                _check_moderator(plans[arm.name])
             except SetupError as error:
                 raise UsageError(f"arm {arm.name}: {error}") from error
         yield plans
+
+
+class _Nobody(Asker):
+    """Stands in for the gateway while it is only looked whether a moderator can be opened."""
+
+    async def ask(self, call: Call) -> Answer:
+        raise AssertionError(f"nothing is asked of {call.route.model} while plans are checked")
+
+
+def _check_moderator(plan: Plan) -> None:
+    """A moderator that cannot be shows before the arms beside it have cost anything."""
+    resolve = plan.router.resolver("moderator")
+    open_moderator(plan.moderator, asker=_Nobody(), resolve=resolve, policies=plan.settings.policies)
 
 
 async def _played(

@@ -9,16 +9,17 @@ import polars as pl
 import pytest
 
 from safemt_api.cli.running import shortfall, undecided
-from safemt_api.defence import defend
 from safemt_api.evaluation import evaluate, open_plan
 from safemt_api.messages import Protocol
-from safemt_api.report.arm_tables import undecided_sentences
 from safemt_api.report.reading import read_run, remarks
+from safemt_api.report.study_tables import study_sentences
 from safemt_api.runs.execution import EXIT_DONE, EXIT_FAILURES
 from safemt_api.runs.rejudging import rejudge
 from safemt_api.runs.settings import EvalSettings
 from safemt_api.simulator import SimulatorSettings
 from safemt_api.simulator.faults import FaultPlan
+from safemt_api.studies.defend import defend
+from safemt_api.study import StudyResult, play_study
 
 DEAD = "policy:simulator:sim-safe"
 """A target's persona answers as a target: no word of it is a decision."""
@@ -78,33 +79,37 @@ async def test_a_moderator_that_decides_has_no_failures(small: Small) -> None:
     assert (await evaluate(**{**small, "run": "bare"})).summary["moderation"] is None
 
 
+async def _defence(small: Small, moderators: list[str], *, simulator: SimulatorSettings | None = None, **options: Any) -> StudyResult:
+    shared = {**{key: value for key, value in small.items() if key not in ("run", "results")}, **options}
+    return await play_study(defend(moderators, shared, name="d"), results=small["results"], simulator=simulator)
+
+
 async def test_a_dead_moderators_effect_is_not_claimed(small: Small) -> None:
-    settings = EvalSettings(**small, moderator_failure="closed")
-    result = await defend(settings, moderators=[DEAD, ALIVE])
+    result = await _defence(small, [DEAD, ALIVE], moderator_failure="closed")
     assert result.exit_code == EXIT_FAILURES
-    assert result.record is not None
-    dead, alive = result.record["moderators"]
-    assert (dead["prevented"], dead["safety_index"], dead["asr_by_turn"]) == (None, None, None)
-    assert dead["benign"]["reply_characters"] is None
-    assert dead["undecided"]["failed"] == dead["undecided"]["reviews"] == dead["undecided"]["dialogues"] > 15
-    assert "--max-failures 0.05 allows" in dead["not_claimed"]
-    assert alive["not_claimed"] is None
-    assert alive["prevented"] > 0
-    (sentence, count) = undecided_sentences(result.record)
-    assert "not claimed" in sentence
-    assert "came to no decision" in count
+    dead, alive = result.record.effects
+    assert (dead.prevented, dead.safety_index, dead.asr_by_turn) == (None, None, None)
+    assert dead.benign.reply_characters is None
+    assert dead.undecided.failed == dead.undecided.reviews == dead.undecided.dialogues > 15
+    assert "--max-failures 0.05 allows" in str(dead.not_claimed)
+    assert alive.not_claimed is None
+    assert (alive.prevented or 0) > 0
+    said = " ".join(study_sentences(result.record))
+    assert f"{dead.arm} against none: effect not claimed" in said
+    assert f"The moderator of {dead.arm} came to no decision in" in said
 
 
 async def test_failures_within_the_limit_are_bounds_and_not_prevented(small: Small) -> None:
     played = SimulatorSettings(
         seed=11, moderator_hit_rate=0.0, moderator_false_alarm_rate=0.0, faults=FaultPlan.parse("refusal@sim-moderator:0.4")
     )
-    settings = EvalSettings(**{**small, "sample": 12}, moderator_failure="closed", max_failures=1.0)
-    result = await defend(settings, moderators=[ALIVE], simulator=played)
-    assert (result.exit_code, result.record is not None) == (EXIT_DONE, True)
-    (arm,) = (result.record or {})["moderators"]
+    result = await _defence({**small, "sample": 12}, [ALIVE], simulator=played, moderator_failure="closed", max_failures=1.0)
+    assert result.exit_code == EXIT_DONE
+    (effect,) = result.record.effects
+    bounds = effect.bounds
+    assert bounds is not None
     # It flags nothing and so prevents nothing; all that it seemed to prevent were its own failures.
-    assert (arm["prevented"], arm["bounds"]["without_failures"]["prevented"]) == (0, 0)
-    assert arm["bounds"]["with_failures"]["prevented"] > 0
-    assert arm["bounds"]["with_failures"]["asr_after"] < arm["bounds"]["without_failures"]["asr_after"]
-    assert 0 < arm["undecided"]["failed"] < arm["undecided"]["reviews"]
+    assert (effect.prevented, bounds.without_failures.prevented) == (0, 0)
+    assert bounds.with_failures.prevented > 0
+    assert (bounds.with_failures.asr_after or 0) < (bounds.without_failures.asr_after or 0)
+    assert 0 < effect.undecided.failed < effect.undecided.reviews

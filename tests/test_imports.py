@@ -27,7 +27,6 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("report", "simulator"),
     ("evaluation",),
     ("study",),
-    ("defence",),
     ("cli",),
     ("__main__",),
 )

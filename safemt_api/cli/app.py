@@ -10,7 +10,6 @@ from safemt_api.cli.canary import canary
 from safemt_api.cli.command import GroupedCommand
 from safemt_api.cli.compare import compare
 from safemt_api.cli.data import data_app
-from safemt_api.cli.defend import defend
 from safemt_api.cli.eval import evaluate
 from safemt_api.cli.export import export
 from safemt_api.cli.judge import judge_app
@@ -19,7 +18,7 @@ from safemt_api.cli.report import report
 from safemt_api.cli.resume import resume
 from safemt_api.cli.runs import runs
 from safemt_api.cli.simulate import simulate
-from safemt_api.cli.study import ablate, study, sweep
+from safemt_api.cli.study import ablate, defend, study, sweep
 from safemt_api.cli.tables import tables
 
 EPILOGUE = (

@@ -52,9 +52,7 @@ class Pace:
 def lines(statistics: RunStatistics, per_second: float | None) -> list[str]:
     """What there is to know, in lines of some 60 characters at most."""
     gateway = statistics.gateway
-    # A run that stands alone was named when it began; an arm of a defence is one of several.
-    arm = [f"arm {statistics.arm}"] if statistics.arm else []
-    return [*arm, _how_far(statistics), _how_fast(statistics, per_second), _under_way(gateway), _so_far(gateway), _money(statistics)]
+    return [_how_far(statistics), _how_fast(statistics, per_second), _under_way(gateway), _so_far(gateway), _money(statistics)]
 
 
 def _how_far(statistics: RunStatistics) -> str:

@@ -26,6 +26,8 @@ from safemt_api.report.study_tables import study_report
 from safemt_api.report.tables import compare_runs, comparison_report, correction_report, leaderboard, run_report
 
 FAILURES_SHOWN = 3
+EARLIER_DEFENCE_FILE = "defence.json"
+"""Beside the undefended run of a defence that an earlier version played; its arms are ordinary runs."""
 
 
 def show_report(
@@ -50,6 +52,12 @@ def show_report(
         _show_study(study, output=output, images=images, data=data, calibration=calibration, figures=figures, as_json=as_json)
         return
     runs = _runs(names, results)
+    for earlier in (run.folder / EARLIER_DEFENCE_FILE for run in runs):
+        if earlier.is_file():
+            say(
+                f"{earlier} is the record of an earlier version, and is not shown: a defence is now a study. The same defend command makes "
+                "it one, with replies from the store; its arms so far are ordinary runs, for `safemt-api compare` too."
+            )
     if not anyway:
         refuse_incomparable(all_differences(runs), runs[0].name)
     corrections = [] if calibration is None else corrections_of(runs, calibration)

@@ -1,4 +1,4 @@
-"""``safemt-api study``, ``sweep`` and ``ablate``: several evaluations over the same dialogues, under one ceiling, in one report."""
+"""``safemt-api study``, ``sweep``, ``defend``, ``ablate``: evaluations over the same dialogues, under one ceiling, in one report."""
 
 from __future__ import annotations
 
@@ -11,14 +11,36 @@ import typer
 from safemt_api.cli import options
 from safemt_api.errors import UsageError
 from safemt_api.foreign_text import printable
+from safemt_api.runs.options import Group
 from safemt_api.studies.ablate import ablate as ablation
 from safemt_api.studies.arms import Study
+from safemt_api.studies.defend import defend as defence
 from safemt_api.studies.sweep import sweep as sweeping
 
-Save = Annotated[Path | None, typer.Option("--save", metavar="FILE", help="Keep the study as a TOML file for `safemt-api study`, and end.")]
+Save = Annotated[
+    Path | None,
+    typer.Option(
+        "--save", metavar="FILE", help="Keep the study as a TOML file for `safemt-api study`, and end.", rich_help_panel=Group.OUTPUT
+    ),
+]
+Name = Annotated[
+    str | None,
+    typer.Option(
+        "--name",
+        "--run",
+        metavar="NAME",
+        help="Of the study; one that exists goes on. Default: date, command and a digest.",
+        rich_help_panel=Group.OUTPUT,
+    ),
+]
 MaxUsd = Annotated[
     float | None,
-    typer.Option("--max-usd", metavar="X", help="One ceiling over all arms, judges and moderators included; stands over the file's."),
+    typer.Option(
+        "--max-usd",
+        metavar="X",
+        help="One ceiling over all arms, judges and moderators included; stands over the file's.",
+        rich_help_panel=Group.PACE,
+    ),
 ]
 
 
@@ -54,9 +76,7 @@ def sweep(
     target: Annotated[
         list[str], typer.Option("--target", metavar="SPEC", help="PROVIDER:MODEL; several times, the first is the reference.")
     ],
-    name: Annotated[
-        str | None, typer.Option("--name", metavar="NAME", help="Of the study; one that exists goes on. Default: date and sweep.")
-    ] = None,
+    name: Name = None,
     save: Save = None,
     max_usd: MaxUsd = None,
     results: options.Results = options.RESULTS,
@@ -76,9 +96,7 @@ def ablate(
         list[str] | None,
         typer.Option("--without", metavar="PART", help="no-picture, blank-picture, no-history or no-replies; default: all of them."),
     ] = None,
-    name: Annotated[
-        str | None, typer.Option("--name", metavar="NAME", help="Of the study; one that exists goes on. Default: date and ablate.")
-    ] = None,
+    name: Name = None,
     save: Save = None,
     max_usd: MaxUsd = None,
     results: options.Results = options.RESULTS,
@@ -88,6 +106,45 @@ def ablate(
 ) -> None:
     """Say what picture and history do: the same model shown the whole dialogue, and all but one part of it."""
     made = ablation(given, without=without or (), name=name, max_usd=max_usd)
+    _keep_or_play(made, save, results=results, dry_run=dry_run, as_json=as_json, yes=yes)
+
+
+@options.takes_settings("defend", leave_out=("run", "results", "max_usd"))
+def defend(
+    given: options.Given,
+    *,
+    moderator: Annotated[
+        list[str],
+        typer.Option(
+            "--moderator",
+            metavar="SPEC",
+            help="policy:PROVIDER:MODEL, raw:PROVIDER:MODEL, guard:PROVIDER:MODEL or moderation:openai; repeat it to compare several.",
+            rich_help_panel=Group.MODERATOR,
+        ),
+    ],
+    moderator_base_url: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--moderator-base-url",
+            metavar="URL",
+            help="Address of the moderators' server; or one for each --moderator, in their order (- for the provider's own).",
+            rich_help_panel=Group.MODERATOR,
+        ),
+    ] = None,
+    name: Name = None,
+    save: Save = None,
+    max_usd: MaxUsd = None,
+    results: options.Results = options.RESULTS,
+    dry_run: options.DryRun = False,
+    as_json: options.AsJson = False,
+    yes: options.Yes = False,
+) -> None:
+    """Measure moderators: the same dialogues, harmful and benign, without any and with each, compared pair by pair.
+
+    A study whose arms differ in the moderator: the same command goes on where it stopped, and target calls that are the same in two arms
+    are bought once.
+    """
+    made = defence(moderator, given, base_urls=moderator_base_url or (), name=name, max_usd=max_usd)
     _keep_or_play(made, save, results=results, dry_run=dry_run, as_json=as_json, yes=yes)
 
 

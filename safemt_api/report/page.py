@@ -22,14 +22,12 @@ from safemt_api.files import write_bytes
 from safemt_api.report import words
 from safemt_api.report.calibration_section import calibration_section
 from safemt_api.report.correction import Correction
-from safemt_api.report.defence_section import defence_section
 from safemt_api.report.heading import heading_block, page_title
 from safemt_api.report.payload import Payload, pack
 from safemt_api.report.reading import RunData
 from safemt_api.report.sections import effort_sections, run_labels, score_sections, settings_section, transcript_section
 from safemt_api.report.series import series_of
 from safemt_api.report.study_section import study_heading, study_sections
-from safemt_api.runs.defending import DEFENCE_FILE
 from safemt_api.studies.record import StudyRecord
 
 REPORT_FILE = "report.html"
@@ -60,7 +58,6 @@ def render_page(
 
     Raises:
         UsageError: No run is given.
-        StoreError: A ``defence.json`` beside the run is damaged.
     """
     if not runs and study is None:
         raise UsageError("a report needs at least one run")
@@ -71,8 +68,7 @@ def render_page(
     sections += [] if study is None else [*study_sections(study, runs, drawing)]
     if runs:
         sections += [*score_sections(runs, drawing, ranked=study is None), calibration_section(corrections, drawing)]
-        sections += [defence_section(runs[0].folder, drawing), *effort_sections(runs, drawing)]
-        sections += [transcript_section(runs, payload), settings_section(runs)]
+        sections += [*effort_sections(runs, drawing), transcript_section(runs, payload), settings_section(runs)]
     title = page_title(runs) if study is None else study.study
     return _assemble(runs, "".join(sections), payload, title=words.printable(title))
 
@@ -95,9 +91,7 @@ def write_page(
         UsageError: No run is given.
     """
     text = render_page(runs, images=images, data_folder=data_folder, charts=charts, corrections=corrections, study=study)
-    # A study's folder, and that of a defence's undefended arm, hold the one page that belongs there.
-    own = study is not None or (folder / DEFENCE_FILE).is_file()
-    target = folder / (REPORT_FILE if own else page_name(runs))
+    target = folder / (page_name(runs) if study is None else REPORT_FILE)
     write_bytes(target, text.encode("utf-8"))
     return target
 
@@ -180,7 +174,6 @@ def _navigation(body: str) -> str:
         "scenarios": "Scenarios",
         "failures": "First failure",
         "calibration": "Calibration",
-        "defence": "Defence",
         "outcomes": "Outcomes",
         "cost": "Cost",
         "pace": "Pace",

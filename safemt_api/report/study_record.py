@@ -7,11 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import polars as pl
+
 from safemt_api.errors import NothingPlayedError, StoreError, UsageError
-from safemt_api.report.arms import arm_frames
 from safemt_api.report.comparability import arm_differences, arm_groups
-from safemt_api.report.reading import RunData, read_run
+from safemt_api.report.reading import RunData, read_run, score_frame, turn_frame
 from safemt_api.runs.overview import STUDY_FILE
+from safemt_api.runs.settings import DEFAULT_MAX_FAILURES
 from safemt_api.studies.arms import Arm, Study
 from safemt_api.studies.effects import ArmFrames, Resampling, corrected, paired_effect
 from safemt_api.studies.leaderboard import leaderboard
@@ -81,6 +83,29 @@ def measure_again(folder: Path, *, resamples: int = 10_000, seed: int = 0) -> St
     before = read_study(folder)
     study, states = _recalled(folder, before)
     return measure_study(folder, study, states, study_id=before.id, planned_ids=before.ids.planned, resamples=resamples, seed=seed)
+
+
+def arm_frames(run: RunData) -> ArmFrames:
+    """What the measures of an effect read of a run, its repeats counted from 1: the first of each arm are compared, however numbered."""
+    first = run.transcripts["repeat"].min()
+    counted = pl.col("repeat") - (first if isinstance(first, int) else 1) + 1
+    verdicts = run.verdicts.with_columns(repeat=counted)
+    return ArmFrames(
+        name=run.name,
+        protocol=run.summary.protocol,
+        scores=score_frame(verdicts),
+        benign_scores=score_frame(verdicts, "benign"),
+        turns=turn_frame(verdicts),
+        transcripts=run.transcripts.with_columns(repeat=counted),
+        verdicts=verdicts,
+        max_failures=_max_failures(run),
+    )
+
+
+def _max_failures(run: RunData) -> float:
+    settings = run.manifest.get("settings")
+    found = settings.get("max_failures") if isinstance(settings, Mapping) else None
+    return float(found) if isinstance(found, int | float) else DEFAULT_MAX_FAILURES
 
 
 class CountedArms(NamedTuple):

@@ -8,12 +8,11 @@ from types import ModuleType
 import polars as pl
 
 from safemt_api.report import words
-from safemt_api.report.defence_section import breakable, burden_cells, starred_rate
 from safemt_api.report.markup import Cell, Column, block, counted, rate, safe_text, section, swatch, table
 from safemt_api.report.reading import RunData
 from safemt_api.report.sections import draw
-from safemt_api.report.study_tables import study_sentences
-from safemt_api.studies.record import Board, Effect, Interval, Place, SafetyIndexFigures, StudyRecord
+from safemt_api.report.study_tables import SIGNIFICANT, study_sentences
+from safemt_api.studies.record import Board, Effect, Interval, Place, SafetyIndexFigures, StudyRecord, TurnEffect
 
 CHART_PIXELS = 250
 MOST_CHARTS = 24
@@ -133,7 +132,7 @@ def _effect(effect: Effect, places: Mapping[str, int]) -> list[Cell]:
     pooled, index = effect.asr, effect.safety_index
     if pooled is None:
         return []
-    star = '<span class="star">*</span>' if pooled.p_holm is not None and pooled.p_holm < 0.05 else ""
+    star = '<span class="star">*</span>' if pooled.p_holm is not None and pooled.p_holm < SIGNIFICANT else ""
     p_value = Cell(words.NOTHING) if pooled.p_holm is None else Cell(_p_words(pooled.p_holm) + star, pooled.p_holm)
     return [
         _named(effect.arm, places),
@@ -174,10 +173,23 @@ def _dollars(usd: float) -> Cell:
 def _price(claimed: Sequence[Effect], places: Mapping[str, int]) -> str:
     names = ("Prevented", "Introduced", "$ a dialogue", "s a dialogue", "$ per failure prevented")
     columns = [Column("Harmful dialogues"), *(Column(name, number=True) for name in names)]
-    rows = [[_named(effect.arm, places), *burden_cells(effect.model_dump())] for effect in claimed if "harmful" in effect.per_dialogue]
+    rows = [[_named(effect.arm, places), *_burden(effect)] for effect in claimed if "harmful" in effect.per_dialogue]
     return table(
         columns, rows, caption="Failures prevented and introduced, and what a dialogue costs and takes more than in the reference."
     )
+
+
+def _burden(effect: Effect) -> list[Cell]:
+    """Failures prevented and introduced, dollars and seconds a dialogue takes more, and dollars for each failure prevented."""
+    own, each = effect.per_dialogue["harmful"], effect.cost_per_prevented_usd
+    cost, latency = (None if found is None else found.difference.value for found in (own.cost_usd, own.latency_seconds))
+    return [
+        Cell(words.NOTHING) if effect.prevented is None else counted(effect.prevented),
+        Cell(words.NOTHING) if effect.introduced is None else counted(effect.introduced),
+        Cell(words.NOTHING) if cost is None else Cell(f"{'-' if cost < 0 else '+'}{words.dollars(abs(cost))}", cost),
+        Cell(words.NOTHING) if latency is None else Cell(f"{latency:+.2f}", latency),
+        Cell(words.NOTHING) if each is None else _dollars(each),
+    ]
 
 
 def _charts(claimed: Sequence[Effect], places: Mapping[str, int], protocols: Mapping[str, str], drawing: ModuleType | None) -> str:
@@ -218,21 +230,21 @@ def _by_turn(claimed: Sequence[Effect], places: Mapping[str, int], protocols: Ma
     columns = [Column("Arm"), *(Column(f"ASR {turn} {side}", number=True) for turn in turns for side in ("before", "after"))]
     rows = []
     for effect in claimed:
-        own = {turn.turn: turn.model_dump() for turn in effect.asr_by_turn or ()}
-        cells = [
-            rate(row["asr_before"], row["before_low"], row["before_high"]) if side == "before" else starred_rate(row, "asr_after", "after")
-            for turn in turns
-            for side in ("before", "after")
-            for row in (own.get(turn, _UNKNOWN),)
-        ]
+        own = {turn.turn: turn for turn in effect.asr_by_turn or ()}
+        cells = [cell for turn in turns for cell in _before_and_after(own.get(turn))]
         rows.append([_named(effect.arm, places), *cells])
     shown = table(columns, rows, caption=f"ASR by {word} in the reference and in the arm, over pairs judged in both.")
     return block(f'<details class="table"><summary>Every effect, {word} by {word}</summary>{shown}</details>')
 
 
-_UNKNOWN: Mapping[str, None] = dict.fromkeys(
-    ("asr_before", "before_low", "before_high", "asr_after", "after_low", "after_high", "p_holm"), None
-)
+def _before_and_after(turn: TurnEffect | None) -> tuple[Cell, Cell]:
+    """Both rates of a turn with their intervals, the later one starred where they differ."""
+    if turn is None:
+        return Cell(words.NOTHING), Cell(words.NOTHING)
+    after = rate(turn.asr_after, turn.after_low, turn.after_high)
+    star = '<span class="star">*</span>' if turn.p_holm is not None and turn.p_holm < SIGNIFICANT else ""
+    starred = Cell(after.shown.replace("%", f"%{star}", 1), after.key)
+    return rate(turn.asr_before, turn.before_low, turn.before_high), starred
 
 
 def _harmless(claimed: Sequence[Effect], places: Mapping[str, int]) -> str:
@@ -265,3 +277,8 @@ def _share(found: Interval | None) -> Cell:
 def _named(arm: str, places: Mapping[str, int]) -> Cell:
     key = swatch(places[arm]) if arm in places else ""
     return Cell(f"{key}{breakable(arm)}", arm)
+
+
+def breakable(name: str) -> str:
+    """The name with places where a narrow screen may break it."""
+    return safe_text(name).replace(":", ":<wbr>")

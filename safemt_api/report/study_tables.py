@@ -5,7 +5,8 @@ Everything is read from the record that ``study.json`` holds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
@@ -13,32 +14,96 @@ from rich.table import Table
 from rich.text import Text
 
 from safemt_api.report import words
-from safemt_api.report.arm_tables import (
-    extra_dollars,
-    p_value,
-    percent_change,
-    plain,
-    points,
-    points_interval,
-    signed,
-    table_of,
-    undecided_sentences,
-)
 from safemt_api.report.reading import Index
-from safemt_api.studies.record import Board, Effect, Interval, Place, StudyRecord, TurnEffect, TurnRate
+from safemt_api.studies.record import Board, Effect, Interval, Place, SafetyIndexFigures, StudyRecord, TurnEffect, TurnRate
 
 SIGNIFICANT = 0.05
+UNDEFENDED = "none"
+NOBODY: Mapping[str, str] = MappingProxyType({})
 
 
 def study_report(record: StudyRecord) -> RenderableType:
-    """Everything the terminal shows of a study."""
-    parts: list[RenderableType] = [part for board in record.leaderboard for part in (rank_table(board), board_asr_table(board))]
+    """Everything the terminal shows of a study; where arms differ in their moderator alone, moderators stand side by side."""
     claimed = [effect for effect in record.effects if effect.asr is not None]
-    if claimed:
-        parts += [effect_table(claimed), turn_table(claimed, word=_word(record)), index_table(claimed), burden_table(claimed)]
-    guarded = [effect for effect in claimed if effect.benign.false_alarms or effect.benign.over_refusal]
-    parts += [harmless_table(guarded)] if guarded else []
+    moderators = NOBODY
+    if record.is_defence and record.leaderboard:
+        moderators = {arm.name: arm.moderator or str(arm.given.get("moderator", arm.name)) for arm in record.arms}
+        parts = _defence_tables(record, moderators)
+    else:
+        parts = [part for board in record.leaderboard for part in (rank_table(board), board_asr_table(board))]
+        parts += [effect_table(claimed), turn_table(claimed, word=_word(record)), index_table(claimed)] if claimed else []
+    guarded = [effect for effect in record.effects if effect.benign.false_alarms or effect.benign.over_refusal]
+    parts += [harmless_table(guarded, moderators)] if guarded else []
+    parts += [burden_table(claimed, moderators)] if claimed else []
     return Group(header(record), *map(plain, study_sentences(record)), *(Padding(part, (1, 0, 0, 0)) for part in parts))
+
+
+def _defence_tables(record: StudyRecord, moderators: Mapping[str, str]) -> list[RenderableType]:
+    """ASR and SI of all arms side by side, as the paper sets a moderator beside guards; then the effect of each, turn by turn."""
+    board = record.leaderboard[0]
+    parts: list[RenderableType] = [side_by_side(record, moderators)]
+    for effect in record.effects:
+        index = effect.safety_index
+        if effect.asr_by_turn and index is not None:
+            sides = " → ".join(
+                f"{words.index(one.value)} ({words.index_interval(one.ci_low, one.ci_high)})" for one in (index.before, index.after)
+            )
+            parts += [moderator_table(effect, moderators[effect.arm], word=words.turn_word(board.protocol))]
+            change = f"change {signed(index.difference.value)} ({_signed_interval(index.difference)})"
+            parts += [plain(f"Safety Index {sides}, {change}\np: {effect.test}, Holm over {words.turn_word(board.protocol)}s")]
+    return parts
+
+
+def side_by_side(record: StudyRecord, moderators: Mapping[str, str]) -> Table:
+    """ASR by turn and SI without a moderator and with each, starred where they differ."""
+    board, (reference, *_) = record.leaderboard[0], record.references.values()
+    before = next((row for row in board.rows if row.arm == reference), Place(arm=reference))
+    turns = [rate.turn for rate in before.asr_by_turn]
+    title = f"ASR by {words.turn_word(board.protocol)} with each moderator (* p < {SIGNIFICANT:g} against none)"
+    table = table_of(title, "moderator", *map(str, turns), "SI", "undecided")
+    rates = (words.percent(rate.asr) for rate in before.asr_by_turn)
+    table.add_row(UNDEFENDED, *rates, words.index(before.safety_index.value), words.NOTHING)
+    _add_basis(table, before.safety_index)
+    for effect in record.effects:
+        rows = {turn.turn: turn for turn in effect.asr_by_turn or ()}
+        after = effect.safety_index.after if effect.safety_index is not None else SafetyIndexFigures()
+        undecided = effect.undecided
+        share = words.percent(undecided.dialogues / max(1, undecided.dialogues_played))
+        table.add_row(plain(moderators[effect.arm]), *(_starred(rows.get(turn)) for turn in turns), words.index(after.value), share)
+        _add_basis(table, after)
+    return table
+
+
+def _add_basis(table: Table, figures: SafetyIndexFigures) -> None:
+    """Below an arm's row: the complete ids and the bounds of its SI."""
+    index = Index.model_validate(figures.model_dump())
+    if index.ids:
+        table.add_row(Text(f"  SI: {index.basis}{index.warning}", style="dim"))
+
+
+def _starred(turn: TurnEffect | None) -> str:
+    if turn is None:
+        return words.NOTHING
+    return words.percent(turn.asr_after) + ("*" if turn.p_holm_turns is not None and turn.p_holm_turns < SIGNIFICANT else " ")
+
+
+def moderator_table(effect: Effect, moderator: str, *, word: str) -> Table:
+    """The paired effect of one moderator at each turn, with intervals and the test."""
+    sides = ("before", "95% interval", "after", "95% interval", "points", "95% interval", "p")
+    table = table_of(f"{moderator}: ASR by {word}, before and after", word, "pairs", *sides, left=0)
+    for turn in effect.asr_by_turn or ():
+        table.add_row(
+            str(turn.turn),
+            words.count(turn.pairs),
+            words.percent(turn.asr_before),
+            words.percent_interval(turn.before_low, turn.before_high),
+            words.percent(turn.asr_after),
+            words.percent_interval(turn.after_low, turn.after_high),
+            points(turn.difference),
+            points_interval(turn.ci_low, turn.ci_high),
+            p_value(turn.p_holm_turns),
+        )
+    return table
 
 
 def header(record: StudyRecord) -> Text:
@@ -48,7 +113,12 @@ def header(record: StudyRecord) -> Text:
     arms = f"{words.count(len(record.arms))} arm{'' if len(record.arms) == 1 else 's'}"
     ids = f"{words.count(record.ids.common)}{planned} ids in all of them"
     status = record.status.replace("_", " ")
-    return plain(f"Study {record.study} ({status}): {arms}, {ids}, {words.dollars(record.spent_usd)}{ceiling} spent")
+    lines = [f"Study {record.study} ({status}): {arms}, {ids}, {words.dollars(record.spent_usd)}{ceiling} spent"]
+    if record.is_defence and record.leaderboard:
+        board, first = record.leaderboard[0], record.arms[0]
+        asked = f"{board.protocol}, lengths {words.listed(board.lengths)}, {board.judge}"
+        lines.append(f"Defence of {first.model} ({first.provider}), {asked}")
+    return plain("\n".join(lines))
 
 
 def study_sentences(record: StudyRecord) -> Iterator[str]:
@@ -66,12 +136,33 @@ def study_sentences(record: StudyRecord) -> Iterator[str]:
             yield f"{row.arm}: {index.basis}{index.warning}."
     if len(record.leaderboard) > 1:
         yield "Arms that do not compare (another judge, protocol, lengths or data) are ranked apart."
+    yield from _effect_sentences(record)
+
+
+def _effect_sentences(record: StudyRecord) -> Iterator[str]:
     left_out = {arm.name for arm in record.arms if arm.state == "left out"}
     for effect in record.effects:
-        named = {**effect.model_dump(exclude={"not_claimed"}), "moderator": effect.arm}
         if effect.not_claimed and effect.arm not in left_out:
             yield f"{effect.arm} against {effect.reference}: effect {effect.not_claimed}."
-        yield from (f"{sentence}." for sentence in undecided_sentences({"moderators": [named]}))
+        if effect.undecided.failed:
+            yield f"{undecided_sentence(effect)}."
+    burdens = [effect.per_dialogue.get("benign") for effect in record.effects]
+    if record.is_defence and not any(burden is not None and burden.latency_seconds for burden in burdens):
+        yield 'No dialogue marked "kind": "benign" was played, so false alarms and over-refusal were not measured.'
+
+
+def undecided_sentence(effect: Effect) -> str:
+    """How often the arm's moderator came to no decision, and what that leaves open."""
+    found, bounds = effect.undecided, effect.bounds
+    where = f"{found.dialogues:,} of {found.dialogues_played:,} dialogues"
+    sentence = f"The moderator of {effect.arm} came to no decision in {found.failed:,} of {found.reviews:,} reviews ({where})"
+    if bounds is None:
+        return sentence
+    low, high = bounds.without_failures, bounds.with_failures
+    return (
+        f"{sentence}; replies that only this stopped are in no figure: with them it would be {high.prevented:,} prevented instead of "
+        f"{low.prevented:,}, and a Safety Index of {words.index(high.safety_index_after)} instead of {words.index(low.safety_index_after)}"
+    )
 
 
 def rank_table(board: Board) -> Table:
@@ -129,7 +220,7 @@ def effect_table(effects: Sequence[Effect]) -> Table:
                 words.percent(pooled.before),
                 words.percent(pooled.after),
                 points(pooled.difference.value),
-                points_interval(pooled.difference.model_dump()),
+                points_interval(pooled.difference.ci_low, pooled.difference.ci_high),
                 p_value(pooled.p_holm),
             )
     return table
@@ -169,41 +260,52 @@ def index_table(effects: Sequence[Effect]) -> Table:
     return table
 
 
-def burden_table(effects: Sequence[Effect]) -> Table:
-    """What each arm prevents and what it costs more, by what replies cost and took when they were bought; harmful dialogues."""
-    title = "Failures prevented and introduced, and what a dialogue costs and takes more (without the judge)"
-    table = table_of(title, "arm (against)", "prevented", "introduced", "$ more", "s more", "$ each")
+def burden_table(effects: Sequence[Effect], moderators: Mapping[str, str] = NOBODY) -> Table:
+    """What each arm costs more, by what replies cost and took when they were bought, and what it prevents; harmful dialogues."""
+    title = "What it costs (harmful dialogues; without the judge)"
+    table = table_of(title, _first_column(moderators), "$ a dialogue", "s a dialogue", "prevented", "introduced", "$ each")
     for effect in effects:
         burden = effect.per_dialogue.get("harmful")
         cost, latency = (burden.cost_usd, burden.latency_seconds) if burden is not None else (None, None)
         table.add_row(
-            _pair(effect),
-            words.count(effect.prevented),
-            words.count(effect.introduced),
+            _pair(effect, moderators),
             extra_dollars(None if cost is None else cost.difference.value),
             words.NOTHING if latency is None or latency.difference.value is None else f"{latency.difference.value:+.2f}",
-            words.NOTHING if effect.cost_per_prevented_usd is None else extra_dollars(effect.cost_per_prevented_usd, sign=False),
+            words.count(effect.prevented),
+            words.count(effect.introduced),
+            extra_dollars(effect.cost_per_prevented_usd, sign=False),
         )
     return table
 
 
-def harmless_table(effects: Sequence[Effect]) -> Table:
-    """What each arm does to harmless dialogues."""
-    table = table_of("On harmless dialogues (length: of replies)", "arm (against)", "false alarms", "over-refusal", "points more", "length")
+def harmless_table(effects: Sequence[Effect], moderators: Mapping[str, str] = NOBODY) -> Table:
+    """What each arm does to harmless dialogues, below what its reference does."""
+    title = "On harmless dialogues (length: of replies)"
+    table = table_of(title, _first_column(moderators), "false alarms", "over-refusal", "points more", "length")
+    above = None
     for effect in effects:
         alarms, refusals, length = effect.benign.false_alarms, effect.benign.over_refusal, effect.benign.reply_characters
+        if effect.reference != above:
+            above = effect.reference
+            before = words.percent(None if refusals is None else refusals.before.value)
+            table.add_row(plain(moderators.get(above, above)), words.NOTHING, before, words.NOTHING, words.NOTHING)
+        change = None if refusals is None else refusals.difference
         table.add_row(
-            _pair(effect),
-            words.percent(None if alarms is None else alarms.value),
-            words.NOTHING if refusals is None else f"{words.percent(refusals.before.value)} → {words.percent(refusals.after.value)}",
-            words.NOTHING if refusals is None else points(refusals.difference.value),
+            _pair(effect, moderators),
+            words.NOTHING if alarms is None else f"{words.percent(alarms.value)} ({words.percent_interval(alarms.ci_low, alarms.ci_high)})",
+            words.percent(None if refusals is None else refusals.after.value),
+            words.NOTHING if change is None else f"{points(change.value)} ({points_interval(change.ci_low, change.ci_high)})",
             percent_change(None if length is None else length.relative.value),
         )
     return table
 
 
-def _pair(effect: Effect) -> Text:
-    return plain(f"{effect.arm} ({effect.reference})")
+def _first_column(moderators: Mapping[str, str]) -> str:
+    return "moderator" if moderators else "arm (against)"
+
+
+def _pair(effect: Effect, moderators: Mapping[str, str] = NOBODY) -> Text:
+    return plain(moderators.get(effect.arm) or f"{effect.arm} ({effect.reference})")
 
 
 def _signed_interval(found: Interval) -> str:
@@ -213,3 +315,50 @@ def _signed_interval(found: Interval) -> str:
 
 def _word(record: StudyRecord) -> str:
     return words.turn_word(record.leaderboard[0].protocol) if record.leaderboard else "turn"
+
+
+def plain(text: object) -> Text:
+    """Text as it stands: no markup is read, and no control character is left."""
+    return Text(words.printable(str(text)))
+
+
+def table_of(title: str, *columns: str, left: int = 1) -> Table:
+    """An unboxed table; the first ``left`` columns hold words, the others numbers."""
+    table = Table(title=plain(title), title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for place, name in enumerate(columns):
+        table.add_column(plain(name), justify="left" if place < left else "right", header_style="dim", overflow="fold")
+    return table
+
+
+def signed(value: float | None) -> str:
+    """A change of the Safety Index."""
+    return words.NOTHING if value is None else f"{value:+.3f}"
+
+
+def points(value: float | None) -> str:
+    """A difference of shares in percentage points."""
+    return words.NOTHING if value is None else f"{100 * value:+.1f}"
+
+
+def points_interval(low: float | None, high: float | None) -> str:
+    """An interval of such a difference."""
+    return words.NOTHING if low is None or high is None else f"{points(low)} to {points(high)}"
+
+
+def percent_change(value: float | None) -> str:
+    """A relative change in percent."""
+    return words.NOTHING if value is None else f"{100 * value:+.1f}%"
+
+
+def p_value(value: float | None) -> str:
+    """A p value with three decimals."""
+    if value is None:
+        return words.NOTHING
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def extra_dollars(usd: float | None, *, sign: bool = True) -> str:
+    """An amount that is more or less than another."""
+    if usd is None:
+        return words.NOTHING
+    return f"{'-' if usd < 0 else '+' if sign else ''}{words.dollars(abs(usd))}"

@@ -50,7 +50,7 @@ Watcher = Callable[["Execution"], Coroutine[Any, Any, None]]
 
 
 class RunStatistics(NamedTuple):
-    """A run's state now, for whoever displays it; ``arm`` names it among several of a defence."""
+    """A run's state now, for whoever displays it."""
 
     planned: int
     finished: int
@@ -62,7 +62,6 @@ class RunStatistics(NamedTuple):
     elapsed_seconds: float
     gateway: GatewayStatistics
     ceiling_usd: float | None = None
-    arm: str = ""
 
 
 class RunResult(NamedTuple):

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import date
 from typing import get_args
 
 from safemt_api.errors import UsageError
 from safemt_api.shown import OF_SCRIPTED_HISTORY, Show
-from safemt_api.studies.arms import Axis, Given, Study, options_from, product_arms
+from safemt_api.studies.arms import Axis, Given, Study, made_study, options_from, product_arms
 
 SHOW = "show"
 WHOLE: Show = "whole"
@@ -36,4 +35,4 @@ def ablate(shared: Given, *, without: Sequence[str] = (), name: str | None = Non
         raise UsageError(f"--without {unknown}: choose among {', '.join(known)}")
     axis = Axis(SHOW, (WHOLE, *(without or usual)))
     arms = product_arms([axis], lambda given: options_from(given, refuse=frozenset(), why=""))
-    return Study(name or f"{date.today().isoformat()}-ablate", arms, shared, max_usd)  # noqa: DTZ011 (the user's own date)
+    return made_study("ablate", arms, shared, name=name, max_usd=max_usd)

@@ -5,9 +5,12 @@ A new kind of study is a new way of making arms, and nothing else.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
+from hashlib import sha256
 from itertools import product
 from pathlib import Path
 from types import MappingProxyType
@@ -15,13 +18,14 @@ from typing import Any
 
 from safemt_api.errors import UsageError, did_you_mean
 from safemt_api.runs.names import check_run_name, slug
-from safemt_api.runs.options import OptionField
+from safemt_api.runs.options import Group, OptionField
 from safemt_api.runs.settings import EvalSettings, options, settings_from
 
 TARGET = "target"
 """``PROVIDER:MODEL`` in one word; everywhere else in a study the keys are the options of ``eval``."""
 
 NONE = "none"
+NAME_DIGEST_CHARACTERS = 6
 
 OF_THE_STUDY = frozenset({"run", "results", "max_usd"})
 """What a study has once: its name, its folder, its ceiling."""
@@ -31,6 +35,9 @@ SAME_IN_ALL_ARMS = frozenset({"data", "lengths", "sample", "scenarios", "kinds",
 
 NOT_IN_A_STUDY = frozenset({"until_ci"})
 """A run that ends by itself would end with other ids than its neighbours."""
+
+MODERATION = frozenset(one.name for one in options() if one.option.group is Group.MODERATOR)
+"""What arms differ in that differ in their moderator alone."""
 
 Given = Mapping[str, Any]
 """Options by the names of the settings' fields, as they were written."""
@@ -101,6 +108,17 @@ class Study:
             if at.name in seen:
                 raise UsageError(f"the references of the study {self.name} go round in a circle at the arm {at.name}")
             seen.add(at.name)
+
+
+def made_study(kind: str, arms: tuple[Arm, ...], shared: Given, *, name: str | None, max_usd: float | None) -> Study:
+    """A study whose arms a command made; without a name it is called by date, kind and a digest of all that makes it another one.
+
+    Options that may be given anew when a run goes on (pace, money) are not in the digest: the same command with them goes on.
+    """
+    free = {one.name for one in options() if "resume" in one.option.commands}
+    decisive = [{key: value for key, value in shared.items() if key not in free}, [(arm.name, dict(arm.given)) for arm in arms]]
+    digest = sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()[:NAME_DIGEST_CHARACTERS]
+    return Study(name or f"{date.today().isoformat()}-{kind}-{digest}", arms, shared, max_usd)  # noqa: DTZ011 (the user's own date)
 
 
 def option_names() -> Mapping[str, OptionField]:

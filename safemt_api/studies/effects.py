@@ -177,7 +177,7 @@ def _claimed(reference: ArmFrames, arm: ArmFrames, again: Resampling) -> dict[st
         "unpaired": compared.unpaired_cells,
         "only_in_reference": len(compared.only_in_a),
         "only_in_arm": len(compared.only_in_b),
-        "asr_by_turn": tuple(TurnEffect.model_validate(row) for row in by_turn.to_dicts()),
+        "asr_by_turn": tuple(TurnEffect.model_validate({**row, "p_holm_turns": row["p_holm"]}) for row in by_turn.to_dicts()),
         "test": RANDOMISATION if live or arm.repeated else MCNEMAR,
         "asr": _pooled(compared),
         "safety_index": _indexes(effect),

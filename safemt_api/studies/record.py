@@ -19,6 +19,7 @@ from safemt_api.errors import StoreError
 from safemt_api.files import write_json
 from safemt_api.messages import Protocol
 from safemt_api.runs.overview import STUDY_FILE
+from safemt_api.studies.arms import MODERATION
 
 STUDY_SCHEMA = 1
 AGAIN = "run the same study again to have it written anew"
@@ -80,7 +81,10 @@ class TurnRate(_Part):
 
 
 class TurnEffect(_Part):
-    """ASR at one turn before and after, over pairs judged in both arms; ``p_holm`` is corrected over the whole study."""
+    """ASR at one turn before and after, over pairs judged in both arms.
+
+    ``p_holm`` is corrected over all comparisons of the study, ``p_holm_turns`` over this effect's turns alone.
+    """
 
     turn: int
     pairs: int
@@ -95,6 +99,7 @@ class TurnEffect(_Part):
     ci_high: Figure = None
     p_value: Figure = None
     p_holm: Figure = None
+    p_holm_turns: Figure = None
 
 
 class PooledEffect(_Part):
@@ -286,6 +291,12 @@ class StudyRecord(_Part):
     def references(self) -> dict[str, str]:
         """The reference of each arm that has one."""
         return {arm.name: arm.reference for arm in self.arms if arm.reference is not None}
+
+    @property
+    def is_defence(self) -> bool:
+        """Whether the arms differ in their moderator alone, each beside the one arm that has none."""
+        told = {key for arm in self.arms for key in arm.given}
+        return len(set(self.references.values())) == 1 and "moderator" in told and told <= MODERATION
 
     def json_value(self) -> dict[str, Any]:
         """The record as JSON values under the names of the file."""

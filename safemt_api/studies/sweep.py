@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import date
 
 from safemt_api.errors import UsageError
-from safemt_api.studies.arms import TARGET, Axis, Given, Study, options_from, product_arms
+from safemt_api.studies.arms import TARGET, Axis, Given, Study, made_study, options_from, product_arms
 
 
 def sweep(targets: Sequence[str], shared: Given, *, name: str | None = None, max_usd: float | None = None) -> Study:
@@ -20,4 +19,4 @@ def sweep(targets: Sequence[str], shared: Given, *, name: str | None = None, max
     if {"provider", "model"} & shared.keys():
         raise UsageError("--provider and --model name one model; a sweep takes --target PROVIDER:MODEL, several times")
     arms = product_arms([Axis(TARGET, tuple(targets))], lambda given: options_from(given, refuse=frozenset(), why=""))
-    return Study(name or f"{date.today().isoformat()}-sweep", arms, shared, max_usd)  # noqa: DTZ011 (the user's own date)
+    return made_study("sweep", arms, shared, name=name, max_usd=max_usd)

@@ -80,10 +80,6 @@ def test_whoever_waits_knows_for_what(limiter: dict[str, Any], reason: str) -> N
     assert lines(waiting_at("openai https://api.example.com", limited(**limiter)), None)[2] == f"4 in flight · {reason}"
 
 
-def test_an_arm_is_named_first() -> None:
-    assert lines(statistics(arm="2 of 3: guard:simulator:sim-guard"), None)[0] == "arm 2 of 3: guard:simulator:sim-guard"
-
-
 def test_nothing_judged_yet_is_a_dash_and_an_unknown_price_is_said() -> None:
     assert lines(statistics(asr_so_far=None), None)[1].startswith("ASR so far –")
     assert lines(statistics(unpriced=frozenset({"judge"})), None)[-1].endswith("$1.50 and calls of unknown price")
@@ -106,16 +102,14 @@ def test_the_pace_is_that_of_the_last_minute() -> None:
 @pytest.mark.parametrize("width", [40, 60, 80])
 def test_a_narrow_terminal_gets_all_of_it(width: int) -> None:
     console = Console(width=width, record=True, force_terminal=True)
-    state = waiting_at("openai https://x", limited(requests_per_minute=60.0))._replace(
-        ceiling_usd=20.0, without_verdict=3, arm="2 of 3: none"
-    )
+    state = waiting_at("openai https://x", limited(requests_per_minute=60.0))._replace(ceiling_usd=20.0, without_verdict=3)
     console.print(display(state, 2.0))
     text = console.export_text()
     said = " ".join(text.split())
-    for part in ("arm 2 of 3", "1 failed", "2 without verdict", "2.0 a second", "40.0 s to go", "60 requests a minute", "$1.50 of $20.00"):
+    for part in ("1 failed", "2 without verdict", "2.0 a second", "40.0 s to go", "60 requests a minute", "$1.50 of $20.00"):
         assert part in said
     # A bar and a line for each thing; from 60 columns on nothing wraps.
-    assert width < 60 or len(text.splitlines()) == 1 + 6
+    assert width < 60 or len(text.splitlines()) == 1 + 5
 
 
 class Watched:

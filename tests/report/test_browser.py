@@ -12,7 +12,6 @@ from typing import Any
 import polars as pl
 import pytest
 
-from safemt_api.report.arms import measure_defence
 from safemt_api.report.correction import calibrate, correct
 from safemt_api.report.page import write_page
 from safemt_api.report.reading import read_run
@@ -238,21 +237,14 @@ def test_a_filter_with_nothing_to_choose_from_takes_no_room(make_run: MakeRun, v
     assert one.page.is_visible("#f-verdict")
 
 
-def test_calibration_and_defence_stand_on_the_page_with_their_charts(make_run: MakeRun, browser: Any, tmp_path: Path) -> None:
+def test_calibration_stands_on_the_page_with_its_chart(make_run: MakeRun, browser: Any, tmp_path: Path) -> None:
     run = read_run(make_run("none", base=0.5, ids_each=8))
-    arm = read_run(make_run("guarded", base=0.05, ids_each=8))
-    record = measure_defence(run, [arm], resamples=100)
-    record["moderators"][0]["moderator"] = ATTACK
-    (run.folder / "defence.json").write_text(json.dumps(record))
     judged = run.verdicts.filter(run.verdicts["source"] == "judge", run.verdicts["kind"] == "harmful").to_dicts()
     lines = [f"{row['dialogue_id']},{row['length']},{row['turn']},{row['label']}" for row in judged]
     (tmp_path / "labels.csv").write_text("\n".join(["id,length,turn,label", *lines]))
     correction = correct(run, calibrate(run, tmp_path / "labels.csv"))
     opened = Visit(browser, write_page(tmp_path, [run], corrections=[correction]), viewport={"width": 390, "height": 800})
-    for section in ("calibration", "defence"):
-        assert opened.page.locator(f"#{section} svg.chart").bounding_box()["width"] > 150
-    assert ATTACK in opened.page.inner_text("#defence")
-    assert opened.page.evaluate("window.hacked") is None
+    assert opened.page.locator("#calibration svg.chart").bounding_box()["width"] > 150
     assert opened.page.evaluate("document.documentElement.scrollWidth") <= 390
     assert opened.complaints == []
     assert opened.outside() == []
