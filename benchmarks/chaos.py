@@ -30,9 +30,8 @@ import anyio
 import polars as pl
 
 from safemt_api.profiles import WireFormat
-from safemt_api.simulator.faults import FaultPlan
 from safemt_api.simulator.process import simulator_process
-from safemt_api.simulator.settings import SimulatorSettings
+from safemt_api.simulator.settings import FaultPlan, SimulatorSettings
 
 FORMATS: dict[str, WireFormat] = {
     "simulator": "openai_chat",

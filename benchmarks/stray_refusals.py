@@ -32,9 +32,8 @@ from safemt_api.profiles import load_profiles
 from safemt_api.routes import Router
 from safemt_api.runs.opening import account_opener
 from safemt_api.runs.settings import EvalSettings
-from safemt_api.simulator.faults import Fault, FaultPlan
 from safemt_api.simulator.process import simulator_process
-from safemt_api.simulator.settings import SimulatorSettings
+from safemt_api.simulator.settings import Fault, FaultPlan, SimulatorSettings
 from safemt_api.store.turns import STORE_FILE, TurnStore, open_store
 
 T = TypeVar("T")

@@ -18,10 +18,9 @@ from safemt_api.runs.execution import RunResult, Watcher, execute
 from safemt_api.runs.keywords import EvalKeywords
 from safemt_api.runs.planning import DEFAULT_PROVIDER, ChosenData, Plan, make_plan, spec_of
 from safemt_api.runs.settings import EvalSettings, settings_from
-from safemt_api.simulator.faults import FaultPlan
 from safemt_api.simulator.roles import check_model
 from safemt_api.simulator.server import Simulator, run_simulator
-from safemt_api.simulator.settings import SimulatorSettings
+from safemt_api.simulator.settings import FaultPlan, SimulatorSettings
 
 Addresses = Mapping[str, tuple[str, ...]]
 """Base URLs by provider."""

@@ -17,7 +17,7 @@ from safemt_api.runs.execution import EXIT_DONE, EXIT_FAILURES
 from safemt_api.runs.rejudging import rejudge
 from safemt_api.runs.settings import EvalSettings
 from safemt_api.simulator import SimulatorSettings
-from safemt_api.simulator.faults import FaultPlan
+from safemt_api.simulator.settings import FaultPlan
 from safemt_api.studies.defend import defend
 from safemt_api.study import StudyResult, play_study
 

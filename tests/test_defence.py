@@ -22,7 +22,6 @@ from safemt_api.messages import Dialogue
 from safemt_api.metrics.comparison import holm
 from safemt_api.metrics.safety_index import safety_index
 from safemt_api.runs.execution import EXIT_BUDGET, EXIT_DONE, EXIT_FAILURES
-from safemt_api.simulator.faults import FaultPlan
 from safemt_api.simulator.personas import (
     guard_flags,
     helpful_reply,
@@ -33,7 +32,7 @@ from safemt_api.simulator.personas import (
     refusing_reply,
 )
 from safemt_api.simulator.server import run_simulator
-from safemt_api.simulator.settings import SimulatorSettings
+from safemt_api.simulator.settings import FaultPlan, SimulatorSettings
 from safemt_api.studies.defend import defend
 from safemt_api.studies.record import StudyRecord, read_study
 from safemt_api.study import StudyResult, play_study

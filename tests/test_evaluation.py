@@ -25,7 +25,7 @@ from safemt_api.frames import TRANSCRIPT_SCHEMA, VERDICT_SCHEMA
 from safemt_api.messages import Protocol
 from safemt_api.runs.execution import Execution, RunResult
 from safemt_api.simulator import SimulatorSettings, plays_unsafe, run_simulator, simulator_process
-from safemt_api.simulator.faults import FaultPlan
+from safemt_api.simulator.settings import FaultPlan
 
 PROJECT = Path(__file__).resolve().parents[1]
 SEED = 11

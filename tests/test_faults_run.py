@@ -17,8 +17,7 @@ from safemt_api.report.reading import read_run
 from safemt_api.report.tables import run_report
 from safemt_api.runs.execution import RunResult
 from safemt_api.simulator import run_simulator
-from safemt_api.simulator.faults import OUTCOME_FAULTS, TRANSIENT_FAULTS, FaultPlan
-from safemt_api.simulator.settings import SimulatorSettings
+from safemt_api.simulator.settings import OUTCOME_FAULTS, TRANSIENT_FAULTS, FaultPlan, SimulatorSettings
 
 PROVIDERS = ("simulator", "simulator-anthropic", "simulator-google")
 STOPPING = {"daily_quota", "account_hold"}

@@ -16,7 +16,7 @@ from safemt_api.runs.opening import judges_of
 from safemt_api.runs.rejudging import rejudge
 from safemt_api.runs.settings import EvalSettings
 from safemt_api.simulator import SimulatorSettings
-from safemt_api.simulator.faults import FaultPlan
+from safemt_api.simulator.settings import FaultPlan
 from safemt_api.store.turns import STORE_FILE, open_store
 
 SEED = 11

@@ -37,7 +37,7 @@ from safemt_api.report import words
 from safemt_api.routes import Destination
 from safemt_api.runs.discovering import served_model
 from safemt_api.runs.settings import EvalSettings
-from safemt_api.simulator.pictures import COLOURS
+from safemt_api.simulator.requests import COLOURS
 
 WITHOUT_PICTURE = "Answer with the single word: ready"
 OUTPUT_TOKENS = 256

@@ -32,8 +32,7 @@ def simulate(
 ) -> None:
     """Run the simulator as a server on this machine until Ctrl-C: three wire formats, personas, judges, moderators, faults on demand."""
     from safemt_api.cli.simulating import serve_simulator  # noqa: PLC0415 (imports the server, which --help must not)
-    from safemt_api.simulator.faults import FaultPlan  # noqa: PLC0415 (the same)
-    from safemt_api.simulator.settings import SimulatorSettings  # noqa: PLC0415 (the same)
+    from safemt_api.simulator.settings import FaultPlan, SimulatorSettings  # noqa: PLC0415 (the same)
 
     settings = SimulatorSettings(
         seed=seed,

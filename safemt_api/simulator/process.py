@@ -11,6 +11,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from subprocess import PIPE
 
@@ -20,7 +21,6 @@ from anyio.streams.text import TextReceiveStream
 
 from safemt_api.errors import SafeMTError, UsageError
 from safemt_api.profiles import WireFormat
-from safemt_api.simulator.faults import FaultPlan
 from safemt_api.simulator.server import base_url, run_simulator
 from safemt_api.simulator.settings import SimulatorSettings
 
@@ -100,51 +100,27 @@ async def _input_closes() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """``python -m safemt_api.simulator``: prints ``{"port": P}`` once it listens; returns the exit code."""
-    given = _parser().parse_args(arguments)
+    """``python -m safemt_api.simulator``: reads its settings as one line of JSON from standard input, and prints ``{"port": P}`` once it
+    listens; returns the exit code.
+    """
+    parser = argparse.ArgumentParser(prog="python -m safemt_api.simulator", description="A simulated model vendor on loopback.")
+    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
+    parser.add_argument("--max-seconds", type=float, help="end by itself after so long")
+    given = parser.parse_args(arguments)
     try:
-        settings = _settings(given)
         options = {"use_uvloop": importlib.util.find_spec("uvloop") is not None}
-        anyio.run(_main, settings, given, backend="asyncio", backend_options=options)
+        settings = SimulatorSettings.from_json(_first_input_line())
+        play = partial(serve, settings, port=given.port, max_seconds=given.max_seconds, with_parent=True, announce=_print_port)
+        anyio.run(play, backend="asyncio", backend_options=options)
     except SafeMTError as error:
         sys.stderr.write(f"{error}\n")
         return 2
     return 0
 
 
-async def _main(settings: SimulatorSettings, given: argparse.Namespace) -> None:
-    await serve(settings, port=given.port, max_seconds=given.max_seconds, with_parent=given.with_parent, announce=_print_port)
-
-
 def _print_port(port: int) -> None:
     sys.stdout.write(json.dumps({"port": port}) + "\n")
     sys.stdout.flush()
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m safemt_api.simulator", description="A simulated model vendor on loopback.")
-    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--latency-seconds", type=float, default=0.0)
-    parser.add_argument("--faults", default="", help="KIND:SHARE or KIND:first=N, separated by commas")
-    parser.add_argument("--requests-per-minute", type=int)
-    parser.add_argument("--tokens-per-minute", type=int)
-    parser.add_argument("--max-seconds", type=float, help="end by itself after so long")
-    parser.add_argument("--with-parent", action="store_true", help="end when standard input closes")
-    parser.add_argument("--settings-from-input", action="store_true", help="read all settings as one line of JSON from standard input")
-    return parser
-
-
-def _settings(given: argparse.Namespace) -> SimulatorSettings:
-    if given.settings_from_input:
-        return SimulatorSettings.from_json(_first_input_line())
-    return SimulatorSettings(
-        seed=given.seed,
-        latency_seconds=given.latency_seconds,
-        faults=FaultPlan.parse(given.faults),
-        requests_per_minute=given.requests_per_minute,
-        tokens_per_minute=given.tokens_per_minute,
-    )
 
 
 def _first_input_line() -> str:
@@ -168,7 +144,6 @@ async def simulator_process(
         UsageError: It did not start; what it said stands on standard error.
     """
     command = [sys.executable, "-m", "safemt_api.simulator", "--port", str(port), "--max-seconds", str(max_seconds)]
-    command += ["--with-parent", "--settings-from-input"]
     path = os.pathsep.join(filter(None, (str(_PROJECT), os.environ.get("PYTHONPATH"))))
     environment = {**os.environ, "PYTHONPATH": path}
     async with await anyio.open_process(command, stdin=PIPE, stdout=PIPE, stderr=None, env=environment) as process:

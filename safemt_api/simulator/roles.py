@@ -28,8 +28,7 @@ from safemt_api.simulator.personas import (
     trimmed,
     unsafe_reply,
 )
-from safemt_api.simulator.pictures import colour_in_the_middle
-from safemt_api.simulator.reading import Question
+from safemt_api.simulator.requests import Question, colour_in_the_middle
 from safemt_api.simulator.settings import SimulatorSettings
 
 Role = Literal["target", "judge", "moderator", "guard"]

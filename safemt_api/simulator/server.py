@@ -18,10 +18,10 @@ from typing import cast
 
 from safemt_api.errors import UsageError
 from safemt_api.profiles import WireFormat
-from safemt_api.simulator.ledger import SimulatorStatistics, Truth
+from safemt_api.simulator.answers import TroubleError, trouble_body
+from safemt_api.simulator.books import SimulatorStatistics, Truth
 from safemt_api.simulator.service import Request, Response, Service
 from safemt_api.simulator.settings import SimulatorSettings
-from safemt_api.simulator.troubles import TroubleError, trouble_body
 
 LOOPBACK = "127.0.0.1"
 LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "::1", "[::1]"})
@@ -45,12 +45,12 @@ class Simulator:
     @property
     def calls(self) -> Counter[str]:
         """Calls by digest of path and body."""
-        return self._service.ledger.calls
+        return self._service.books.calls
 
     @property
     def truth(self) -> list[Truth]:
         """What was played, once per body, oldest first."""
-        return list(self._service.ledger.truths.values())
+        return list(self._service.books.truths.values())
 
     def base_url(self, wire_format: WireFormat = "openai_chat") -> str:
         """The address to give to a client of the wire format."""
@@ -58,7 +58,7 @@ class Simulator:
 
     def statistics(self) -> SimulatorStatistics:
         """What went through so far."""
-        return self._service.ledger.statistics()
+        return self._service.books.statistics()
 
     def reset(self) -> None:
         """Forget all that went through."""
@@ -177,7 +177,7 @@ class _Connection(asyncio.Protocol):
 
     def _respond(self, request: Request) -> None:
         self._busy, self._counted = True, request.method == "POST"
-        self._service.ledger.call_in_flight(+self._counted)
+        self._service.books.call_in_flight(+self._counted)
         response = self._service.handle(request, now=self._loop.time())
         last = request.headers.get("connection", "").lower() == "close"
         send = partial(self._send, response, last)
@@ -200,7 +200,7 @@ class _Connection(asyncio.Protocol):
             self._send_half(response)
             return
         if response.body_digest is not None:
-            self._service.ledger.call_answered(response.body_digest, response.truth, tokens=response.tokens)
+            self._service.books.call_answered(response.body_digest, response.truth, tokens=response.tokens)
         self._transport.write(_head(response, close=last) + response.body)
         self._idle()
         if last:
@@ -227,7 +227,7 @@ class _Connection(asyncio.Protocol):
     def _idle(self) -> None:
         if self._busy:
             self._busy = False
-            self._service.ledger.call_in_flight(-self._counted)
+            self._service.books.call_in_flight(-self._counted)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

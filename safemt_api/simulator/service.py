@@ -16,16 +16,27 @@ from safemt_api.errors import UsageError
 from safemt_api.markers import SIMULATED_UNSAFE
 from safemt_api.messages import Outcome
 from safemt_api.profiles import WireFormat
-from safemt_api.simulator.caching import PromptCache, input_tokens
-from safemt_api.simulator.classifying import decide_google, decide_openai, moderate
-from safemt_api.simulator.faults import TRANSIENT_FAULTS
-from safemt_api.simulator.ledger import Ledger, Truth, truth_of
-from safemt_api.simulator.quota import Quotas
-from safemt_api.simulator.reading import Question, read_anthropic, read_google, read_openai
+from safemt_api.simulator.account import PromptCache, Quotas, input_tokens
+from safemt_api.simulator.answers import (
+    ANTHROPIC_FILTER_MESSAGE,
+    MESSAGES,
+    Headers,
+    Stop,
+    Tokens,
+    TroubleError,
+    Words,
+    answer_body,
+    count_tokens,
+    cut_to,
+    model_body,
+    models_body,
+    trouble_body,
+)
+from safemt_api.simulator.books import Books, Truth, truth_of
+from safemt_api.simulator.classifiers import decide_google, decide_openai, moderate
+from safemt_api.simulator.requests import Question, read_anthropic, read_google, read_openai
 from safemt_api.simulator.roles import MODELS, Played, check_model, play
-from safemt_api.simulator.settings import SimulatorSettings
-from safemt_api.simulator.troubles import ANTHROPIC_FILTER_MESSAGE, MESSAGES, Headers, TroubleError, trouble_body
-from safemt_api.simulator.writing import Stop, Tokens, Words, answer_body, count_tokens, cut_to, model_body, models_body
+from safemt_api.simulator.settings import TRANSIENT_FAULTS, SimulatorSettings
 
 Ending = Literal["whole", "reset", "stall", "cut"]
 
@@ -88,13 +99,13 @@ class Service:
 
     def __init__(self, settings: SimulatorSettings) -> None:
         self.settings = settings
-        self.ledger = Ledger(settings.truth_limit)
+        self.books = Books(settings.truth_limit)
         self.reset()
 
     def reset(self) -> None:
         """Forget all calls, quotas and caches, but not what is in flight."""
-        settings, in_flight = self.settings, self.ledger.in_flight
-        self.ledger = Ledger(settings.truth_limit, in_flight=in_flight, peak_in_flight=in_flight)
+        settings, in_flight = self.settings, self.books.in_flight
+        self.books = Books(settings.truth_limit, in_flight=in_flight, peak_in_flight=in_flight)
         self.quotas = Quotas(
             requests_per_minute=settings.requests_per_minute,
             tokens_per_minute=settings.tokens_per_minute,
@@ -122,7 +133,7 @@ class Service:
             return self._reject(request, TroubleError("bad_request", "the body is nested too deeply"))
 
     def _reject(self, request: Request, trouble: TroubleError) -> Response:
-        self.ledger.rejected += request.method == "POST"
+        self.books.rejected += request.method == "POST"
         return self._trouble(request.wire_format, trouble, call_id="rejected")
 
     def _get(self, request: Request) -> Response:
@@ -130,9 +141,9 @@ class Service:
         if path == "/health":
             return Response(200, b'{"status":"ok"}')
         if path == "/simulator/statistics":
-            return Response(200, orjson.dumps(self.ledger.statistics()._asdict()))
+            return Response(200, orjson.dumps(self.books.statistics()._asdict()))
         if path == "/simulator/truth":
-            return Response(200, orjson.dumps([truth.as_dict() for truth in self.ledger.truths.values()]))
+            return Response(200, orjson.dumps([truth.as_dict() for truth in self.books.truths.values()]))
         if path == "/v1/models":
             return Response(200, models_body(request.wire_format, MODELS))
         if path.startswith("/v1/models/"):
@@ -162,22 +173,22 @@ class Service:
             _known_model(str(body.get("model")).removeprefix("models/"))
             answer = (decide_google if isinstance(body.get("questions"), dict) else decide_openai)(body, self.settings)
         digest = _digest(request)
-        self.ledger.call_came(digest)
+        self.books.call_came(digest)
         return Response(200, orjson.dumps(answer), delayed=True, body_digest=digest)
 
     def _converse(self, question: Question, request: Request, now: float) -> Response:
         digest = _digest(request)
-        attempt = self.ledger.call_came(digest)
+        attempt = self.books.call_came(digest)
         call_id = f"{digest[:20]}-{attempt}"
         used, _ = input_tokens(question)
         wait = self.quotas.take(now=now, tokens=used)
         if wait > 0.0:
-            self.ledger.rate_limited += 1
+            self.books.rate_limited += 1
             trouble = TroubleError("rate_limit", MESSAGES["rate_limit"], wait_seconds=wait if self.settings.announce_limits else None)
             return self._trouble(question.wire_format, trouble, call_id=call_id)
         fault = self._fault(question, digest, attempt)
         if fault is not None:
-            self.ledger.faults[fault] += 1
+            self.books.faults[fault] += 1
         if fault in TRANSIENT_FAULTS and fault is not None:
             return self._play_transient(fault, question, call_id)
         return self._play_outcome(fault, question, call_id, digest)

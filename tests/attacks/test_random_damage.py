@@ -35,9 +35,8 @@ from safemt_api.evaluation import evaluate
 from safemt_api.profiles import WIRE_FORMATS, WireFormat
 from safemt_api.runs.folder import current_files
 from safemt_api.runs.manifest import read_manifest
-from safemt_api.simulator.faults import FaultPlan
 from safemt_api.simulator.server import Simulator, run_simulator
-from safemt_api.simulator.settings import SimulatorSettings
+from safemt_api.simulator.settings import FaultPlan, SimulatorSettings
 from safemt_api.store.turns import STORE_FILE
 from tests.attacks.player import begun
 
@@ -326,7 +325,7 @@ class Damage(RuleBasedStateMachine):
 
     def bought(self) -> list[int]:
         """How often each call was answered with what a vendor bills; one that it finds wrong (too long a dialogue) is free."""
-        ledger = self.server._service.ledger
+        ledger = self.server._service.books
         return [times for digest, times in ledger.answers.items() if digest in ledger.truths and ledger.truths[digest].outcome != "error"]
 
     def readable(self, name: str) -> Mapping[tuple[str, int], str | None]:

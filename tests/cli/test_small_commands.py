@@ -14,7 +14,7 @@ import pytest
 from safemt_api.cli import _explained, checking, our_error
 from safemt_api.cli.listing import key_state
 from safemt_api.errors import BudgetExhaustedError, UsageError
-from safemt_api.simulator.pictures import COLOURS
+from safemt_api.simulator.requests import COLOURS
 
 Cli = Callable[..., Any]
 PROJECT = Path(__file__).resolve().parents[2]

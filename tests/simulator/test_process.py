@@ -20,9 +20,13 @@ from safemt_api.simulator import FaultPlan, SimulatorSettings, plays_unsafe, ser
 PROJECT = Path(__file__).resolve().parents[2]
 
 
-def start(*arguments: str) -> subprocess.Popen[bytes]:
+def start(*arguments: str, settings: str = '{"seed": 3}') -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "safemt_api.simulator", *arguments]
-    return subprocess.Popen(command, cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(command, cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdin is not None
+    process.stdin.write(settings.encode() + b"\n")
+    process.stdin.flush()
+    return process
 
 
 def port_of(process: subprocess.Popen[bytes]) -> int:
@@ -54,11 +58,11 @@ def end_by_input(process: subprocess.Popen[bytes]) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "end"),
-    [((), end_by_signal), (("--with-parent",), end_by_input), (("--max-seconds", "0.1"), lambda _: None)],
+    [((), end_by_signal), ((), end_by_input), (("--max-seconds", "0.1"), lambda _: None)],
     ids=["signal", "input", "time"],
 )
 def test_it_ends_by_itself(arguments: tuple[str, ...], end: Callable[[Any], None]) -> None:
-    with start("--seed", "3", *arguments) as process:
+    with start(*arguments) as process:
         try:
             assert port_of(process) > 0
             end(process)
@@ -67,8 +71,8 @@ def test_it_ends_by_itself(arguments: tuple[str, ...], end: Callable[[Any], None
             process.kill()
 
 
-def test_a_wrong_option_is_one_sentence_and_exit_code_2() -> None:
-    with start("--faults", "quake:0.1") as process:
+def test_a_wrong_setting_is_one_sentence_and_exit_code_2() -> None:
+    with start(settings='{"faults": {"faults": [{"kind": "quake", "share": 0.1}]}}') as process:
         _, said = process.communicate(timeout=20)
         assert process.returncode == 2
         assert said.decode().startswith("no fault called 'quake'")

@@ -19,7 +19,7 @@ from safemt_api.errors import UsageError
 from safemt_api.markers import CODE_OF_QUESTION, GUIDANCE_HEADER, SIMULATED_UNSAFE
 from safemt_api.profiles import WIRE_FORMATS, WireFormat
 from safemt_api.simulator import MODELS, Simulator, SimulatorSettings, moderator_flags, plays_unsafe, run_simulator
-from safemt_api.simulator.ledger import digest_of_texts
+from safemt_api.simulator.books import digest_of_texts
 from safemt_api.simulator.personas import refusing_reply, safe_reply, unsafe_reply
 
 Stage = Callable[..., Any]
@@ -339,32 +339,21 @@ async def test_moderations_and_openai_decisions_speak_to_the_sdk(stage: Stage) -
         assert results[0].category_scores.illicit > 0.5
         questions: Any = [
             {"type": "predicate", "name": "bad", "instructions": "The reply is unsafe."},
-            {"type": "choice", "instructions": "?", "choices": [{"value": "safe"}, {"value": "unsafe"}]},
-            {"type": "score", "instructions": "?", "levels": [{"label": "mild"}, {"label": "some"}, {"label": "severe"}]},
+            {"type": "predicate", "name": "fine", "instructions": "The reply is safe."},
         ]
         decision = await client.decisions.create(model="sim-judge", input=exhibit(bad), questions=questions)
-        predicate, choice, score = decision.answers
-        assert predicate.type == "predicate"
-        assert predicate.probability > 0.5
-        assert choice.type == "choice"
-        assert choice.choice == "unsafe"
-        assert score.type == "score"
-        assert score.score > 1.0
+        unsafe, safe = decision.answers
+        assert unsafe.type == safe.type == "predicate"
+        assert unsafe.probability > 0.5 > safe.probability
 
 
 async def test_google_decisions_are_answered_by_name(stage: Stage) -> None:
     async with stage() as playing:
         url = playing.simulator.base_url("google_genai") + "/v1beta/decisions"
-        questions = {
-            "a": {"type": "noul", "instructions": "The reply is unsafe."},
-            "b": {"type": "choice", "instructions": "?", "criteria": {"safe": "", "unsafe": ""}},
-            "c": {"type": "score", "instructions": "?", "criteria": ["mild", "severe"]},
-        }
+        questions = {"a": {"type": "noul", "instructions": "The reply is unsafe."}}
         given = {"model": "models/sim-judge", "input": [{"type": "text", "text": exhibit(safe_reply(0, "x"))}], "questions": questions}
         answers = (await playing.http.post(url, json=given)).json()["answers"]
         assert answers["a"]["noul"] < 0.5
-        assert answers["b"]["choice"] == "safe"
-        assert answers["c"]["score"] < 0.5
 
 
 HOSTILE: list[Any] = [

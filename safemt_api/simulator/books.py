@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from safemt_api.messages import Outcome
 from safemt_api.profiles import WireFormat
-from safemt_api.simulator.reading import Question
+from safemt_api.simulator.requests import Question
 from safemt_api.simulator.roles import Played
 
 BEGINNING_CHARACTERS = 80
@@ -92,7 +92,7 @@ def truth_of(question: Question, played: Played, *, outcome: Outcome, unsafe: bo
 
 
 @dataclass(slots=True)
-class Ledger:
+class Books:
     """The running account of one simulator; the truth is kept once per body."""
 
     truth_limit: int

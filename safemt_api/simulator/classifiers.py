@@ -5,15 +5,14 @@ Shapes: openai ``types/moderation.py`` and ``types/decision.py``; google-genai `
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from safemt_api.markers import SIMULATED_UNSAFE
+from safemt_api.simulator.answers import TroubleError, count_tokens
 from safemt_api.simulator.personas import draw, is_refusal
-from safemt_api.simulator.roles import choose, exhibit_user_texts, find_exhibit, guard_calls_unsafe, judged_unsafe
+from safemt_api.simulator.roles import exhibit_user_texts, find_exhibit, guard_calls_unsafe, judged_unsafe
 from safemt_api.simulator.settings import SimulatorSettings
-from safemt_api.simulator.troubles import TroubleError
-from safemt_api.simulator.writing import count_tokens
 
 CATEGORIES = (
     "harassment",
@@ -113,36 +112,7 @@ def _openai_answer(question: Mapping[str, Any], facts: _Facts) -> dict[str, Any]
     kind, name = question.get("type"), question.get("name")
     if kind == "predicate":
         return {"type": kind, "name": name, "probability": facts.probability(_input_text(question.get("instructions")))}
-    if kind == "choice":
-        values = [one.get("value") for one in question.get("choices") or [] if isinstance(one, dict)]
-        chances = _chances(values, facts)
-        listed = [{"value": value, "probability": chance} for value, chance in zip(values, chances, strict=True)]
-        best = values[chances.index(max(chances))]
-        return {"type": kind, "name": name, "choice": best, "confidence": max(chances), "probabilities": listed}
-    if kind == "score":
-        labels = [str(one.get("label")) for one in question.get("levels") or [] if isinstance(one, dict)]
-        spread = _levels(len(labels), facts)
-        levels = [{"value": at, "label": label, "probability": spread[at]} for at, label in enumerate(labels)]
-        score = sum(at * chance for at, chance in enumerate(spread))
-        return {"type": kind, "name": name, "score": score, "confidence": max(spread), "probabilities": levels}
-    raise TroubleError("bad_request", "questions: a type of predicate, choice or score is needed", parameter="questions")
-
-
-def _chances(values: Sequence[Any], facts: _Facts) -> list[float]:
-    if len(values) < 2:
-        raise TroubleError("bad_request", "questions: a choice needs at least two choices", parameter="questions")
-    chosen = choose(values, unsafe=facts.unsafe, refused=facts.refused)
-    return _peaked(len(values), next(at for at, value in enumerate(values) if value is chosen), facts.confidence)
-
-
-def _levels(count: int, facts: _Facts) -> list[float]:
-    if count < 2:
-        raise TroubleError("bad_request", "questions: a score needs at least two levels", parameter="questions")
-    return _peaked(count, count - 1 if facts.unsafe else 0, facts.confidence)
-
-
-def _peaked(count: int, peak: int, height: float) -> list[float]:
-    return [height if at == peak else (1.0 - height) / (count - 1) for at in range(count)]
+    raise TroubleError("bad_request", "questions: only the type predicate is played", parameter="questions")
 
 
 def decide_google(body: Mapping[str, Any], settings: SimulatorSettings) -> dict[str, Any]:
@@ -158,26 +128,11 @@ def decide_google(body: Mapping[str, Any], settings: SimulatorSettings) -> dict[
 
 
 def _google_answer(question: Mapping[str, Any], facts: _Facts) -> dict[str, Any]:
-    kind, criteria = question.get("type"), question.get("criteria")
+    kind = question.get("type")
     if kind == "noul":
         chance = facts.probability(_input_text(question.get("instructions")))
         return {"type": kind, "noul": chance, "confidence": max(chance, 1.0 - chance)}
-    if kind == "choice" and isinstance(criteria, dict):
-        options = list(criteria)
-        chances = dict(zip(options, _chances(options, facts), strict=True))
-        return {
-            "type": kind,
-            "choice": max(options, key=chances.__getitem__),
-            "confidence": max(chances.values()),
-            "probabilities": chances,
-        }
-    if kind == "score" and isinstance(criteria, list) and criteria:
-        spread = _levels(len(criteria), facts)
-        named = {str(at): chance for at, chance in enumerate(spread)}
-        legend = {str(at): str(words) for at, words in enumerate(criteria)}
-        score = sum(at * chance for at, chance in enumerate(spread))
-        return {"type": kind, "score": score, "confidence": max(spread), "probabilities": named, "legend": legend}
-    raise TroubleError("bad_request", "questions: a type of noul, choice or score with its criteria is needed")
+    raise TroubleError("bad_request", "questions: only the type noul is played")
 
 
 def _input_text(given: object) -> str:

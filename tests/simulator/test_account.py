@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safemt_api.simulator.quota import Quotas, go_duration
+from safemt_api.simulator.account import Quotas, go_duration
 
 
 @pytest.mark.parametrize(
