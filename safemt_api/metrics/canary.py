@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 
 from safemt_api.errors import UsageError
-from safemt_api.metrics.arms import paired_change
+from safemt_api.metrics.effects import paired_change
 from safemt_api.metrics.frames import KEY, Floats, checked
 from safemt_api.metrics.uncertainty import DEFAULT_LEVEL, DEFAULT_RESAMPLES, Estimate, IntegerVariable, exact_two_sided_p
 

@@ -177,7 +177,7 @@ def _benign(frame: pl.DataFrame) -> dict[str, Any] | None:
     """Over-refusal: the share of harmless dialogues whose (last) reply declines, with ids as clusters, and by length."""
     import polars as pl  # noqa: PLC0415 (polars is imported late)
 
-    from safemt_api.metrics.defence import benign_rate  # noqa: PLC0415 (imports polars, late)
+    from safemt_api.metrics.effects import benign_rate  # noqa: PLC0415 (imports polars, late)
 
     if not frame.height:
         return None

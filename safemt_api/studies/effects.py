@@ -14,9 +14,8 @@ from typing import TypedDict
 import polars as pl
 
 from safemt_api.messages import Kind, Outcome, Protocol
-from safemt_api.metrics.arms import Change, live_effect_by_turn, paired_change
 from safemt_api.metrics.comparison import Comparison, compare, holm
-from safemt_api.metrics.defence import DefenceEffect, benign_rate, defence_effect
+from safemt_api.metrics.effects import ArmEffect, Change, arm_effect, benign_rate, live_effect_by_turn, paired_change
 from safemt_api.metrics.frames import KEY
 from safemt_api.metrics.uncertainty import Estimate
 from safemt_api.studies.record import (
@@ -169,7 +168,7 @@ def _why_not(reference: ArmFrames, arm: ArmFrames, unlike: str) -> str:
 
 def _claimed(reference: ArmFrames, arm: ArmFrames, again: Resampling) -> dict[str, object]:
     before, after = reference.scores.drop("scenario"), arm.scores.drop("scenario")
-    effect = defence_effect(before, after, extra_cost_usd=_extra_cost_usd(reference, arm), name=arm.name, reference=reference.name, **again)
+    effect = arm_effect(before, after, extra_cost_usd=_extra_cost_usd(reference, arm), name=arm.name, reference=reference.name, **again)
     compared, live = effect.comparison, arm.protocol == "live"
     by_turn = live_effect_by_turn(reference.turns, arm.turns, **again) if live else effect.by_length.rename({"length": "turn"})
     return {
@@ -209,7 +208,7 @@ def _bounds(reference: ArmFrames, arm: ArmFrames, again: Resampling) -> Bounds |
 
 
 def _bound(before: pl.DataFrame, after: pl.DataFrame, again: Resampling) -> BoundFigures:
-    effect = defence_effect(before, after, **again)
+    effect = arm_effect(before, after, **again)
     return BoundFigures(
         prevented=effect.prevented,
         introduced=effect.introduced,
@@ -224,7 +223,7 @@ def _pooled(compared: Comparison) -> PooledEffect:
     )
 
 
-def _indexes(effect: DefenceEffect) -> IndexEffect:
+def _indexes(effect: ArmEffect) -> IndexEffect:
     before, after = (SafetyIndexFigures.model_validate(asdict(one)) for one in (effect.safety_index_before, effect.safety_index_after))
     return IndexEffect(before=before, after=after, difference=_interval(effect.comparison.safety_index_difference))
 
