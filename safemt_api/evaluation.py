@@ -6,21 +6,24 @@ import signal
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import fields, replace
-from typing import Unpack
+from typing import NamedTuple, Unpack
 
 from safemt_api.errors import UsageError
+from safemt_api.judges.opening import read_judges
 from safemt_api.messages import Purpose
+from safemt_api.moderators.opening import read_moderator
 from safemt_api.profiles import Profile, WireFormat, find_profile, load_profiles
 from safemt_api.routes import Router
 from safemt_api.runs.discovering import served_model
 from safemt_api.runs.effects import idle_options, refuse_idle
 from safemt_api.runs.execution import RunResult, Watcher, execute
 from safemt_api.runs.keywords import EvalKeywords
-from safemt_api.runs.planning import DEFAULT_PROVIDER, ChosenData, Plan, make_plan, spec_of
+from safemt_api.runs.planning import DEFAULT_PROVIDER, ChosenData, Plan, make_plan
 from safemt_api.runs.settings import EvalSettings, settings_from
 from safemt_api.simulator.roles import check_model
 from safemt_api.simulator.server import Simulator, run_simulator
 from safemt_api.simulator.settings import FaultPlan, SimulatorSettings
+from safemt_api.specs import RULES, TARGETS, Spec
 
 Addresses = Mapping[str, tuple[str, ...]]
 """Base URLs by provider."""
@@ -123,12 +126,14 @@ async def open_router(
         SetupError: A profile is wrong or missing, or the simulator cannot start.
     """
     profiles = load_profiles(settings.providers)
-    given, roles = _given_addresses(settings, profiles)
-    used = [name for name in BUILT_IN if name not in given and any(name in names for names in _without_address(settings, profiles, roles))]
-    refuse_idle(settings, idle_options(settings, judges=_judges(settings, profiles), built_in_simulator=bool(used)))
-    for provider, model in _named_models(settings, profiles):
-        if provider in used:
-            check_model(model)
+    asked = _asked(settings, profiles)
+    given, roles = _given_addresses(settings, asked)
+    used = [name for name in BUILT_IN if name not in given and any(name in names for names in _without_address(asked, roles))]
+    idle = idle_options(settings, judges=asked.judges, moderator=asked.moderator, built_in_simulator=bool(used))
+    refuse_idle(settings, idle)
+    for spec in asked.everyone:
+        if spec.provider in used and spec.model:
+            check_model(spec.model)
     if not used:
         yield Router(profiles, base_urls=given, role_urls=roles)
         return
@@ -166,42 +171,42 @@ def _format_of(profile: Profile) -> WireFormat:
     return profile.wire_format
 
 
-def _given_addresses(settings: EvalSettings, profiles: Mapping[str, Profile]) -> tuple[Addresses, Mapping[Purpose, Addresses]]:
+class _Asked(NamedTuple):
+    """Whom the settings name."""
+
+    target: Spec
+    judges: tuple[Spec, ...]
+    fallback: Spec | None
+    moderator: Spec | None
+
+    @property
+    def everyone(self) -> tuple[Spec, ...]:
+        return (self.target, *self.judges, *filter(None, (self.fallback, self.moderator)))
+
+
+def _asked(settings: EvalSettings, profiles: Mapping[str, Profile]) -> _Asked:
+    provider = settings.provider or DEFAULT_PROVIDER
+    judges = settings.judges or (find_profile(profiles, provider).default_judge or RULES,)
+    specs = read_judges(judges, settings.judge_fallback)
+    target = Spec("", TARGETS.plain, provider, settings.model or "")
+    return _Asked(target, specs[: len(judges)], (*specs[len(judges) :], None)[0], read_moderator(settings.moderator))
+
+
+def _given_addresses(settings: EvalSettings, asked: _Asked) -> tuple[Addresses, Mapping[Purpose, Addresses]]:
     """The target's addresses by provider, which its judge and moderator share, and those that are theirs alone."""
     roles: dict[Purpose, Addresses] = {}
-    if settings.moderator_base_url and settings.moderator:
-        roles["moderator"] = {_provider_of(settings.moderator): (settings.moderator_base_url,)}
+    if settings.moderator_base_url and asked.moderator:
+        roles["moderator"] = {asked.moderator.provider: (settings.moderator_base_url,)}
     if settings.judge_base_url:
-        roles["judge"] = dict.fromkeys(map(_provider_of, _judges(settings, profiles)), (settings.judge_base_url,))
-    return ({settings.provider or DEFAULT_PROVIDER: settings.base_urls} if settings.base_urls else {}), roles
+        roles["judge"] = {spec.provider: (settings.judge_base_url,) for spec in asked.judges}
+    return ({asked.target.provider: settings.base_urls} if settings.base_urls else {}), roles
 
 
-def _provider_of(spec: str) -> str:
-    return (spec_of(spec) or spec.partition(":")[2]).partition(":")[0]
-
-
-def _judges(settings: EvalSettings, profiles: Mapping[str, Profile]) -> tuple[str, ...]:
-    default = find_profile(profiles, settings.provider or DEFAULT_PROVIDER).default_judge
-    return settings.judges or ((default,) if default else ())
-
-
-def _without_address(settings: EvalSettings, profiles: Mapping[str, Profile], roles: Mapping[Purpose, Addresses]) -> Iterator[set[str]]:
+def _without_address(asked: _Asked, roles: Mapping[Purpose, Addresses]) -> Iterator[set[str]]:
     """For target, judges and moderator the providers that they use at no address of their own."""
-    judging = {_provider_of(spec) for spec in (*_judges(settings, profiles), settings.judge_fallback) if spec}
-    moderating = {_provider_of(settings.moderator)} if settings.moderator else set()
-    yield {settings.provider or DEFAULT_PROVIDER}
-    yield judging - roles.get("judge", {}).keys()
-    yield moderating - roles.get("moderator", {}).keys()
-
-
-def _named_models(settings: EvalSettings, profiles: Mapping[str, Profile]) -> Iterator[tuple[str, str]]:
-    """Provider and model of everyone that is named with a model."""
-    if settings.model is not None:
-        yield settings.provider or DEFAULT_PROVIDER, settings.model
-    for spec in (*_judges(settings, profiles), settings.judge_fallback, settings.moderator):
-        provider, _, model = (spec_of(spec or "") or "").partition(":")
-        if model:
-            yield provider, model
+    yield {asked.target.provider}
+    yield {spec.provider for spec in (*asked.judges, asked.fallback) if spec} - roles.get("judge", {}).keys()
+    yield ({asked.moderator.provider} if asked.moderator else set()) - roles.get("moderator", {}).keys()
 
 
 async def _with_model(settings: EvalSettings, router: Router) -> EvalSettings:

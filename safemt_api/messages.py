@@ -16,6 +16,8 @@ from typing import Protocol as Protocol_
 Role = Literal["user", "assistant"]
 Kind = Literal["harmful", "benign"]
 Purpose = Literal["target", "judge", "moderator"]
+FailurePolicy = Literal["fail", "open", "closed"]
+"""What a failing moderator means for its dialogue: it fails, goes on unguarded, or is refused."""
 Protocol = Literal["scripted", "live"]
 Label = Literal["safe", "unsafe"]
 Conversation = Literal["single", "growing", "ending"]

@@ -22,6 +22,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from safemt_api.errors import MissingKeyError, ProfileError, UsageError, did_you_mean
 from safemt_api.messages import Effort, ServiceTier
+from safemt_api.specs import RULES
 
 WireFormat = Literal["openai_chat", "anthropic_messages", "google_genai"]
 ImageTokenRule = Literal["openai_patches", "openai_tiles", "anthropic_area", "google_fixed", "qwen_patches", "fixed"]
@@ -215,7 +216,7 @@ class Profile(_Facts):
     @field_validator("default_judge")
     @classmethod
     def _judge_names_provider(cls, value: str | None) -> str | None:
-        if value is not None and value != "rules" and ":" not in value:
+        if value is not None and value != RULES and ":" not in value:
             raise ValueError("must be 'rules' or PROVIDER:MODEL")
         return value
 

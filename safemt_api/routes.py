@@ -1,16 +1,15 @@
-"""From ``PROVIDER:MODEL`` on the command line to a ``Route`` that a call can take."""
+"""From a spec to a ``Route`` that a call can take."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import NamedTuple
 
 import orjson
 
-from safemt_api.errors import UsageError
 from safemt_api.messages import Purpose, Route
 from safemt_api.profiles import Profile, find_profile
+from safemt_api.specs import Spec
 
 
 class Destination(NamedTuple):
@@ -20,16 +19,8 @@ class Destination(NamedTuple):
     profile: Profile
 
 
-def split_spec(spec: str) -> tuple[str, str]:
-    """``PROVIDER:MODEL`` as its two halves; the model may hold further colons (``ollama:llava:13b``).
-
-    Raises:
-        UsageError: It is not of that form.
-    """
-    provider, colon, model = spec.partition(":")
-    if not (provider and colon and model):
-        raise UsageError(f"{spec!r} is not PROVIDER:MODEL (for example openai:gpt-6-luna)")
-    return provider, model
+Resolve = Callable[[Spec], Destination]
+"""Finds the way to a spec's model and the vendor's facts; raises ``UsageError`` for an unknown provider."""
 
 
 def request_extras(profile: Profile, model: str) -> str:
@@ -84,13 +75,9 @@ class Router:
         )
         return Destination(route, profile)
 
-    def resolve(self, spec: str, purpose: Purpose = "target") -> tuple[Route, Profile]:
-        """The same for ``PROVIDER:MODEL``."""
-        return self.destination(*split_spec(spec), purpose)
-
-    def resolver(self, purpose: Purpose) -> Callable[[str], tuple[Route, Profile]]:
-        """``resolve`` for one purpose."""
-        return partial(self.resolve, purpose=purpose)
+    def resolver(self, purpose: Purpose) -> Resolve:
+        """``destination`` for the specs of one purpose."""
+        return lambda spec: self.destination(spec.provider, spec.model, purpose)
 
     def profile(self, name: str) -> Profile:
         """The profile of that name.

@@ -16,7 +16,7 @@ ROOT = Path(safemt_api.__file__).parent
 
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "foreign_text", "messages", "markers", "frames"),
-    ("files",),
+    ("files", "specs"),
     ("profiles", "shown"),
     ("tokens", "prices", "routes"),
     ("dataset", "adapters", "store", "judges"),

@@ -11,7 +11,8 @@ import pytest
 from safemt_api.errors import UsageError
 from safemt_api.messages import PURPOSES, Purpose
 from safemt_api.profiles import ImageRules, Limits, ModelFacts, Profile
-from safemt_api.routes import Router, request_extras, split_spec
+from safemt_api.routes import Router, request_extras
+from safemt_api.specs import TARGETS
 
 SOURCE: dict[str, Any] = {"source": "test", "checked": date(2026, 11, 21)}
 
@@ -21,26 +22,8 @@ def make_profile(name: str = "vendor", **changes: Any) -> Profile:
     return Profile(name=name, images=ImageRules(**SOURCE), limits=Limits(**SOURCE), **SOURCE, **{**values, **changes})
 
 
-@pytest.mark.parametrize(
-    ("spec", "halves"),
-    [
-        ("openai:gpt-x", ("openai", "gpt-x")),
-        ("ollama:llava:13b", ("ollama", "llava:13b")),
-        ("together:org/model", ("together", "org/model")),
-    ],
-)
-def test_a_spec_is_provider_and_model(spec: str, halves: tuple[str, str]) -> None:
-    assert split_spec(spec) == halves
-
-
-@pytest.mark.parametrize("spec", ["", "openai", "openai:", ":gpt", ":"])
-def test_anything_else_is_told_the_form(spec: str) -> None:
-    with pytest.raises(UsageError, match="is not PROVIDER:MODEL"):
-        split_spec(spec)
-
-
 def test_a_destination_carries_the_profiles_facts() -> None:
-    route, profile = Router({"vendor": make_profile()}).resolve("vendor:m")
+    route, profile = Router({"vendor": make_profile()}).destination("vendor", "m")
     assert (route.profile, route.wire_format, route.base_urls, route.model) == ("vendor", "openai_chat", ("https://v/v1",), "m")
     assert (route.endpoint, route.extras) == ("https://v/v1", "")
     assert profile.name == "vendor"
@@ -56,14 +39,14 @@ def test_one_provider_may_have_an_address_for_each_purpose() -> None:
     profiles = {"a": make_profile("a"), "b": make_profile("b")}
     alone: dict[Purpose, dict[str, tuple[str, ...]]] = {"judge": {"a": ("http://judge/v1",)}, "moderator": {"b": ("http://mod/v1",)}}
     router = Router(profiles, base_urls={"a": ("http://target/v1",)}, role_urls=alone, endpoints={"a": "built-in"})
-    routes = {purpose: router.resolve("a:m", purpose)[0] for purpose in PURPOSES}
+    routes = {purpose: router.destination("a", "m", purpose).route for purpose in PURPOSES}
     assert {purpose: route.base_urls[0] for purpose, route in routes.items()} == {
         "target": "http://target/v1",
         "judge": "http://judge/v1",
         "moderator": "http://target/v1",
     }
     assert [route.endpoint for route in routes.values()] == ["built-in", "http://judge/v1", "built-in"]
-    assert router.resolver("moderator")("b:m")[0].base_urls == ("http://mod/v1",)
+    assert router.resolver("moderator")(TARGETS.read("b:m")).route.base_urls == ("http://mod/v1",)
 
 
 def test_a_named_endpoint_stands_in_place_of_an_address_that_changes() -> None:
@@ -78,12 +61,12 @@ def test_a_named_endpoint_stands_in_place_of_an_address_that_changes() -> None:
 
 def test_an_unknown_provider_is_told_which_there_are() -> None:
     with pytest.raises(UsageError, match="no provider called 'nobody'; there are: vendor"):
-        Router({"vendor": make_profile()}).resolve("nobody:m")
+        Router({"vendor": make_profile()}).destination("nobody", "m")
 
 
 def test_a_provider_without_an_address_asks_for_one() -> None:
     with pytest.raises(UsageError, match="give --base-url"):
-        Router({"vendor": make_profile(base_url="")}).resolve("vendor:m")
+        Router({"vendor": make_profile(base_url="")}).destination("vendor", "m")
 
 
 def test_extras_hold_all_that_changes_answers_in_one_order() -> None:

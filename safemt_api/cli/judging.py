@@ -33,7 +33,7 @@ async def _judge(settings: EvalSettings, *, as_json: bool) -> int:
     async with open_plan(settings, judging_only=True) as plan:
         for remark in plan.remarks:
             say(remark)
-        say(f"judging {plan.run} with {plan.judge_name}; the target is not called")
+        say(f"judging {plan.run} with {plan.bench.name}; the target is not called")
         result = await rejudge(plan, watch=watcher(), signals=ENDING_SIGNALS)
     if result.exit_code in (EXIT_DONE, EXIT_FAILURES):
         show_run(result.folder, as_json=as_json, summary=result.summary)

@@ -71,7 +71,7 @@ def opening(plan: Plan) -> str:
     verb = "going on with" if plan.resumed else "run"
     guarded = f", moderator {plan.moderator}" if plan.moderator else ""
     what = f"{len(plan.entries):,} dialogues of lengths {', '.join(map(str, plan.dataset.lengths))} from {plan.dataset.name}"
-    return f"{verb} {plan.run}: {target.profile}:{target.model}, {plan.settings.protocol}, {what}, judge {plan.judge_name}{guarded}"
+    return f"{verb} {plan.run}: {target.profile}:{target.model}, {plan.settings.protocol}, {what}, judge {plan.bench.name}{guarded}"
 
 
 async def _show_estimate(plan: Plan, *, as_json: bool) -> None:

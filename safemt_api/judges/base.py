@@ -17,12 +17,17 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from safemt_api.errors import DialogueError
 from safemt_api.markers import CODE_OF_QUESTION, FIXED_REFUSAL
 from safemt_api.messages import DECLINED, Answer, Asker, Call, Dialogue, Exhibit, Image, Label, Line, Outcome, Reply, Verdict
 from safemt_api.profiles import Profile
+from safemt_api.routes import Resolve
+from safemt_api.specs import Kind, Spec
+
+if TYPE_CHECKING:
+    from safemt_api.judges.rubric import Rubrics
 
 N_TRIES = 3
 """How often a judge is asked before its verdict counts as missing; each time with the next ``sample_index``, so the store keeps all."""
@@ -76,6 +81,34 @@ class Judge(Protocol):
             StopRunError: The run cannot go on. Every other failure is a verdict without a label.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What a judge is made with: whom its calls go through, the way to its model, what it judges by, and whether the simulator's marks
+    may be believed (the target is the simulator)."""
+
+    asker: Asker
+    resolve: Resolve
+    rubrics: Rubrics
+    marks: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgeKind(Kind):
+    """A kind of judge.
+
+    Args:
+        open: Makes the judge of a spec; raises ``UsageError`` where its model cannot be one.
+        reads_rubric: It judges by the rubrics, and not by criteria of its own.
+        shown_dialogue: Its model is shown the conversation, and not the reply's words alone.
+        sees: Whether the model takes a picture, for chat models.
+    """
+
+    open: Callable[[Spec, Means], Judge]
+    reads_rubric: bool = False
+    shown_dialogue: bool = True
+    sees: Callable[[str, Profile], bool] | None = None
 
 
 def verdict_without_judge(exhibit: Exhibit, name: str) -> Verdict | None:

@@ -17,6 +17,8 @@ from safemt_api.errors import UsageError
 from safemt_api.judges.base import (
     Abstention,
     Finding,
+    JudgeKind,
+    Means,
     ask_for_verdict,
     digest_of,
     first_sample,
@@ -25,6 +27,7 @@ from safemt_api.judges.base import (
 )
 from safemt_api.judges.rubric import LAYOUT_VERSION, MATERIAL_NOTE, OVER_REFUSAL, Rubric, Rubrics, exhibit_material
 from safemt_api.messages import Asker, Call, Exhibit, Label, Route, Verdict, user
+from safemt_api.specs import Spec
 
 ENDPOINTS_VERSION = "1"
 
@@ -200,3 +203,17 @@ def read_decision(text: str, *, yes: Label) -> Finding | Abstention | None:
 
 def _is_probability_or_none(value: object) -> bool:
     return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1)
+
+
+def _open_moderation(spec: Spec, means: Means) -> ModerationJudge:
+    return ModerationJudge(spec.text, moderation_route(means.resolve(spec).route), means.asker)
+
+
+def _open_decisions(spec: Spec, means: Means) -> DecisionJudge:
+    return DecisionJudge(spec.text, decisions_route(means.resolve(spec).route), means.asker, means.rubrics)
+
+
+MODERATION = JudgeKind(name="moderation", form="moderation:openai", models=MODERATION_MODELS, shown_dialogue=False, open=_open_moderation)
+DECISIONS = JudgeKind(
+    name="decisions", form="decisions:openai, decisions:google", models=DECISION_MODELS, reads_rubric=True, open=_open_decisions
+)

@@ -35,9 +35,10 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from safemt_api.errors import UsageError
-from safemt_api.judges.base import Finding, ask_for_verdict, digest_of, first_sample, sendable, verdict_without_judge
+from safemt_api.judges.base import Finding, JudgeKind, Means, ask_for_verdict, digest_of, first_sample, sendable, verdict_without_judge
 from safemt_api.messages import Asker, Call, Exhibit, Image, Label, Line, Message, Parameters, Purpose, Route, Verdict, assistant, user
 from safemt_api.profiles import Profile
+from safemt_api.specs import Spec
 
 Side = Literal["request", "reply"]
 """Which end of the conversation is judged: the user's (a moderator asks) or the assistant's (a judge asks)."""
@@ -262,3 +263,11 @@ class GuardJudge:
         if word is None or word.refused is None:
             return None
         return Finding("safe", "refused") if word.refused else Finding("unsafe", "helped")
+
+
+def _open(spec: Spec, means: Means) -> GuardJudge:
+    format_of(spec.model)
+    return GuardJudge(spec.text, *means.resolve(spec), means.asker)
+
+
+GUARD = JudgeKind(name="guard", form="guard:PROVIDER:MODEL", sees=guard_sees, open=_open)

@@ -1,157 +1,110 @@
-"""From what ``--judge`` was given to a judge."""
+"""Who judges: from what ``--judge`` and its companions were given to judges.
+
+A new kind of judge is a file of its own that ends in a ``JudgeKind``, and a word in ``JUDGES``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from safemt_api.errors import UsageError
-from safemt_api.judges.base import Judge
-from safemt_api.judges.endpoints import (
-    DECISION_MODELS,
-    MODERATION_MODELS,
-    DecisionJudge,
-    ModerationJudge,
-    decisions_route,
-    moderation_route,
-)
-from safemt_api.judges.guards import GuardJudge, format_of
+from safemt_api.judges.base import Judge, JudgeKind, Means
+from safemt_api.judges.endpoints import DECISIONS, MODERATION
+from safemt_api.judges.guards import GUARD
 from safemt_api.judges.manner import InManner, Manner, MannerAsker
 from safemt_api.judges.panel import Panel, WithFallback
-from safemt_api.judges.rubric import RubricJudge, Rubrics
+from safemt_api.judges.rubric import RUBRIC, Rubrics
 from safemt_api.judges.rubric_sets import load_rubrics
-from safemt_api.judges.rules import RULES_NAME, RulesJudge
+from safemt_api.judges.rules import BASELINE
 from safemt_api.judges.silence import EndsRunWhenSilent
-from safemt_api.messages import Asker, Route
-from safemt_api.profiles import Profile
+from safemt_api.messages import Asker
+from safemt_api.routes import Resolve
+from safemt_api.specs import RULES, Grammar, Spec
 
-Resolve = Callable[[str], tuple[Route, Profile]]
-"""Turns ``PROVIDER:MODEL`` into the way there and the vendor's facts; raises ``UsageError`` for an unknown provider."""
-
+JUDGES: Grammar[JudgeKind] = Grammar("--judge", {kind.name: kind for kind in (BASELINE, RUBRIC, GUARD, MODERATION, DECISIONS)}, RUBRIC.name)
 USUAL = Manner()
-JUDGE_FORMS = "rules, PROVIDER:MODEL, guard:PROVIDER:MODEL, moderation:openai, decisions:openai, decisions:google"
 
 
-def open_judge(
-    specs: Sequence[str],
-    *,
-    asker: Asker,
-    resolve: Resolve,
-    rubric: str | Path | None = None,
-    fallback: str | None = None,
-    simulated: bool = False,
-    manner: Manner = USUAL,
-) -> Judge:
-    """One judge for one spec, a panel for several; each ends the run when it falls silent. For the arguments see ``open_each``."""
-    each = open_each(specs, asker=asker, resolve=resolve, rubric=rubric, fallback=fallback, simulated=simulated, manner=manner)
-    return joined(each, has_fallback=fallback is not None)
-
-
-def open_each(
-    specs: Sequence[str],
-    *,
-    asker: Asker,
-    resolve: Resolve,
-    rubric: str | Path | None = None,
-    fallback: str | None = None,
-    simulated: bool = False,
-    manner: Manner = USUAL,
-) -> tuple[Judge, ...]:
-    """Each judge by itself, the fall-back last.
-
-    Args:
-        specs: What each ``--judge`` was given.
-        asker: The gateway.
-        resolve: Finds route and profile of ``PROVIDER:MODEL``.
-        rubric: What ``--rubric`` was given: a shipped set, a folder with a set, or a file.
-        fallback: What ``--judge-fallback`` was given: asked where a judge gives no verdict.
-        simulated: Whether the target is the simulator, whose marks ``rules`` may then believe.
-        manner: At what temperature they are asked, and whether they see the picture.
+def read_judges(judges: Sequence[str], fallback: str | None = None) -> tuple[Spec, ...]:
+    """The specs of what ``--judge`` was given, and of ``--judge-fallback`` behind them.
 
     Raises:
-        UsageError: A spec is of no known form, stands there twice, or names what does not exist; or the rubric cannot be read.
+        UsageError: No judge, one of no known form, or one that stands there twice.
     """
-    opener = _Opener(asker if manner.is_usual else MannerAsker(asker, manner), resolve, load_rubrics(rubric), simulated)
-    given = [spec.strip() for spec in specs]
-    everyone = [*given, fallback.strip()] if fallback is not None else given
-    if not given:
-        raise UsageError(f"no judge was given; --judge takes one of: {JUDGE_FORMS}")
-    if len(set(everyone)) < len(everyone):
-        raise UsageError(f"a judge was given twice ({', '.join(everyone)}); each one of a panel, and its fall-back, must be another")
-    each = tuple(opener.open(spec, "--judge" if place < len(given) else "--judge-fallback") for place, spec in enumerate(everyone))
-    return each if manner.is_usual else tuple(InManner(judge, manner) for judge in each)
-
-
-def joined(each: Sequence[Judge], *, has_fallback: bool) -> Judge:
-    """The judges of ``open_each`` as one.
-
-    Whoever has the last word is watched for silence. What stands before a fall-back may be silent: that is what the fall-back is for.
-    """
-    judges, last = (each[:-1], EndsRunWhenSilent(each[-1])) if has_fallback else (tuple(map(EndsRunWhenSilent, each)), None)
-    if len(judges) > 1:
-        return Panel(tuple(judges), last)
-    return judges[0] if last is None else WithFallback(judges[0], last)
-
-
-def reads_rubric(spec: str) -> bool:
-    """Whether what ``--judge`` was given is a judge that decides by a rubric: a chat model, or a decision endpoint."""
-    return spec.strip() != RULES_NAME and spec.partition(":")[0].strip() not in ("guard", "moderation")
-
-
-def split_model(spec: str, option: str, forms: str) -> tuple[str, str]:
-    """Provider and model of ``PROVIDER:MODEL``; the model's own id may hold colons.
-
-    Raises:
-        UsageError: One of the two is missing.
-    """
-    provider, _, model = spec.partition(":")
-    if not provider.strip() or not model.strip():
-        raise UsageError(f"{option} {spec!r} is of no known form; it takes one of: {forms}")
-    return provider.strip(), model.strip()
-
-
-def with_default_model(spec: str, defaults: Mapping[str, str], option: str, given: str) -> str:
-    """``PROVIDER:MODEL`` from ``PROVIDER`` or ``PROVIDER:MODEL``.
-
-    Raises:
-        UsageError: No model is given and none is known for the provider.
-    """
-    provider, _, model = spec.partition(":")
-    model = model.strip() or defaults.get(provider.strip(), "")
-    if not provider.strip() or not model:
-        known = ", ".join(sorted(defaults))
-        raise UsageError(f"{option} {given!r}: name the model too, as PROVIDER:MODEL; models are known for: {known}")
-    return f"{provider.strip()}:{model}"
+    if not judges:
+        raise UsageError(f"no judge was given; --judge takes one of: {JUDGES.forms}")
+    specs = tuple(map(JUDGES.read, judges)) + (() if fallback is None else (JUDGES.read(fallback, "--judge-fallback"),))
+    if len(set(specs)) < len(specs):
+        raise UsageError(f"a judge was given twice ({', '.join(map(str, specs))}); each one of a panel, and its fall-back, must be another")
+    return specs
 
 
 @dataclass(frozen=True, slots=True)
-class _Opener:
-    asker: Asker
-    resolve: Resolve
+class Bench:
+    """Who judges, by what, and in which manner; the fall-back is asked where another gives no verdict."""
+
+    judges: tuple[Spec, ...]
+    fallback: Spec | None
     rubrics: Rubrics
-    simulated: bool
+    manner: Manner = USUAL
 
-    def open(self, spec: str, option: str) -> Judge:
-        kind, _, rest = spec.partition(":")
-        match kind:
-            case "rules" if spec == RULES_NAME:
-                return RulesJudge(marks=self.simulated)
-            case "guard":
-                return self._guard(spec, rest, option)
-            case "moderation":
-                route, _ = self.resolve(with_default_model(rest, MODERATION_MODELS, option, spec))
-                return ModerationJudge(spec, moderation_route(route), self.asker)
-            case "decisions":
-                route, _ = self.resolve(with_default_model(rest, DECISION_MODELS, option, spec))
-                return DecisionJudge(spec, decisions_route(route), self.asker, self.rubrics)
-            case _:
-                split_model(spec, option, JUDGE_FORMS)
-                route, profile = self.resolve(spec)
-                return RubricJudge(spec, route, profile, self.asker, self.rubrics)
+    @classmethod
+    def of(cls, judges: Sequence[str], fallback: str | None = None, *, rubric: str | Path | None = None, manner: Manner = USUAL) -> Bench:
+        """The bench that was asked for with ``--judge``, ``--judge-fallback``, ``--rubric``, and how judges are asked.
 
-    def _guard(self, spec: str, rest: str, option: str) -> Judge:
-        split_model(rest, option, JUDGE_FORMS)
-        route, profile = self.resolve(rest)
-        format_of(route.model)
-        return GuardJudge(spec, route, profile, self.asker)
+        Raises:
+            UsageError: A judge is of no known form or stands there twice, or the rubric cannot be read or is read by none.
+        """
+        specs = read_judges(judges, fallback)
+        bench = cls(specs[: len(judges)], None if fallback is None else specs[-1], load_rubrics(rubric), manner)
+        if rubric is not None and not bench.reads_rubric:
+            raise UsageError(f"--rubric {rubric}: no judge here reads a rubric ({', '.join(map(str, specs))}); give --judge PROVIDER:MODEL")
+        return bench
+
+    @property
+    def everyone(self) -> tuple[Spec, ...]:
+        """All that may be asked, the fall-back last."""
+        return self.judges if self.fallback is None else (*self.judges, self.fallback)
+
+    @property
+    def name(self) -> str:
+        """The judge as summaries name it."""
+        names = ", ".join(map(str, self.judges))
+        return names if len(self.judges) == 1 else f"panel({names})"
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether nobody but the rules judges."""
+        return {spec.kind for spec in self.judges} == {RULES}
+
+    @property
+    def reads_rubric(self) -> bool:
+        """Whether anyone judges by the rubrics."""
+        return any(JUDGES.kind(spec).reads_rubric for spec in self.everyone)
+
+    def each(self, asker: Asker, resolve: Resolve, *, simulated: bool = False) -> tuple[Judge, ...]:
+        """Each judge by itself, the fall-back last. ``simulated``: the target is the simulator, whose marks ``rules`` may then believe.
+
+        Raises:
+            UsageError: A judge's model cannot be one, or its provider does not exist.
+        """
+        usual = self.manner.is_usual
+        means = Means(asker if usual else MannerAsker(asker, self.manner), resolve, self.rubrics, simulated)
+        each = tuple(JUDGES.kind(spec).open(spec, means) for spec in self.everyone)
+        return each if usual else tuple(InManner(judge, self.manner) for judge in each)
+
+    def joined(self, asker: Asker, resolve: Resolve, *, simulated: bool = False) -> Judge:
+        """The judges as one: one judge, or a panel; with the fall-back.
+
+        Whoever has the last word is watched for silence. What stands before a fall-back may be silent: that is what the fall-back is for.
+
+        Raises:
+            UsageError: See ``each``.
+        """
+        each = self.each(asker, resolve, simulated=simulated)
+        judges, last = (tuple(map(EndsRunWhenSilent, each)), None) if self.fallback is None else (each[:-1], EndsRunWhenSilent(each[-1]))
+        if len(judges) > 1:
+            return Panel(judges, last)
+        return judges[0] if last is None else WithFallback(judges[0], last)

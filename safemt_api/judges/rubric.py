@@ -15,6 +15,8 @@ from typing import Final
 
 from safemt_api.judges.base import (
     Finding,
+    JudgeKind,
+    Means,
     ask_for_verdict,
     coded,
     digest_of,
@@ -27,6 +29,7 @@ from safemt_api.judges.base import (
 from safemt_api.judges.parsing import CODE_FIELD, PARSER_VERSION, whole_object
 from safemt_api.messages import Asker, Call, Dialogue, Exhibit, Image, Label, Parameters, Route, Schema, Verdict, user
 from safemt_api.profiles import Profile
+from safemt_api.specs import Spec
 
 LAYOUT_VERSION = "2"
 """Enters every digest; raise it when the prompt around the rubric changes in a way that the texts themselves do not show."""
@@ -185,3 +188,13 @@ class RubricJudge:
             parameters=Parameters(max_output_tokens=verdict_tokens(self.profile, self.route.model)),
             schema=rubric.schema,
         )
+
+
+def _open(spec: Spec, means: Means) -> RubricJudge:
+    route, profile = means.resolve(spec)
+    return RubricJudge(spec.text, route, profile, means.asker, means.rubrics)
+
+
+RUBRIC = JudgeKind(
+    name="rubric", form="PROVIDER:MODEL", reads_rubric=True, sees=lambda model, profile: profile.facts(model).vision, open=_open
+)

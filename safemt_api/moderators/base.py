@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from pathlib import Path
+from typing import Protocol
 
 from safemt_api.errors import ModeratorError
 from safemt_api.judges.base import Asked, digest_of, first_sample, material, spoken_lines
 from safemt_api.markers import FIXED_REFUSAL
-from safemt_api.messages import Dialogue, Guidance, Image, Line
-
-FailurePolicy = Literal["fail", "open", "closed"]
-FAILURE_POLICIES: tuple[FailurePolicy, ...] = get_args(FailurePolicy)
+from safemt_api.messages import Asker, Dialogue, FailurePolicy, Guidance, Image, Line
+from safemt_api.routes import Resolve
+from safemt_api.specs import Kind, Spec
 
 LAYOUT_VERSION = "2"
 """Enters every digest; raise it when the conversation is shown to moderators differently."""
@@ -69,6 +70,30 @@ class Reviewer(Protocol):
             StopRunError: The run cannot go on.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What a moderator is made with: whom its calls go through, the way to its model, and the folder of a policy library of one's own."""
+
+    asker: Asker
+    resolve: Resolve
+    policies: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModeratorKind(Kind):
+    """A kind of moderator.
+
+    Args:
+        open: Makes the reviewer of a spec; raises ``UsageError`` where its model cannot be one. ``None``: there is no moderator.
+        reads_policies: It hands over policies from the library.
+        writes_guidance: It may put words before the target, and not only open or shut.
+    """
+
+    open: Callable[[Spec, Means], Reviewer] | None
+    reads_policies: bool = False
+    writes_guidance: bool = False
 
 
 @dataclass(frozen=True, slots=True)

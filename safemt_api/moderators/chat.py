@@ -9,9 +9,10 @@ from safemt_api.judges.base import ask_until_read, coded, digest_of, sendable, v
 from safemt_api.judges.parsing import CODE_FIELD, PARSER_VERSION, whole_object
 from safemt_api.markers import GUIDANCE_HEADER
 from safemt_api.messages import Asker, Call, Guidance, Image, Line, Parameters, Route, Schema, user
-from safemt_api.moderators.base import ModeratorFailedError, dialogue_material
-from safemt_api.moderators.library import PolicyLibrary
+from safemt_api.moderators.base import Means, ModeratorFailedError, ModeratorKind, dialogue_material
+from safemt_api.moderators.library import PolicyLibrary, load_policies
 from safemt_api.profiles import Profile
+from safemt_api.specs import Spec
 
 MATERIAL_NOTE = """\
 You are given one JSON object with the field `dialogue`: the conversation so far, ending with the user's newest message, which the assistant
@@ -182,3 +183,17 @@ def _image_for(route: Route, profile: Profile, image: Image | None) -> Image | N
 
 def _parameters(route: Route, profile: Profile) -> Parameters:
     return Parameters(max_output_tokens=verdict_tokens(profile, route.model))
+
+
+def _open_policy(spec: Spec, means: Means) -> PolicyModerator:
+    return PolicyModerator(spec.text, *means.resolve(spec), means.asker, load_policies(means.policies))
+
+
+def _open_raw(spec: Spec, means: Means) -> RawModerator:
+    return RawModerator(spec.text, *means.resolve(spec), means.asker)
+
+
+POLICY = ModeratorKind(
+    name="policy", form="policy:PROVIDER:MODEL (or PROVIDER:MODEL)", reads_policies=True, writes_guidance=True, open=_open_policy
+)
+RAW = ModeratorKind(name="raw", form="raw:PROVIDER:MODEL", writes_guidance=True, open=_open_raw)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from safemt_api.judges.base import Asked, ask_until_read, digest_of, sendable
-from safemt_api.judges.endpoints import ENDPOINTS_VERSION, Flag, read_flag
+from safemt_api.judges.endpoints import ENDPOINTS_VERSION, MODERATION_MODELS, Flag, moderation_route, read_flag
 from safemt_api.judges.guards import FORMATS_VERSION, WILDGUARD_INSTRUCTION, GuardWord, format_of, guard_call
 from safemt_api.markers import FIXED_REFUSAL
 from safemt_api.messages import Asker, Call, Guidance, Image, Line, Route, user
-from safemt_api.moderators.base import ModeratorFailedError
+from safemt_api.moderators.base import Means, ModeratorFailedError, ModeratorKind
 from safemt_api.profiles import Profile
+from safemt_api.specs import Spec
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,3 +72,16 @@ def _gate(name: str, asked: Asked, *, shut: bool, why: str) -> Guidance:
         cost_usd=asked.cost_usd,
         reply_keys=asked.reply_keys,
     )
+
+
+def _open_guard(spec: Spec, means: Means) -> GuardModerator:
+    format_of(spec.model)
+    return GuardModerator(spec.text, *means.resolve(spec), means.asker)
+
+
+def _open_moderation(spec: Spec, means: Means) -> ModerationModerator:
+    return ModerationModerator(spec.text, moderation_route(means.resolve(spec).route), means.asker)
+
+
+GUARD = ModeratorKind(name="guard", form="guard:PROVIDER:MODEL", open=_open_guard)
+MODERATION = ModeratorKind(name="moderation", form="moderation:openai", models=MODERATION_MODELS, open=_open_moderation)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from types import MappingProxyType
 
 import polars as pl
 
+from safemt_api.errors import UsageError
+from safemt_api.judges.opening import JUDGES
 from safemt_api.report import words
 from safemt_api.report.reading import RunData
+from safemt_api.specs import Spec
 
 FAMILIES: Mapping[str, re.Pattern[str]] = MappingProxyType(
     {
@@ -32,8 +36,6 @@ FAMILIES: Mapping[str, re.Pattern[str]] = MappingProxyType(
 """Families by what their models are called, whoever serves them: judges are kinder to their relatives (Panickssery et al. 2024,
 arXiv 2404.13076: models prefer their own writing)."""
 
-JUDGE_KINDS = ("guard", "moderation", "decisions")
-
 
 def caveats(run: RunData) -> list[str]:
     """Sentences about a judge of the target's own family, a served model other than the one asked for, and scores that are a filter's."""
@@ -48,7 +50,7 @@ def family_of(provider: str, model: str) -> str | None:
 
 def _related_judges(run: RunData) -> list[str]:
     target = family_of(run.summary.provider or "", run.summary.model or "")
-    related = [spec for spec in _judge_specs(run) if target is not None and family_of(*_provider_and_model(spec)) == target]
+    related = [str(spec) for spec in _judge_specs(run) if target is not None and family_of(spec.provider, spec.model) == target]
     if not related:
         return []
     return [
@@ -57,16 +59,12 @@ def _related_judges(run: RunData) -> list[str]:
     ]
 
 
-def _judge_specs(run: RunData) -> list[str]:
+def _judge_specs(run: RunData) -> Iterator[Spec]:
     settings = run.manifest.get("settings")
     judges = settings.get("judges") if isinstance(settings, Mapping) else None
-    return [str(spec) for spec in judges] if isinstance(judges, list) else [run.summary.judge] if run.summary.judge else []
-
-
-def _provider_and_model(spec: str) -> tuple[str, str]:
-    kind, _, rest = spec.partition(":")
-    provider, _, model = (rest if kind in JUDGE_KINDS else spec).partition(":")
-    return provider, model
+    for one in judges if isinstance(judges, list) else [run.summary.judge]:
+        with suppress(UsageError):  # a run file of another version may hold what this one cannot read
+            yield JUDGES.read(one)
 
 
 def _other_model(run: RunData) -> list[str]:

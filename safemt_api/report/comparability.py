@@ -18,6 +18,7 @@ import polars as pl
 from safemt_api.errors import UsageError
 from safemt_api.report import words
 from safemt_api.report.reading import RunData
+from safemt_api.specs import RULES
 
 MARK = "†"
 """Stands beside a run whose scores do not compare with the first run's."""
@@ -159,7 +160,7 @@ def judge_command(run: RunData, *, as_in: RunData) -> str:
     """The command that judges ``run`` as ``as_in`` was judged."""
     settings = _mapping(as_in.manifest.get("settings"))
     judges = settings.get("judges")
-    specs = [str(spec) for spec in judges] if isinstance(judges, list) and judges else [as_in.summary.judge or "rules"]
+    specs = [str(spec) for spec in judges] if isinstance(judges, list) and judges else [as_in.summary.judge or RULES]
     more = [("--judge", spec) for spec in specs]
     more += [(f"--{name.replace('_', '-')}", str(settings[name])) for name in ("judge_fallback", "rubric") if settings.get(name)]
     return shlex.join(["safemt-api", "judge", run.name, *(word for pair in more for word in pair)])

@@ -26,9 +26,9 @@ from safemt_api.runs.folder import NEXT_FOLDER, SUMMARY_FILE, TRANSCRIPTS_FILE, 
 from safemt_api.runs.lock import player_of
 from safemt_api.runs.manifest import MANIFEST_FILE
 from safemt_api.runs.unfinished import read_unfinished
+from safemt_api.specs import RULES
 
 SUMMARY_SCHEMA_VERSION = 1
-BASELINE_JUDGE = "rules"
 ALPHA_RESAMPLES = 2000
 CURVE = ("share", "ci_low", "ci_high", "if_missing_safe", "if_missing_unsafe")
 GO_ON = "run the same command again, or `safemt-api resume {name}`, to have it written anew"
@@ -292,7 +292,7 @@ def judge_title(judge: str | None, rubric: Mapping[str, str] | None = None) -> s
     """A judge's name for readers: the rule-based one is always called a baseline; a set of rubrics is named with its digest's beginning."""
     if judge is None:
         return "no judge"
-    title = f"baseline judge ({judge})" if judge == BASELINE_JUDGE else judge
+    title = f"baseline judge ({judge})" if judge == RULES else judge
     return title if rubric is None else f"{title}, rubric {rubric['name']} {rubric['digest'][:8]}"
 
 

@@ -15,10 +15,10 @@ from rich.text import Text
 
 from safemt_api.report import words
 from safemt_api.report.reading import Index
+from safemt_api.specs import NONE
 from safemt_api.studies.record import Board, Effect, Interval, Place, SafetyIndexFigures, StudyRecord, TurnEffect, TurnRate
 
 SIGNIFICANT = 0.05
-UNDEFENDED = "none"
 NOBODY: Mapping[str, str] = MappingProxyType({})
 
 
@@ -62,7 +62,7 @@ def side_by_side(record: StudyRecord, moderators: Mapping[str, str]) -> Table:
     title = f"ASR by {words.turn_word(board.protocol)} with each moderator (* p < {SIGNIFICANT:g} against none)"
     table = table_of(title, "moderator", *map(str, turns), "SI", "undecided")
     rates = (words.percent(rate.asr) for rate in before.asr_by_turn)
-    table.add_row(UNDEFENDED, *rates, words.index(before.safety_index.value), words.NOTHING)
+    table.add_row(NONE, *rates, words.index(before.safety_index.value), words.NOTHING)
     _add_basis(table, before.safety_index)
     for effect in record.effects:
         rows = {turn.turn: turn for turn in effect.asr_by_turn or ()}

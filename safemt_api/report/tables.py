@@ -21,6 +21,7 @@ from safemt_api.report.caveats import caveats
 from safemt_api.report.comparability import MARK, comparable_groups, differences, refuse_incomparable
 from safemt_api.report.correction import Correction, corrected_rows, correction_notes
 from safemt_api.report.reading import RepeatsPart, RunData, failure_curve, outcome_counts, remarks, scenario_scores, score_frame
+from safemt_api.specs import NONE
 
 
 def run_report(run: RunData) -> RenderableType:
@@ -53,7 +54,7 @@ def header(run: RunData) -> Table:
         "Model": run.model_title,
         "Protocol": f"{summary.protocol}, lengths {words.listed(summary.lengths)}",
         "Judge": run.judge_title,
-        "Moderator": summary.moderator or "none",
+        "Moderator": summary.moderator or NONE,
         "Dialogues": f"{words.count(done.finished)} of {words.count(done.planned)} finished, {words.count(done.failed)} failed",
     }
     grid = Table.grid(padding=(0, 2))

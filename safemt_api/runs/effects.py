@@ -6,19 +6,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from safemt_api.errors import UsageError
-from safemt_api.judges.rules import RULES_NAME
-from safemt_api.moderators.opening import NO_MODERATOR
+from safemt_api.judges.opening import JUDGES
+from safemt_api.moderators.opening import MODERATORS
 from safemt_api.runs.options import Group
 from safemt_api.runs.settings import EvalSettings, options
-
-WITHOUT_RUBRIC = frozenset({RULES_NAME, "guard", "moderation"})
-"""Kinds of judge that bring their own criteria."""
-
-WITHOUT_MODEL = frozenset({RULES_NAME, "moderation"})
-"""Kinds of judge that look at the reply's words alone and take no parameters."""
-
-WITHOUT_POLICIES = frozenset({"raw", "guard", "moderation"})
-"""Kinds of moderator that read no policy."""
+from safemt_api.specs import RULES, Spec
 
 
 class Idle(NamedTuple):
@@ -40,12 +32,13 @@ def refuse_idle(settings: EvalSettings, idle: Iterable[Idle]) -> None:
             raise UsageError(f"{by_name[name].flags[0]} has no effect here: {why}; leave it out")
 
 
-def idle_options(settings: EvalSettings, *, judges: Sequence[str], built_in_simulator: bool) -> Iterator[Idle]:
+def idle_options(settings: EvalSettings, *, judges: Sequence[Spec], moderator: Spec | None, built_in_simulator: bool) -> Iterator[Idle]:
     """The options that do nothing beside these settings.
 
     Args:
         settings: What was given.
-        judges: Who judges, the vendor's default included; none: the rules.
+        judges: Who judges, the vendor's default included, without the fall-back; none: the rules.
+        moderator: Who moderates.
         built_in_simulator: The run starts the built-in simulator.
     """
     if not built_in_simulator:
@@ -55,31 +48,29 @@ def idle_options(settings: EvalSettings, *, judges: Sequence[str], built_in_simu
     if "harmful" not in settings.kinds:
         yield Idle("until_ci", "it watches the ASR of harmful dialogues, and --kinds leaves them out")
     yield from _idle_judging(settings, judges)
-    yield from idle_moderation(() if settings.moderator in (None, NO_MODERATOR) else (str(settings.moderator),))
+    yield from idle_moderation(() if moderator is None else (moderator,))
 
 
-def idle_moderation(moderators: Sequence[str]) -> Iterator[Idle]:
+def idle_moderation(moderators: Sequence[Spec]) -> Iterator[Idle]:
     """The options of moderation that do nothing for these moderators."""
     if not moderators:
         for name in ("moderator_base_url", "moderator_failure", "policies"):
             yield Idle(name, "there is no --moderator")
-    elif {kind_of(spec) for spec in moderators} <= WITHOUT_POLICIES:
-        yield Idle("policies", f"{', '.join(moderators)} uses no policy library")
+    elif not any(MODERATORS.kind(spec).reads_policies for spec in moderators):
+        yield Idle("policies", f"{', '.join(map(str, moderators))} uses no policy library")
 
 
-def kind_of(spec: str) -> str:
-    """The first word of a judge's or moderator's spec."""
-    return spec.strip().partition(":")[0]
-
-
-def _idle_judging(settings: EvalSettings, judges: Sequence[str]) -> Iterator[Idle]:
-    kinds = {kind_of(spec) for spec in judges}
-    if kinds <= WITHOUT_MODEL:
+def _idle_judging(settings: EvalSettings, judges: Sequence[Spec]) -> Iterator[Idle]:
+    if not any(JUDGES.kind(spec).shown_dialogue for spec in judges):
         for name in ("judge_temperature", "judge_sees"):
-            yield Idle(name, f"{', '.join(sorted(kinds)) or RULES_NAME} is no model that is shown a conversation")
-    if kinds <= {RULES_NAME}:
+            yield Idle(name, f"{_kinds(judges)} is no model that is shown a conversation")
+    if not any(spec.provider for spec in judges):
         yield Idle("judge_base_url", "the judge 'rules' asks nobody")
         yield Idle("judge_fallback", "the judge 'rules' always gives a verdict")
-    with_fallback = kinds | ({kind_of(settings.judge_fallback)} if settings.judge_fallback else set())
-    if with_fallback <= WITHOUT_RUBRIC:
-        yield Idle("rubric", f"{', '.join(sorted(with_fallback))} judges by criteria of its own")
+    everyone = (*judges, *([JUDGES.read(settings.judge_fallback, "--judge-fallback")] if settings.judge_fallback else []))
+    if not any(JUDGES.kind(spec).reads_rubric for spec in everyone):
+        yield Idle("rubric", f"{_kinds(everyone)} judges by criteria of its own")
+
+
+def _kinds(judges: Sequence[Spec]) -> str:
+    return ", ".join(sorted({spec.kind for spec in judges})) or RULES

@@ -24,7 +24,7 @@ from safemt_api.errors import DialogueError
 from safemt_api.judges.base import N_TRIES, verdict_tokens
 from safemt_api.judges.preflight import EXAMPLES
 from safemt_api.messages import PURPOSES, Answer, Asker, Call, Image, Message, Outcome, Purpose, Reply, Usage
-from safemt_api.moderators.opening import open_moderator
+from safemt_api.moderators.opening import MODERATORS, open_moderator
 from safemt_api.prices import Price, find_price
 from safemt_api.profiles import ImageRules
 from safemt_api.runs.execution import judge_transcript
@@ -123,7 +123,7 @@ async def estimate(plan: Plan) -> Estimate:
             for example in EXAMPLES[plan.kind_on_trial]:
                 await judge.judge(example.exhibit)
         # A fall-back is asked where a judge fails, which is not expected; and a moderator that fails here must not end the dialogue.
-        judging = judges[:-1] if plan.settings.judge_fallback is not None else judges
+        judging = judges[: len(plan.bench.judges)]
         moderator = open_moderator(
             plan.moderator,
             asker=rehearsal,
@@ -189,7 +189,7 @@ class _Rehearsal(Asker):
         self._cap = plan.target.parameters.max_output_tokens or EXPECTED_REPLY_TOKENS
         self._usual = facts.reply_tokens or EXPECTED_REPLY_TOKENS
         self._thinking = EXPECTED_THINKING_TOKENS if facts.reasons else 0
-        self._guidance = GUIDANCE_TOKENS if (plan.moderator or "").partition(":")[0] not in ("", "guard", "moderation") else 0
+        self._guidance = GUIDANCE_TOKENS if plan.moderator and MODERATORS.kind(plan.moderator).writes_guidance else 0
 
     async def ask(self, call: Call) -> Answer:
         """The stored answer, or the expected one; of judges and moderators none is expected that could be read."""

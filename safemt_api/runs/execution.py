@@ -294,7 +294,7 @@ async def open_execution(plan: Plan, together: Together | None = None) -> AsyncI
         spot_check = _spot_check(plan)
         judge = judge_of(plan, gateway)
         moderator = open_moderator(
-            plan.moderator or "none",
+            plan.moderator,
             asker=gateway,
             resolve=plan.router.resolver("moderator"),
             policies=settings.policies,
@@ -461,7 +461,9 @@ def resolved_record(plan: Plan) -> dict[str, Any]:
     """The settings with every default settled, so that a run goes on as it began even when a default changes."""
     data = None if plan.dataset.folder == demonstration_folder() else plan.dataset.folder
     route = plan.target.route
-    return settings_record(replace(plan.settings, provider=route.profile, model=route.model, judges=plan.judges, data=data))
+    return settings_record(
+        replace(plan.settings, provider=route.profile, model=route.model, judges=tuple(map(str, plan.bench.judges)), data=data)
+    )
 
 
 def _second(moment: datetime) -> str:

@@ -14,8 +14,6 @@ from safemt_api.adapters.base import Adapter, Timeouts, open_adapter
 from safemt_api.adapters.http_client import open_http_client
 from safemt_api.gateway import Account, Accounts, Gateway
 from safemt_api.judges.base import Judge
-from safemt_api.judges.manner import Manner
-from safemt_api.judges.opening import joined, open_each
 from safemt_api.limits.budget import Ledger, Purse
 from safemt_api.limits.fleet import Endpoint, Fleet
 from safemt_api.limits.limiter import Limiter
@@ -138,7 +136,7 @@ def judge_of(plan: Plan, asker: Asker) -> Judge:
     Raises:
         UsageError: It cannot be opened.
     """
-    return joined(judges_of(plan, asker), has_fallback=plan.settings.judge_fallback is not None)
+    return plan.bench.joined(asker, plan.router.resolver("judge"), simulated=plan.target_is_simulator)
 
 
 def judges_of(plan: Plan, asker: Asker) -> tuple[Judge, ...]:
@@ -147,13 +145,4 @@ def judges_of(plan: Plan, asker: Asker) -> tuple[Judge, ...]:
     Raises:
         UsageError: One cannot be opened.
     """
-    settings = plan.settings
-    return open_each(
-        plan.judges,
-        asker=asker,
-        resolve=plan.router.resolver("judge"),
-        rubric=settings.rubric,
-        fallback=settings.judge_fallback,
-        simulated=plan.target_is_simulator,
-        manner=Manner(settings.judge_temperature, settings.judge_sees),
-    )
+    return plan.bench.each(asker, plan.router.resolver("judge"), simulated=plan.target_is_simulator)

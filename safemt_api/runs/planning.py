@@ -17,22 +17,19 @@ from safemt_api.dataset.selection import select
 from safemt_api.dataset.shipped import demonstration_folder
 from safemt_api.dialogues import Target
 from safemt_api.errors import SettingsChangedError, UsageError
-from safemt_api.judges.endpoints import DECISION_MODELS, MODERATION_MODELS
-from safemt_api.judges.guards import guard_sees
-from safemt_api.judges.opening import reads_rubric, with_default_model
+from safemt_api.judges.manner import Manner
+from safemt_api.judges.opening import JUDGES, Bench
 from safemt_api.judges.rubric import Rubrics
-from safemt_api.judges.rubric_sets import load_rubrics
-from safemt_api.judges.rules import RULES_NAME
-from safemt_api.messages import Dialogue, Kind, Parameters, Purpose
-from safemt_api.moderators.opening import NO_MODERATOR
+from safemt_api.messages import Dialogue, Kind, Parameters
+from safemt_api.moderators.opening import read_moderator
 from safemt_api.prices import find_price
 from safemt_api.profiles import Profile, replacements
 from safemt_api.routes import Destination, Router
-from safemt_api.runs.effects import kind_of
 from safemt_api.runs.manifest import check_same_run, read_manifest
 from safemt_api.runs.names import slug
 from safemt_api.runs.settings import EvalSettings, free_for_judging, identity_defaults, identity_of
 from safemt_api.shown import as_shown
+from safemt_api.specs import RULES, Spec
 from safemt_api.store.turns import STORE_FILE
 
 DEFAULT_PROVIDER = "simulator"
@@ -50,8 +47,6 @@ JUDGE_IDENTITY = ("judge", "judge_endpoints", "rubric", *free_for_judging())
 """What of a run's identity new verdicts over old transcripts change."""
 SELECTING = ("sample", "scenarios", "kinds", "seed")
 """What of a run's identity decides which of the data it takes."""
-ENDPOINT_MODELS: Mapping[str, Mapping[str, str]] = {"moderation": MODERATION_MODELS, "decisions": DECISION_MODELS}
-"""The kinds of judge that are endpoints of a vendor, with the model behind each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,19 +59,17 @@ class Plan:
     dataset: Dataset
     target: Target
     profile: Profile
-    judges: tuple[str, ...]
-    moderator: str | None
+    bench: Bench
+    moderator: Spec | None
     router: Router
     identity: Mapping[str, Any]
     remarks: tuple[str, ...] = ()
     resumed: bool = False
-    rubrics: Rubrics | None = None
-    """What the judges judge by; ``None`` where none of them reads a rubric."""
 
     @property
-    def judge_name(self) -> str:
-        """The judge as summaries name it."""
-        return self.judges[0] if len(self.judges) == 1 else f"panel({', '.join(self.judges)})"
+    def rubrics(self) -> Rubrics | None:
+        """What the judges judge by; ``None`` where none of them reads a rubric."""
+        return self.bench.rubrics if self.bench.reads_rubric else None
 
     @property
     def target_is_simulator(self) -> bool:
@@ -134,12 +127,17 @@ def make_plan(
     model = settings.model or profile.default_model
     if model is None:
         raise UsageError(f"{provider} has no default model: give --model (`safemt-api providers show {provider}` names some)")
-    judges = settings.judges or (profile.default_judge or RULES_NAME,)
-    moderator = None if settings.moderator in (None, NO_MODERATOR) else settings.moderator
+    bench = Bench.of(
+        settings.judges or (profile.default_judge or RULES,),
+        settings.judge_fallback,
+        rubric=settings.rubric,
+        manner=Manner(settings.judge_temperature, settings.judge_sees),
+    )
+    moderator = read_moderator(settings.moderator)
     destination = router.destination(provider, model)
-    judging = tuple(_asked(router, "judge", (*judges, settings.judge_fallback)))
-    moderating = tuple(_asked(router, "moderator", (moderator,)))
-    _check_judges(settings, router, (*judges, *([settings.judge_fallback] if settings.judge_fallback else [])))
+    judging = tuple(map(router.resolver("judge"), (spec for spec in bench.everyone if spec.provider)))
+    moderating = () if moderator is None else (router.resolver("moderator")(moderator),)
+    _check_judges(bench, router)
     used = judging if judging_only else (destination, *judging, *moderating)
     _check_prices(used, settings)
     if not dry_run:
@@ -147,10 +145,9 @@ def make_plan(
             one.profile.api_key(environ)
     dataset, remarks = choose_data(settings, environ) if data is None else data
     target = Target(destination.route, _parameters(settings, profile, model), settings.system)
-    rubrics = _rubrics(settings, judges)
     identity = {
-        **_identity(settings, target, dataset, judges, moderator),
-        "rubric": None if rubrics is None else rubrics.digest,
+        **_identity(settings, target, dataset, bench, moderator),
+        "rubric": bench.rubrics.digest if bench.reads_rubric else None,
         "judge_endpoints": [one.route.endpoint for one in judging],
         "moderator_endpoint": [one.route.endpoint for one in moderating],
     }
@@ -163,7 +160,7 @@ def make_plan(
         dataset=dataset,
         target=target,
         profile=profile,
-        judges=judges,
+        bench=bench,
         moderator=moderator,
         router=router,
         identity=identity,
@@ -174,7 +171,6 @@ def make_plan(
             *(_without_store(settings, before) if judging_only else ()),
         ),
         resumed=before is not None,
-        rubrics=rubrics,
     )
     check_still_same(plan, before or {}, judging_only=judging_only)
     return plan
@@ -246,25 +242,6 @@ def default_name(provider: str, model: str, settings: EvalSettings, identity: Ma
     return f"{date.today().isoformat()}-{slug(f'{provider}-{model}')}-{settings.protocol}-{digest}"  # noqa: DTZ011 (the user's own date)
 
 
-def spec_of(spec: str) -> str | None:
-    """The ``PROVIDER:MODEL`` inside a judge's or moderator's spec; ``None`` where it names no model (``rules``, ``moderation:openai``)."""
-    kind, colon, rest = spec.partition(":")
-    if not colon or kind in ("moderation", "decisions"):
-        return None
-    return rest if kind in ("guard", "policy", "raw") else spec
-
-
-def _asked(router: Router, purpose: Purpose, specs: tuple[str | None, ...]) -> Iterator[Destination]:
-    for spec in specs:
-        if spec is None or spec.strip() == RULES_NAME:
-            continue
-        kind, _, rest = spec.partition(":")
-        if kind in ENDPOINT_MODELS:
-            yield Destination(*router.resolve(with_default_model(rest, ENDPOINT_MODELS[kind], f"--{purpose}", spec), purpose))
-        else:
-            yield Destination(*router.resolve(spec_of(spec) or spec, purpose))
-
-
 def _check_prices(destinations: tuple[Destination, ...], settings: EvalSettings) -> None:
     for route, profile in destinations:
         if settings.max_usd is not None and find_price(profile, route.model) is None:
@@ -307,23 +284,19 @@ def check_taken(asked: Parameters, profile: Profile, model: str, *, flags: Mappi
         raise UsageError(f"{profile.name} has no filters that --safety-threshold could adjust (safety_settings in its profile)")
 
 
-def _check_judges(settings: EvalSettings, router: Router, specs: tuple[str, ...]) -> None:
+def _check_judges(bench: Bench, router: Router) -> None:
     """Refuse what a judge cannot do: the same options stand for all of them."""
-    asked = Parameters(temperature=settings.judge_temperature)
-    for spec in specs:
-        inner = spec_of(spec.strip())
-        if inner is None:
-            continue
-        route, profile = router.resolve(inner, "judge")
-        check_taken(asked, profile, route.model, flags={"temperature": "--judge-temperature"})
-        sees = guard_sees(route.model, profile) if kind_of(spec) == "guard" else profile.facts(route.model).vision
-        if settings.judge_sees == "picture" and not sees:
-            raise UsageError(f"--judge-sees picture: {spec} is not known to see; leave it out, or choose another judge")
+    asked = Parameters(temperature=bench.manner.temperature)
+    for spec in bench.everyone:
+        sees = JUDGES.kind(spec).sees
+        if sees is not None:
+            route, profile = router.resolver("judge")(spec)
+            check_taken(asked, profile, route.model, flags={"temperature": "--judge-temperature"})
+            if bench.manner.sees == "picture" and not sees(route.model, profile):
+                raise UsageError(f"--judge-sees picture: {spec} is not known to see; leave it out, or choose another judge")
 
 
-def _identity(
-    settings: EvalSettings, target: Target, dataset: Dataset, judges: tuple[str, ...], moderator: str | None
-) -> Mapping[str, Any]:
+def _identity(settings: EvalSettings, target: Target, dataset: Dataset, bench: Bench, moderator: Spec | None) -> Mapping[str, Any]:
     route = target.route
     return {
         **identity_of(settings),
@@ -337,20 +310,11 @@ def _identity(
         "lengths": list(dataset.lengths),
         "scenarios": sorted(settings.scenarios),
         "kinds": sorted(settings.kinds),
-        "judge": list(judges),
-        "moderator": moderator,
+        "judge": list(map(str, bench.judges)),
+        "moderator": moderator and str(moderator),
         "moderator_failure": settings.moderator_failure if moderator else None,
         "policies": _folder_digest(settings.policies) if moderator else None,
     }
-
-
-def _rubrics(settings: EvalSettings, judges: tuple[str, ...]) -> Rubrics | None:
-    asked = [*judges, *([settings.judge_fallback] if settings.judge_fallback else [])]
-    if not any(reads_rubric(spec) for spec in asked):
-        if settings.rubric is not None:
-            raise UsageError(f"--rubric {settings.rubric}: no judge here reads a rubric ({', '.join(asked)}); give --judge PROVIDER:MODEL")
-        return None
-    return load_rubrics(settings.rubric)
 
 
 def _file_digest(file: Path | None, option: str) -> str | None:

@@ -23,7 +23,6 @@ from safemt_api.files import private_file, write_json
 from safemt_api.frames import VERDICT_SCHEMA, read_frame, with_repeat
 from safemt_api.gateway import Gateway
 from safemt_api.judges.base import Judge
-from safemt_api.judges.rules import RULES_NAME
 from safemt_api.limits.budget import Ledger
 from safemt_api.markers import FIXED_REFUSAL
 from safemt_api.messages import PURPOSES, Dialogue, Guidance, Outcome, Protocol, Reply, Transcript, Turn
@@ -240,8 +239,8 @@ def _replace(plan: Plan, judging: Rejudging, rows: Path) -> dict[str, Any]:
     statistics = judging.gateway.statistics()
     summary |= {
         "status": _status(summary, judging),
-        "judge": plan.judge_name,
-        "baseline_judge": plan.judges == (RULES_NAME,),
+        "judge": plan.bench.name,
+        "baseline_judge": plan.bench.is_baseline,
         "rubric": None if plan.rubrics is None else plan.rubrics.record,
         "verdicts": judging.verdicts.record(),
         **scores(staged, plan.settings.protocol),

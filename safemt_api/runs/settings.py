@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from safemt_api.errors import UsageError, did_you_mean
-from safemt_api.messages import Effort, Kind, Protocol, SafetyThreshold, Sees
+from safemt_api.messages import Effort, FailurePolicy, Kind, Protocol, SafetyThreshold, Sees
 from safemt_api.profiles import check_address
 from safemt_api.runs.names import check_run_name
 from safemt_api.runs.options import EVERY, GOING_ON, JUDGING, Group, Option, OptionField, numbers, option_fields
@@ -26,8 +26,6 @@ MOST = 10**9
 DEFAULT_CONCURRENCY = 32
 DEFAULT_MAX_FAILURES = 0.05
 DEFAULT_STALL_SECONDS = 600.0
-
-ModeratorFailure = Literal["fail", "open", "closed"]
 
 
 def kinds_named(text: str) -> tuple[str, ...]:
@@ -202,7 +200,7 @@ class EvalSettings:
         None
     )
     moderator_failure: Annotated[
-        ModeratorFailure, Option(Group.MODERATOR, "When the moderator fails: the dialogue fails, goes on unguarded, or is refused.")
+        FailurePolicy, Option(Group.MODERATOR, "When the moderator fails: the dialogue fails, goes on unguarded, or is refused.")
     ] = "fail"
     policies: Annotated[Path | None, Option(Group.MODERATOR, "Your own policy library (one Markdown file a scenario).", "DIR")] = None
     max_usd: Annotated[

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from safemt_api.gateway import GatewayStatistics
-from safemt_api.judges.rules import RULES_NAME
 from safemt_api.messages import Purpose, Usage
 from safemt_api.runs.collecting import Collector
 from safemt_api.runs.folder import VERDICTS_FILE
@@ -70,10 +69,10 @@ def outline(plan: Plan) -> dict[str, Any]:
         "provider": plan.target.route.profile,
         "model": plan.target.route.model,
         "protocol": plan.settings.protocol,
-        "judge": plan.judge_name,
-        "baseline_judge": plan.judges == (RULES_NAME,),
+        "judge": plan.bench.name,
+        "baseline_judge": plan.bench.is_baseline,
         "rubric": None if plan.rubrics is None else plan.rubrics.record,
-        "moderator": plan.moderator,
+        "moderator": plan.moderator and str(plan.moderator),
         "lengths": list(plan.dataset.lengths),
         "seed": plan.settings.seed,
         "dialogues": {"planned": len(plan.entries), "finished": 0, "failed": 0},

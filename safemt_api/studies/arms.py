@@ -20,11 +20,11 @@ from safemt_api.errors import UsageError, did_you_mean
 from safemt_api.runs.names import check_run_name, slug
 from safemt_api.runs.options import Group, OptionField
 from safemt_api.runs.settings import EvalSettings, options, settings_from
+from safemt_api.specs import NONE, TARGETS
 
-TARGET = "target"
+TARGET = TARGETS.option
 """``PROVIDER:MODEL`` in one word; everywhere else in a study the keys are the options of ``eval``."""
 
-NONE = "none"
 NAME_DIGEST_CHARACTERS = 6
 
 OF_THE_STUDY = frozenset({"run", "results", "max_usd"})
@@ -156,10 +156,8 @@ def options_from(written: Mapping[str, Any], *, refuse: frozenset[str], why: str
 
 
 def _target(value: object) -> dict[str, str]:
-    if not isinstance(value, str) or not value.strip():
-        raise UsageError(f"target {value!r}: give PROVIDER:MODEL, or PROVIDER for its default model")
-    provider, colon, model = value.strip().partition(":")
-    return {"provider": provider, "model": model} if colon else {"provider": provider}
+    spec = TARGETS.read(value)
+    return {"provider": spec.provider, "model": spec.model} if spec.model else {"provider": spec.provider}
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,12 @@ from types import MappingProxyType
 from typing import Any
 
 from safemt_api.errors import UsageError
+from safemt_api.moderators.opening import read_moderator
 from safemt_api.runs.effects import idle_moderation, refuse_idle
 from safemt_api.runs.names import slug
 from safemt_api.runs.settings import settings_from
-from safemt_api.studies.arms import MODERATION, NONE, Arm, Given, Study, made_study
+from safemt_api.specs import NONE, Spec
+from safemt_api.studies.arms import MODERATION, Arm, Given, Study, made_study
 
 SAME_ADDRESS = "-"
 """Stands for "the provider's own address" in a list of addresses."""
@@ -31,10 +33,10 @@ def defend(
     Raises:
         UsageError: No moderator, one twice or ``none``; addresses that do not fit; or an option of ``shared`` that no moderator heeds.
     """
-    given = [spec.strip() for spec in moderators]
-    if not given:
+    if not moderators:
         raise UsageError("say what to measure with --moderator; it may be given several times, and the undefended arm runs by itself")
-    if NONE in given or not all(given):
+    given = [spec for spec in map(read_moderator, moderators) if spec is not None]
+    if len(given) < len(moderators):
         raise UsageError("--moderator none is the undefended arm, which runs by itself; name a moderator")
     twice = next((spec for place, spec in enumerate(given) if spec in given[:place]), None)
     if twice is not None:
@@ -44,7 +46,7 @@ def defend(
     refuse_idle(settings_from(shared), idle_moderation(given))
     about = {key: value for key, value in shared.items() if key in MODERATION}
     rest = {key: value for key, value in shared.items() if key not in MODERATION}
-    slugs = [slug(spec) for spec in given]
+    slugs = [slug(str(spec)) for spec in given]
     names = [one + (f"-{place}" if slugs.count(one) > 1 else "") for place, one in enumerate(slugs, start=1)]
     guarded = (
         Arm(arm, MappingProxyType(_moderation(spec, url, about)), NONE)
@@ -54,14 +56,14 @@ def defend(
     return made_study("defend", arms, {**rest, "kinds": "both"}, name=name, max_usd=max_usd)
 
 
-def _moderation(spec: str, url: str, about: Mapping[str, Any]) -> dict[str, Any]:
+def _moderation(spec: Spec, url: str, about: Mapping[str, Any]) -> dict[str, Any]:
     """The options of an arm: a moderator that heeds an option gets it, so that none is refused as idle in another's arm."""
     idle = {one.name for one in idle_moderation((spec,))}
     own = {} if url == SAME_ADDRESS else {"moderator_base_url": url}
-    return {"moderator": spec, **own, **{key: value for key, value in about.items() if key not in idle}}
+    return {"moderator": str(spec), **own, **{key: value for key, value in about.items() if key not in idle}}
 
 
-def _addresses(moderators: Sequence[str], base_urls: Sequence[str]) -> Sequence[str]:
+def _addresses(moderators: Sequence[Spec], base_urls: Sequence[str]) -> Sequence[str]:
     if len(base_urls) > 1 and len(base_urls) != len(moderators):
         raise UsageError(
             f"--moderator-base-url was given {len(base_urls)} times for {len(moderators)} moderators; give it once for all, "

@@ -12,6 +12,8 @@ from safemt_api.errors import UsageError
 from safemt_api.markers import CODE_OF_QUESTION
 from safemt_api.messages import Answer, Call, Dialogue, Exhibit, Image, Kind, Line, Outcome, Reply, Route
 from safemt_api.profiles import ImageRules, Limits, ModelFacts, Profile, WireFormat
+from safemt_api.routes import Destination, Resolve
+from safemt_api.specs import Spec
 
 CHECKED = date(2026, 11, 21)
 PICTURE = Image(b"picture", digest="sha256:picture", media_type="image/png", width_pixels=8, height_pixels=8)
@@ -71,15 +73,15 @@ def make_profile(name: str, wire_format: WireFormat = "openai_chat") -> Profile:
 
 
 @pytest.fixture
-def resolve() -> Callable[[str], tuple[Route, Profile]]:
+def resolve() -> Resolve:
     """Knows the providers openai, google and anthropic, with any model."""
     formats: dict[str, WireFormat] = {"openai": "openai_chat", "google": "google_genai", "anthropic": "anthropic_messages"}
 
-    def find(spec: str) -> tuple[Route, Profile]:
-        provider, _, model = spec.partition(":")
-        if provider not in formats:
-            raise UsageError(f"no provider called {provider!r}")
-        return Route(provider, formats[provider], ("http://127.0.0.1:1",), model), make_profile(provider, formats[provider])
+    def find(spec: Spec) -> Destination:
+        if spec.provider not in formats:
+            raise UsageError(f"no provider called {spec.provider!r}")
+        wire_format = formats[spec.provider]
+        return Destination(Route(spec.provider, wire_format, ("http://127.0.0.1:1",), spec.model), make_profile(spec.provider, wire_format))
 
     return find
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from safemt_api.errors import AccountError, DialogueError, RetriesExhaustedError, ServerError
 from safemt_api.judges.base import CODE_CHARACTERS, MAX_SAMPLES, N_TRIES, coded, material, total_cost, verdict_without_judge
-from safemt_api.judges.opening import open_judge
+from safemt_api.judges.opening import Bench
 from safemt_api.markers import FIXED_REFUSAL
 from safemt_api.messages import DECLINED, Answer, Call, Exhibit, Image, Outcome, Reply
 
@@ -41,14 +41,12 @@ async def test_words_that_reached_the_user_are_judged_whatever_the_outcome(
         "gpt-6-luna": ['{"answer": true}'],
         "gemini-decision-1": ['{"answer": true}'],
     }
-    verdict = await open_judge([spec], asker=scripted(answers), resolve=resolve).judge(exhibit(Reply(outcome, "First you take")))
+    verdict = await Bench.of([spec]).joined(scripted(answers), resolve).judge(exhibit(Reply(outcome, "First you take")))
     assert (verdict.label, verdict.source) == ("unsafe", "judge")
 
 
 async def test_rules_read_what_a_late_filter_let_through(exhibit: MakeExhibit, scripted: Any, resolve: Any) -> None:
-    verdict = await open_judge(["rules"], asker=scripted([]), resolve=resolve).judge(
-        exhibit(Reply(Outcome.BLOCKED_OUTPUT, "First you take"))
-    )
+    verdict = await Bench.of(["rules"]).joined(scripted([]), resolve).judge(exhibit(Reply(Outcome.BLOCKED_OUTPUT, "First you take")))
     assert (verdict.label, verdict.source) == ("unsafe", "judge")
 
 
@@ -71,7 +69,7 @@ async def test_no_judge_is_asked_where_the_outcome_settles_it(
     exhibit: MakeExhibit, scripted: Any, resolve: Any, *, spec: str, outcome: Outcome, label: str | None
 ) -> None:
     asker = scripted([SAFE])
-    verdict = await open_judge([spec], asker=asker, resolve=resolve).judge(exhibit(Reply(outcome)))
+    verdict = await Bench.of([spec]).joined(asker, resolve).judge(exhibit(Reply(outcome)))
     assert verdict.label == label
     assert verdict.cost_usd == 0
     assert asker.calls == []
@@ -83,7 +81,7 @@ async def test_a_judge_that_declines_abstains_and_is_asked_once(
     exhibit: MakeExhibit, scripted: Any, resolve: Any, spec: str, outcome: Outcome
 ) -> None:
     asker = scripted([Reply(outcome, SAFE, detail="policy")])
-    verdict = await open_judge([spec], asker=asker, resolve=resolve).judge(exhibit())
+    verdict = await Bench.of([spec]).joined(asker, resolve).judge(exhibit())
     assert (verdict.label, verdict.source) == (None, "judge")
     assert outcome.value in verdict.reason
     assert "policy" in verdict.reason
@@ -95,7 +93,7 @@ async def test_an_unreadable_answer_is_asked_for_again_with_the_next_sample_inde
     exhibit: MakeExhibit, scripted: Any, resolve: Any, spec: str
 ) -> None:
     asker = scripted(["I would say that this is safe."])
-    verdict = await open_judge([spec], asker=asker, resolve=resolve).judge(exhibit())
+    verdict = await Bench.of([spec]).joined(asker, resolve).judge(exhibit())
     assert verdict.label is None
     assert "no valid answer in 3 tries" in verdict.reason
     assert [call.sample_index for call in asker.calls] == [0, 1, 2]
@@ -105,7 +103,7 @@ async def test_an_unreadable_answer_is_asked_for_again_with_the_next_sample_inde
 
 async def test_the_first_readable_answer_counts_and_its_tries_are_paid(exhibit: MakeExhibit, scripted: Any, resolve: Any) -> None:
     asker = scripted(["hm", SAFE])
-    verdict = await open_judge(["openai:any"], asker=asker, resolve=resolve).judge(exhibit())
+    verdict = await Bench.of(["openai:any"]).joined(asker, resolve).judge(exhibit())
     assert (verdict.label, verdict.source, verdict.reason) == ("safe", "judge", "it declines")
     assert verdict.raw is not None
     assert verdict.raw.endswith('"reason": "it declines", "verdict": "safe"}')
@@ -114,7 +112,7 @@ async def test_the_first_readable_answer_counts_and_its_tries_are_paid(exhibit: 
 
 async def test_an_answer_that_hit_its_token_limit_is_not_read(exhibit: MakeExhibit, scripted: Any, resolve: Any) -> None:
     asker = scripted([Reply(Outcome.TRUNCATED, SAFE)])
-    verdict = await open_judge(["openai:any"], asker=asker, resolve=resolve).judge(exhibit())
+    verdict = await Bench.of(["openai:any"]).joined(asker, resolve).judge(exhibit())
     assert verdict.label is None
 
 
@@ -123,7 +121,7 @@ async def test_an_answer_that_hit_its_token_limit_is_not_read(exhibit: MakeExhib
 async def test_a_failed_call_is_a_missing_verdict_with_its_reason(
     exhibit: MakeExhibit, scripted: Any, resolve: Any, spec: str, error: DialogueError
 ) -> None:
-    verdict = await open_judge([spec], asker=scripted([error]), resolve=resolve).judge(exhibit())
+    verdict = await Bench.of([spec]).joined(scripted([error]), resolve).judge(exhibit())
     assert (verdict.label, verdict.source) == (None, "judge")
     assert str(error) in verdict.reason
 
@@ -131,7 +129,7 @@ async def test_a_failed_call_is_a_missing_verdict_with_its_reason(
 @pytest.mark.parametrize("spec", ALL_KINDS[1:])
 async def test_what_stops_the_run_goes_through(exhibit: MakeExhibit, scripted: Any, resolve: Any, spec: str) -> None:
     with pytest.raises(AccountError, match="bad key"):
-        await open_judge([spec], asker=scripted([AccountError("bad key")]), resolve=resolve).judge(exhibit())
+        await Bench.of([spec]).joined(scripted([AccountError("bad key")]), resolve).judge(exhibit())
 
 
 def test_an_unknown_cost_makes_the_sum_unknown() -> None:
@@ -188,7 +186,7 @@ async def test_a_run_that_goes_on_asks_again_for_an_invalid_answer(exhibit: Make
     asker = scripted([*[first] * times, SAFE])
     store = Store(asker)
     for label in (None, "safe", "safe"):
-        assert (await open_judge(["openai:any"], asker=store, resolve=resolve).judge(exhibit())).label == label
+        assert (await Bench.of(["openai:any"]).joined(store, resolve).judge(exhibit())).label == label
     assert len(asker.calls) == times + 1
 
 
@@ -197,5 +195,5 @@ async def test_there_is_an_end_to_asking_again(exhibit: MakeExhibit, scripted: A
     asker = scripted([answer])
     store = Store(asker)
     for _ in range(MAX_SAMPLES + 2):
-        assert (await open_judge(["openai:any"], asker=store, resolve=resolve).judge(exhibit())).label is None
+        assert (await Bench.of(["openai:any"]).joined(store, resolve).judge(exhibit())).label is None
     assert [call.sample_index for call in asker.calls] == list(range(MAX_SAMPLES))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from safemt_api.judges.base import Abstention, Finding
 from safemt_api.judges.endpoints import REFUSED_QUESTION, UNSAFE_QUESTION, read_decision, read_flag
-from safemt_api.judges.opening import open_judge
+from safemt_api.judges.opening import Bench
 from safemt_api.messages import Exhibit, Label
 
 MakeExhibit = Callable[..., Exhibit]
@@ -25,7 +25,7 @@ async def test_moderation_judges_the_reply_alone(
     exhibit: MakeExhibit, scripted: Any, resolve: Any, *, text: str, label: Label, reason: str
 ) -> None:
     asker = scripted([text])
-    verdict = await open_judge(["moderation:openai"], asker=asker, resolve=resolve).judge(exhibit("The reply."))
+    verdict = await Bench.of(["moderation:openai"]).joined(asker, resolve).judge(exhibit("The reply."))
     (call,) = asker.calls
     assert (call.route.wire_format, call.route.model, call.purpose) == ("openai_moderation", "omni-moderation-latest", "judge")
     assert [(message.role, message.text, message.images) for message in call.messages] == [("user", "The reply.", ())]
@@ -39,7 +39,7 @@ def test_a_moderation_answer_of_another_form_is_no_answer(text: str) -> None:
 
 async def test_moderation_has_no_word_on_benign_dialogues(exhibit: MakeExhibit, scripted: Any, resolve: Any) -> None:
     asker = scripted([CLEAR])
-    verdict = await open_judge(["moderation:openai"], asker=asker, resolve=resolve).judge(exhibit(kind="benign"))
+    verdict = await Bench.of(["moderation:openai"]).joined(asker, resolve).judge(exhibit(kind="benign"))
     assert verdict.label is None
     assert asker.calls == []
 
@@ -57,7 +57,7 @@ async def test_a_decision_endpoint_is_asked_under_the_scenarios_rubric(
 ) -> None:
     asker = scripted(['{"answer": true, "probability": 0.93, "refused": false}'])
     shown = exhibit("The reply.", scenario="Political")
-    verdict = await open_judge([spec], asker=asker, resolve=resolve).judge(shown)
+    verdict = await Bench.of([spec]).joined(asker, resolve).judge(shown)
     (call,) = asker.calls
     (message,) = call.messages
     assert (call.route.wire_format, call.route.model, call.system) == (wire_format, model, UNSAFE_QUESTION)
@@ -70,14 +70,14 @@ async def test_a_decision_endpoint_is_asked_under_the_scenarios_rubric(
 
 async def test_on_a_benign_dialogue_it_is_asked_whether_the_reply_refuses(exhibit: MakeExhibit, scripted: Any, resolve: Any) -> None:
     asker = scripted(['{"answer": true, "probability": 0.75, "refused": false}'])
-    verdict = await open_judge(["decisions:openai"], asker=asker, resolve=resolve).judge(exhibit(kind="benign"))
+    verdict = await Bench.of(["decisions:openai"]).joined(asker, resolve).judge(exhibit(kind="benign"))
     assert asker.calls[0].system == REFUSED_QUESTION
     assert (verdict.label, verdict.probability_unsafe) == ("safe", 0.25)
 
 
 async def test_a_refused_question_is_an_abstention_and_not_asked_again(exhibit: MakeExhibit, scripted: Any, resolve: Any) -> None:
     asker = scripted(['{"answer": null, "probability": null, "refused": true}'])
-    verdict = await open_judge(["decisions:openai"], asker=asker, resolve=resolve).judge(exhibit())
+    verdict = await Bench.of(["decisions:openai"]).joined(asker, resolve).judge(exhibit())
     assert (verdict.label, verdict.reason) == (None, "the endpoint refused the question")
     assert len(asker.calls) == 1
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from safemt_api.errors import UsageError
 from safemt_api.judges.guards import LLAMA_GUARD, QWEN3GUARD, SHIELDGEMMA, WILDGUARD, GuardFormat, Side, format_of
-from safemt_api.judges.opening import open_judge
+from safemt_api.judges.opening import Bench
 from safemt_api.messages import Exhibit, Label, Outcome, Reply
 
 MakeExhibit = Callable[..., Exhibit]
@@ -115,7 +115,7 @@ async def test_no_mark_of_a_chat_template_reaches_a_guard(exhibit: MakeExhibit, 
     ]
     asker = scripted(["?"])
     shown = exhibit("No.".join(marks) + " 1 < 2 [simulated]", turns=["".join(marks), "And then?"])
-    await open_judge([f"guard:openai:{model}"], asker=asker, resolve=resolve).judge(shown)
+    await Bench.of([f"guard:openai:{model}"]).joined(asker, resolve).judge(shown)
     said = "\n".join(message.text for message in asker.calls[0].messages)
     assert not [mark for mark in marks if mark in said]
     assert " 1 < 2 [simulated]" in said
@@ -124,7 +124,7 @@ async def test_no_mark_of_a_chat_template_reaches_a_guard(exhibit: MakeExhibit, 
 async def test_llama_guard_4_sees_all_turns_and_the_picture(exhibit: MakeExhibit, scripted: Any, resolve: Any) -> None:
     asker = scripted(["unsafe\nS2"])
     shown = exhibit("Reply.")
-    verdict = await open_judge(["guard:openai:llama-guard-4-12b"], asker=asker, resolve=resolve).judge(shown)
+    verdict = await Bench.of(["guard:openai:llama-guard-4-12b"]).joined(asker, resolve).judge(shown)
     (call,) = asker.calls
     assert [(message.role, message.text) for message in call.messages] == [
         ("user", "Hello."),
@@ -141,13 +141,13 @@ async def test_llama_guard_4_sees_all_turns_and_the_picture(exhibit: MakeExhibit
 @pytest.mark.parametrize("model", ["llama-guard-3-8b", "qwen3guard-gen-8b", "shieldgemma-2b", "wildguard"])
 async def test_guards_that_read_text_alone_get_no_picture(exhibit: MakeExhibit, scripted: Any, resolve: Any, model: str) -> None:
     asker = scripted(["?"])
-    await open_judge([f"guard:openai:{model}"], asker=asker, resolve=resolve).judge(exhibit())
+    await Bench.of([f"guard:openai:{model}"]).joined(asker, resolve).judge(exhibit())
     assert all(not message.images for message in asker.calls[0].messages)
 
 
 async def test_shieldgemma_gets_one_exchange_with_the_earlier_turns_before_it(exhibit: MakeExhibit, scripted: Any, resolve: Any) -> None:
     asker = scripted([Reply(Outcome.TRUNCATED, "No\n\nThe reply")])
-    verdict = await open_judge(["guard:openai:shieldgemma-2b"], asker=asker, resolve=resolve).judge(exhibit("Reply."))
+    verdict = await Bench.of(["guard:openai:shieldgemma-2b"]).joined(asker, resolve).judge(exhibit("Reply."))
     request, reply = asker.calls[0].messages
     assert request.text == "user: Hello.\n\nassistant: I see.\n\nuser: And then?"
     assert (reply.role, reply.text) == ("assistant", "Reply.")
@@ -156,7 +156,7 @@ async def test_shieldgemma_gets_one_exchange_with_the_earlier_turns_before_it(ex
 
 async def test_wildguard_gets_its_fields_in_one_message(exhibit: MakeExhibit, scripted: Any, resolve: Any) -> None:
     asker = scripted([WILD_SAFE])
-    verdict = await open_judge(["guard:openai:wildguard"], asker=asker, resolve=resolve).judge(exhibit("Reply.", turns=["Hello."]))
+    verdict = await Bench.of(["guard:openai:wildguard"]).joined(asker, resolve).judge(exhibit("Reply.", turns=["Hello."]))
     (message,) = asker.calls[0].messages
     assert "Human user:\nHello.\n\nAI assistant:\nReply.\n" in message.text
     assert verdict.label == "safe"
@@ -176,5 +176,5 @@ async def test_wildguard_gets_its_fields_in_one_message(exhibit: MakeExhibit, sc
 async def test_on_benign_dialogues_only_guards_that_tell_refusals_have_a_word(
     exhibit: MakeExhibit, scripted: Any, resolve: Any, *, model: str, text: str, label: Label | None
 ) -> None:
-    verdict = await open_judge([f"guard:openai:{model}"], asker=scripted([text]), resolve=resolve).judge(exhibit(kind="benign"))
+    verdict = await Bench.of([f"guard:openai:{model}"]).joined(scripted([text]), resolve).judge(exhibit(kind="benign"))
     assert verdict.label == label

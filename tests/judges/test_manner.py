@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from safemt_api.judges.manner import Manner
-from safemt_api.judges.opening import open_judge
+from safemt_api.judges.opening import Bench
 
 KINDS = ("openai:gpt-6-luna", "guard:openai:llama-guard4", "decisions:openai")
 
@@ -17,8 +17,8 @@ async def test_words_alone_hide_the_picture_from_every_kind_of_judge(scripted: A
     usual, blind = scripted(["unsafe"] * 3), scripted(["unsafe"] * 3)
     shown = exhibit()
     assert shown.image is not None
-    await open_judge([spec], asker=usual, resolve=resolve).judge(shown)
-    await open_judge([spec], asker=blind, resolve=resolve, manner=Manner(sees="words")).judge(shown)
+    await Bench.of([spec]).joined(usual, resolve).judge(shown)
+    await Bench.of([spec], manner=Manner(sees="words")).joined(blind, resolve).judge(shown)
     assert usual.calls[0].messages[0].images == (shown.image,)
     assert all(not message.images for call in blind.calls for message in call.messages)
     assert blind.calls[0].messages[-1].text
@@ -27,8 +27,8 @@ async def test_words_alone_hide_the_picture_from_every_kind_of_judge(scripted: A
 @pytest.mark.parametrize("spec", KINDS)
 async def test_a_temperature_goes_into_every_call_beside_the_limits(scripted: Any, resolve: Any, exhibit: Any, spec: str) -> None:
     usual, warm = scripted(["unsafe"] * 3), scripted(["unsafe"] * 3)
-    await open_judge([spec], asker=usual, resolve=resolve).judge(exhibit())
-    await open_judge([spec], asker=warm, resolve=resolve, manner=Manner(temperature=0.3)).judge(exhibit())
+    await Bench.of([spec]).joined(usual, resolve).judge(exhibit())
+    await Bench.of([spec], manner=Manner(temperature=0.3)).joined(warm, resolve).judge(exhibit())
     assert {call.parameters.temperature for call in warm.calls} == {0.3}
     assert {call.parameters.temperature for call in usual.calls} == {None}
     assert warm.calls[0].parameters.max_output_tokens == usual.calls[0].parameters.max_output_tokens
@@ -36,7 +36,7 @@ async def test_a_temperature_goes_into_every_call_beside_the_limits(scripted: An
 
 def test_the_digest_tells_the_manner(scripted: Any, resolve: Any) -> None:
     manners = (Manner(), Manner(temperature=0.0), Manner(temperature=0.5), Manner(sees="words"), Manner(sees="picture"))
-    judges = [open_judge(["openai:gpt-6-luna", "rules"], asker=scripted([]), resolve=resolve, manner=manner) for manner in manners]
+    judges = [Bench.of(["openai:gpt-6-luna", "rules"], manner=manner).joined(scripted([]), resolve) for manner in manners]
     assert len({judge.digest for judge in judges}) == len(manners)
     assert {judge.name for judge in judges} == {judges[0].name}
     assert {judge.baseline for judge in judges} == {judges[0].baseline}

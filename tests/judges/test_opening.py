@@ -9,7 +9,7 @@ import pytest
 from safemt_api.errors import UsageError
 from safemt_api.judges.endpoints import DecisionJudge, ModerationJudge
 from safemt_api.judges.guards import GuardJudge
-from safemt_api.judges.opening import open_judge
+from safemt_api.judges.opening import Bench
 from safemt_api.judges.rubric import RubricJudge
 from safemt_api.judges.rules import RulesJudge
 from safemt_api.judges.silence import EndsRunWhenSilent
@@ -28,16 +28,19 @@ from safemt_api.judges.silence import EndsRunWhenSilent
     ],
 )
 def test_each_form_opens_its_judge_and_is_its_name(scripted: Any, resolve: Any, spec: str, kind: type) -> None:
-    judge = open_judge([spec], asker=scripted([]), resolve=resolve)
+    judge = Bench.of([spec]).joined(scripted([]), resolve)
     assert isinstance(judge, EndsRunWhenSilent)
     assert isinstance(judge.judge_watched, kind)
     assert judge.name == spec.strip()
 
 
-@pytest.mark.parametrize("spec", ["", "gpt-6", "rules:strict", ":model", "openai:", "guard:", "guard:openai", "guard::m", "Rules"])
-def test_a_bad_spec_lists_the_forms(scripted: Any, resolve: Any, spec: str) -> None:
-    with pytest.raises(UsageError, match=r"guard:PROVIDER:MODEL|no provider called 'rules'"):
-        open_judge([spec], asker=scripted([]), resolve=resolve)
+BAD = ("", "gpt-6", "rules:strict", "moderation:", "rubric", ":model", "openai:", "guard:", "guard:openai", "guard::m", "Rules")
+
+
+@pytest.mark.parametrize("spec", BAD)
+def test_a_bad_spec_says_what_would_be_right(scripted: Any, resolve: Any, spec: str) -> None:
+    with pytest.raises(UsageError, match=r"guard:PROVIDER:MODEL|write it as"):
+        Bench.of([spec]).joined(scripted([]), resolve)
 
 
 @pytest.mark.parametrize(
@@ -49,11 +52,11 @@ def test_a_bad_spec_lists_the_forms(scripted: Any, resolve: Any, spec: str) -> N
         (["nobody:a"], None, "no provider called 'nobody'"),
         (["openai:a"], "what", "--judge-fallback 'what'"),
         (["moderation:anthropic:m"], None, "no moderation endpoint"),
-        (["moderation:google"], None, "name the model too"),
+        (["moderation:google"], None, "names no model"),
         (["decisions:anthropic:m"], None, "no decision endpoint"),
         (["guard:openai:gpt-6"], None, "of no known kind"),
     ],
 )
 def test_what_cannot_be_opened_says_why(scripted: Any, resolve: Any, specs: list[str], fallback: str | None, words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        open_judge(specs, asker=scripted([]), resolve=resolve, fallback=fallback)
+        Bench.of(specs, fallback).joined(scripted([]), resolve)

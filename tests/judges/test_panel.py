@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from safemt_api.errors import AccountError
-from safemt_api.judges.opening import open_judge
+from safemt_api.judges.opening import Bench
 from safemt_api.judges.panel import Panel, count_votes
 from safemt_api.messages import Exhibit, Label, Outcome, Reply, Verdict
 
@@ -70,7 +70,7 @@ def test_missing_votes_never_help_safe(labels: list[Label | None]) -> None:
 
 async def test_a_panel_keeps_every_single_verdict_and_sums_their_cost(exhibit: MakeExhibit, scripted: Any, resolve: Any) -> None:
     asker = scripted({"a": [UNSAFE], "b": [SAFE], "llama-guard-4": ["unsafe\nS1"]})
-    panel = open_judge(["openai:a", "google:b", "guard:openai:llama-guard-4"], asker=asker, resolve=resolve)
+    panel = Bench.of(["openai:a", "google:b", "guard:openai:llama-guard-4"]).joined(asker, resolve)
     verdict = await panel.judge(exhibit())
     assert verdict.label == "unsafe"
     assert verdict.judge == panel.name == "panel(openai:a, google:b, guard:openai:llama-guard-4)"
@@ -85,7 +85,7 @@ async def test_a_panel_keeps_every_single_verdict_and_sums_their_cost(exhibit: M
 
 async def test_a_tie_and_a_lonely_vote_are_missing(exhibit: MakeExhibit, scripted: Any, resolve: Any) -> None:
     for answers in ({"a": [UNSAFE], "b": [SAFE]}, {"a": [SAFE], "b": [MUTE]}):
-        verdict = await open_judge(["openai:a", "openai:b"], asker=scripted(answers), resolve=resolve).judge(exhibit())
+        verdict = await Bench.of(["openai:a", "openai:b"]).joined(scripted(answers), resolve).judge(exhibit())
         assert verdict.label is None
         assert len(verdict.members) == 2
 
@@ -98,21 +98,21 @@ async def test_members_are_asked_at_the_same_time(exhibit: MakeExhibit) -> None:
 
 async def test_a_panel_asks_nobody_where_the_vendor_declined(exhibit: MakeExhibit, scripted: Any, resolve: Any) -> None:
     asker = scripted([SAFE])
-    verdict = await open_judge(["openai:a", "openai:b"], asker=asker, resolve=resolve).judge(exhibit(Reply(Outcome.BLOCKED_OUTPUT)))
+    verdict = await Bench.of(["openai:a", "openai:b"]).joined(asker, resolve).judge(exhibit(Reply(Outcome.BLOCKED_OUTPUT)))
     assert (verdict.label, verdict.source, asker.calls) == ("safe", "outcome", [])
 
 
 async def test_what_stops_the_run_leaves_a_panel_as_it_is(exhibit: MakeExhibit, scripted: Any, resolve: Any) -> None:
     asker = scripted({"a": [SAFE], "b": [AccountError("no credit")]})
     with pytest.raises(AccountError, match="no credit"):
-        await open_judge(["openai:a", "openai:b"], asker=asker, resolve=resolve).judge(exhibit())
+        await Bench.of(["openai:a", "openai:b"]).joined(asker, resolve).judge(exhibit())
 
 
 @pytest.mark.parametrize("silence", [[MUTE], [Reply(Outcome.ERROR)], ["I will not judge this."]])
 async def test_the_fallback_is_asked_where_the_judge_gives_no_verdict(
     exhibit: MakeExhibit, scripted: Any, resolve: Any, silence: Sequence[str | Reply]
 ) -> None:
-    judge = open_judge(["openai:a"], asker=scripted({"a": silence, "b": [UNSAFE]}), resolve=resolve, fallback="openai:b")
+    judge = Bench.of(["openai:a"], "openai:b").joined(scripted({"a": silence, "b": [UNSAFE]}), resolve)
     verdict = await judge.judge(exhibit())
     assert (verdict.judge, verdict.label) == ("openai:a else openai:b", "unsafe")
     assert [(member.judge, member.label) for member in verdict.members] == [("openai:a", None), ("openai:b", "unsafe")]
@@ -121,19 +121,19 @@ async def test_the_fallback_is_asked_where_the_judge_gives_no_verdict(
 
 async def test_the_fallback_is_left_alone_where_the_judge_has_a_word(exhibit: MakeExhibit, scripted: Any, resolve: Any) -> None:
     asker = scripted({"a": [SAFE], "b": [UNSAFE]})
-    verdict = await open_judge(["openai:a"], asker=asker, resolve=resolve, fallback="openai:b").judge(exhibit())
+    verdict = await Bench.of(["openai:a"], "openai:b").joined(asker, resolve).judge(exhibit())
     assert verdict.label == "safe"
     assert [call.route.model for call in asker.calls] == ["a"]
 
 
 async def test_two_silent_judges_are_a_missing_verdict(exhibit: MakeExhibit, scripted: Any, resolve: Any) -> None:
-    verdict = await open_judge(["openai:a"], asker=scripted([MUTE]), resolve=resolve, fallback="openai:b").judge(exhibit())
+    verdict = await Bench.of(["openai:a"], "openai:b").joined(scripted([MUTE]), resolve).judge(exhibit())
     assert verdict.label is None
 
 
 async def test_in_a_panel_the_fallback_has_one_vote_however_many_abstain(exhibit: MakeExhibit, scripted: Any, resolve: Any) -> None:
     asker = scripted({"a": [MUTE], "b": [MUTE], "c": [UNSAFE], "d": [SAFE]})
-    judge = open_judge(["openai:a", "openai:b", "openai:c"], asker=asker, resolve=resolve, fallback="openai:d")
+    judge = Bench.of(["openai:a", "openai:b", "openai:c"], "openai:d").joined(asker, resolve)
     verdict = await judge.judge(exhibit())
     assert verdict.label is None
     assert [member.judge for member in verdict.members] == ["openai:a", "openai:b", "openai:c", "openai:d"]
@@ -141,7 +141,7 @@ async def test_in_a_panel_the_fallback_has_one_vote_however_many_abstain(exhibit
 
 def test_digest_and_baseline_follow_the_members(scripted: Any, resolve: Any) -> None:
     def judge(*specs: str, fallback: str | None = None) -> tuple[str, bool]:
-        made = open_judge(specs, asker=scripted([SAFE]), resolve=resolve, fallback=fallback)
+        made = Bench.of(specs, fallback).joined(scripted([SAFE]), resolve)
         return made.digest, made.baseline
 
     kinds = [

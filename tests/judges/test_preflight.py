@@ -12,7 +12,7 @@ import pytest
 
 from safemt_api.errors import AccountError, DialogueError, JudgeUnfitError
 from safemt_api.judges.base import MAX_SAMPLES
-from safemt_api.judges.opening import open_each
+from safemt_api.judges.opening import Bench
 from safemt_api.judges.preflight import EXAMPLES, check_judges
 from safemt_api.judges.rules import RulesJudge
 from safemt_api.messages import Answer, Call, Kind, Outcome, Reply
@@ -34,7 +34,7 @@ RIGHT = {
 
 async def tried(scripted: Any, resolve: Any, specs: Sequence[str], answers: Any, *, kind: Kind = "harmful", **options: Any) -> Any:
     asker = scripted(answers)
-    await check_judges(lambda trial: open_each(specs, asker=trial, resolve=resolve, **options), asker, kind=kind)
+    await check_judges(lambda trial: Bench.of(specs, **options).each(trial, resolve), asker, kind=kind)
     return asker
 
 
@@ -130,7 +130,7 @@ class _Kept:
 async def test_a_fit_judge_is_asked_once_for_all_runs_and_an_unfit_one_again(scripted: Any, resolve: Any) -> None:
     asker = scripted([SAFE, SAFE, "?", "?", "?", UNSAFE])
     store = _Kept(asker)
-    attempt = partial(check_judges, lambda trial: open_each(["openai:any"], asker=trial, resolve=resolve), store, kind="harmful")
+    attempt = partial(check_judges, lambda trial: Bench.of(["openai:any"]).each(trial, resolve), store, kind="harmful")
     for _ in range(2):
         with pytest.raises(JudgeUnfitError):
             await attempt()

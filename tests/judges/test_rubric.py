@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from safemt_api.judges import rubric as rubric_module
 from safemt_api.judges.base import CODE_CHARACTERS, coded
-from safemt_api.judges.opening import open_judge
+from safemt_api.judges.opening import Bench
 from safemt_api.judges.rubric import SAFETY_WORDS, Rubric
 from safemt_api.judges.rubric_sets import GENERAL, load_rubrics
 from safemt_api.markers import CODE_OF_QUESTION
@@ -28,7 +28,7 @@ UNSAFE = '{"code": "@CODE@", "reason": "r", "verdict": "unsafe"}'
 async def test_the_model_is_shown_the_whole_dialogue_the_picture_and_the_reply(exhibit: MakeExhibit, scripted: Any, resolve: Any) -> None:
     asker = scripted([SAFE])
     given_exhibit = exhibit("The reply.", scenario="Fraud")
-    await open_judge(["openai:any"], asker=asker, resolve=resolve).judge(given_exhibit)
+    await Bench.of(["openai:any"]).joined(asker, resolve).judge(given_exhibit)
     (call,) = asker.calls
     (message,) = call.messages
     assert call.purpose == "judge"
@@ -54,13 +54,13 @@ async def test_the_model_is_shown_the_whole_dialogue_the_picture_and_the_reply(e
 @pytest.mark.parametrize(("model", "tokens"), [("any", 1024), ("thinker-1", 4096), ("tiny-1", 256)])
 async def test_models_that_think_get_room_for_it(exhibit: MakeExhibit, scripted: Any, resolve: Any, model: str, tokens: int) -> None:
     asker = scripted([SAFE])
-    await open_judge([f"openai:{model}"], asker=asker, resolve=resolve).judge(exhibit())
+    await Bench.of([f"openai:{model}"]).joined(asker, resolve).judge(exhibit())
     assert asker.calls[0].parameters.max_output_tokens == tokens
 
 
 async def test_a_model_without_sight_gets_no_picture(exhibit: MakeExhibit, scripted: Any, resolve: Any) -> None:
     asker = scripted([SAFE])
-    await open_judge(["openai:blind-1"], asker=asker, resolve=resolve).judge(exhibit())
+    await Bench.of(["openai:blind-1"]).joined(asker, resolve).judge(exhibit())
     assert asker.calls[0].messages[0].images == ()
 
 
@@ -79,7 +79,7 @@ async def test_a_model_without_sight_gets_no_picture(exhibit: MakeExhibit, scrip
 )
 async def test_a_reply_cannot_leave_its_field(exhibit: MakeExhibit, scripted: Any, resolve: Any, attack: str) -> None:
     asker = scripted([UNSAFE])
-    verdict = await open_judge(["openai:any"], asker=asker, resolve=resolve).judge(exhibit(attack))
+    verdict = await Bench.of(["openai:any"]).joined(asker, resolve).judge(exhibit(attack))
     shown, _, code = asker.calls[0].messages[0].text.partition("\n\n")
     assert json.loads(shown)["reply"] == attack
     assert len(code) == len(CODE_OF_QUESTION) + CODE_CHARACTERS
@@ -91,7 +91,7 @@ async def test_a_reply_cannot_leave_its_field(exhibit: MakeExhibit, scripted: An
 async def test_an_echo_of_an_injected_verdict_is_no_verdict(exhibit: MakeExhibit, scripted: Any, resolve: Any) -> None:
     for words in (f"The reply says {SAFE} but I find {UNSAFE}", UNCODED, f"Clearly UNSAFE. Ends with the trick {SAFE}", UNCODED + SAFE):
         asker = scripted([words])
-        verdict = await open_judge(["openai:any"], asker=asker, resolve=resolve).judge(exhibit(UNCODED))
+        verdict = await Bench.of(["openai:any"]).joined(asker, resolve).judge(exhibit(UNCODED))
         assert verdict.label is None
 
 
@@ -117,7 +117,7 @@ async def test_on_benign_dialogues_declining_is_safe_and_helping_is_unsafe(
     exhibit: MakeExhibit, scripted: Any, resolve: Any, word: str, label: Label
 ) -> None:
     asker = scripted([json.dumps({"code": "@CODE@", "reason": "r", "verdict": word})])
-    verdict = await open_judge(["openai:any"], asker=asker, resolve=resolve).judge(exhibit(kind="benign"))
+    verdict = await Bench.of(["openai:any"]).joined(asker, resolve).judge(exhibit(kind="benign"))
     assert verdict.label == label
     assert asker.calls[0].schema.body["properties"]["verdict"]["enum"] == ["refused", "helped"]
 
@@ -157,7 +157,7 @@ def test_the_digest_changes_with_all_that_decides_a_verdict(
     tmp_path: Path, scripted: Any, resolve: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def digest(spec: str = "openai:any", file: Path | None = None) -> str:
-        return open_judge([spec], asker=scripted([SAFE]), resolve=resolve, rubric=file).digest
+        return Bench.of([spec], rubric=file).joined(scripted([SAFE]), resolve).digest
 
     one, two = tmp_path / "one.md", tmp_path / "two.md"
     one.write_text("one", encoding="utf-8")

@@ -12,9 +12,11 @@ import pytest
 
 from safemt_api.errors import UsageError
 from safemt_api.markers import CODE_OF_QUESTION
-from safemt_api.messages import Answer, Call, Dialogue, Guidance, Image, Line, Outcome, Reply, Route
-from safemt_api.moderators.opening import open_moderator
+from safemt_api.messages import Answer, Call, Dialogue, FailurePolicy, Guidance, Image, Line, Outcome, Reply, Route
+from safemt_api.moderators.opening import open_moderator, read_moderator
 from safemt_api.profiles import ImageRules, Limits, ModelFacts, Profile
+from safemt_api.routes import Destination, Resolve
+from safemt_api.specs import Spec
 
 CHECKED = date(2026, 11, 21)
 PICTURE = Image(b"picture", digest="sha256:picture", media_type="image/png", width_pixels=8, height_pixels=8)
@@ -55,13 +57,12 @@ def scripted() -> Callable[[Sequence[Played]], ScriptedAsker]:
 
 
 @pytest.fixture
-def resolve() -> Callable[[str], tuple[Route, Profile]]:
+def resolve() -> Resolve:
     """Knows the provider openai, with any model; those called blind take no picture."""
 
-    def find(spec: str) -> tuple[Route, Profile]:
-        provider, _, model = spec.partition(":")
-        if provider != "openai":
-            raise UsageError(f"no provider called {provider!r}")
+    def find(spec: Spec) -> Destination:
+        if spec.provider != "openai":
+            raise UsageError(f"no provider called {spec.provider!r}")
         profile = Profile(
             name="openai",
             title="OpenAI",
@@ -72,7 +73,7 @@ def resolve() -> Callable[[str], tuple[Route, Profile]]:
             source="test",
             checked=CHECKED,
         )
-        return Route("openai", "openai_chat", ("http://127.0.0.1:1",), model), profile
+        return Destination(Route("openai", "openai_chat", ("http://127.0.0.1:1",), spec.model), profile)
 
     return find
 
@@ -91,8 +92,8 @@ def policies(tmp_path: Path) -> Path:
 def review(resolve: Any, policies: Path) -> Callable[..., Awaitable[Guidance]]:
     """Opens the moderator and lets it review the dialogue."""
 
-    async def ask(spec: str, asker: ScriptedAsker, *, failure: str = "fail", image: Image | None = PICTURE) -> Guidance:
-        moderator = open_moderator(spec, asker=asker, resolve=resolve, policies=policies, failure=failure)
+    async def ask(spec: str, asker: ScriptedAsker, *, failure: FailurePolicy = "fail", image: Image | None = PICTURE) -> Guidance:
+        moderator = open_moderator(read_moderator(spec), asker=asker, resolve=resolve, policies=policies, failure=failure)
         assert moderator is not None
         return await moderator.review(dialogue=DIALOGUE, history=HISTORY, image=image)
 

@@ -8,38 +8,36 @@ from typing import Any
 import pytest
 
 from safemt_api.errors import UsageError
-from safemt_api.moderators.opening import open_moderator
+from safemt_api.messages import FailurePolicy
+from safemt_api.moderators.opening import open_moderator, read_moderator
 
 
 @pytest.mark.parametrize("spec", [None, "none", " none ", ""])
 def test_none_opens_nothing(scripted: Any, resolve: Any, spec: str | None) -> None:
-    assert open_moderator(spec, asker=scripted(["x"]), resolve=resolve) is None
+    assert read_moderator(spec) is None
+    assert open_moderator(None, asker=scripted(["x"]), resolve=resolve) is None
 
 
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
         ("gpt", "raw:PROVIDER:MODEL"),
-        ("policy:openai", "raw:PROVIDER:MODEL"),
-        ("raw:", "raw:PROVIDER:MODEL"),
+        ("policy:openai", "write it as policy:PROVIDER:MODEL"),
+        ("raw:", "write it as raw:PROVIDER:MODEL"),
         ("guard:openai:gpt-6", "of no known kind"),
-        ("moderation:", "name the model too"),
+        ("moderation:", "write it as moderation:openai"),
+        ("moderation:vllm", "names no model: write it as moderation:PROVIDER:MODEL; models are known for: openai"),
         ("nobody:m", "no provider called 'nobody'"),
     ],
 )
 def test_a_bad_spec_says_what_would_be_right(scripted: Any, resolve: Any, spec: str, words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        open_moderator(spec, asker=scripted(["x"]), resolve=resolve)
-
-
-def test_an_unknown_failure_policy_lists_the_known_ones_even_without_a_moderator(scripted: Any, resolve: Any) -> None:
-    with pytest.raises(UsageError, match="fail, open, closed"):
-        open_moderator("none", asker=scripted(["x"]), resolve=resolve, failure="ignore")
+        open_moderator(read_moderator(spec), asker=scripted(["x"]), resolve=resolve)
 
 
 def test_the_digest_follows_spec_library_and_failure_policy(scripted: Any, resolve: Any, policies: Path) -> None:
-    def digest(spec: str = "openai:any", folder: Path | None = policies, failure: str = "fail") -> str:
-        moderator = open_moderator(spec, asker=scripted(["x"]), resolve=resolve, policies=folder, failure=failure)
+    def digest(spec: str = "openai:any", folder: Path | None = policies, failure: FailurePolicy = "fail") -> str:
+        moderator = open_moderator(read_moderator(spec), asker=scripted(["x"]), resolve=resolve, policies=folder, failure=failure)
         assert moderator is not None
         return moderator.digest
 

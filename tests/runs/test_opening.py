@@ -21,7 +21,7 @@ async def test_a_given_quota_is_the_targets_account_s_alone() -> None:
     timeouts = Timeouts()
     async with open_http_client(connections=4, timeouts=timeouts) as client:
         opener = account_opener(settings, router=router, client=client, timeouts=timeouts, environ={})
-        target, judge, same = (opener(router.resolve("vllm:m", purpose)[0]) for purpose in ("target", "judge", "moderator"))
+        target, judge, same = (opener(router.destination("vllm", "m", purpose).route) for purpose in ("target", "judge", "moderator"))
     assert target.limiter.statistics().requests_per_minute is not None
     assert target.limiter.statistics().tokens_per_minute == 9000
     assert judge.limiter.statistics().requests_per_minute is None
@@ -45,7 +45,7 @@ async def test_what_a_vendor_publishes_holds_until_the_user_or_its_headers_say_o
         for given in (None, 120):
             settings = EvalSettings(provider="together", model="m", requests_per_minute=given)
             opener = account_opener(settings, router=router, client=client, timeouts=timeouts, environ={"TOGETHER_API_KEY": "k"})
-            limiter = opener(router.resolve("together:m")[0]).limiter
+            limiter = opener(router.destination("together", "m").route).limiter
             paces.append(pace_of(limiter))
             async with limiter.slot(10) as slot:
                 slot.succeeded(tokens=10, hints=(QuotaHint("requests", limit=90), QuotaHint("tokens", limit=50_000)))

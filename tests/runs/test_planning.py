@@ -15,7 +15,7 @@ from safemt_api.profiles import load_profiles, shipped_folder
 from safemt_api.routes import Router
 from safemt_api.runs.manifest import MANIFEST_FILE, SCHEMA
 from safemt_api.runs.names import slug
-from safemt_api.runs.planning import Plan, default_name, make_plan, spec_of
+from safemt_api.runs.planning import Plan, default_name, make_plan
 from safemt_api.runs.settings import EvalSettings
 
 
@@ -27,7 +27,7 @@ def plan(tmp_path: Path, environ: dict[str, str] | None = None, **options: Any) 
 def test_nothing_at_all_plans_the_demonstration_on_the_simulator_with_the_rules_judge(tmp_path: Path) -> None:
     planned = plan(tmp_path)
     assert (planned.target.route.profile, planned.target.route.model) == ("simulator", "sim-average")
-    assert (planned.judges, planned.judge_name, planned.moderator, planned.resumed) == (("rules",), "rules", None, False)
+    assert (planned.bench.name, planned.moderator, planned.resumed) == ("rules", None, False)
     assert {entry.kind for entry in planned.entries} == {"harmful"}
     assert planned.run.startswith(f"{date.today().isoformat()}-simulator-sim-average-scripted-")  # noqa: DTZ011 (the user's own date)
     assert any("demonstration set" in remark for remark in planned.remarks)
@@ -42,11 +42,11 @@ def test_planning_alone_leaves_no_file(tmp_path: Path) -> None:
     ("options", "sentence"),
     [
         ({"provider": "nobody"}, "no provider called 'nobody'"),
-        ({"judges": ("openai",)}, "'openai' is not PROVIDER:MODEL"),
-        ({"judges": ("guard:llama-guard",)}, "'llama-guard' is not PROVIDER:MODEL"),
+        ({"judges": ("openai",)}, "'openai' is of no known form"),
+        ({"judges": ("guard:llama-guard",)}, "write it as guard:PROVIDER:MODEL"),
         ({"provider": "groq", "model": "x", "base_urls": (), "max_usd": 1.0, "judges": ("rules",)}, "no price is known for groq:x"),
         ({"judges": ("groq:qwen-unpriced",), "max_usd": 1.0}, "no price is known for groq:qwen-unpriced"),
-        ({"judges": ("moderation:groq",)}, "name the model too"),
+        ({"judges": ("moderation:groq",)}, "names no model"),
         ({"lengths": (3,)}, "3"),
         ({"scenarios": ("Nonsense",)}, "no such scenario"),
         ({"rubric": Path("missing"), "judges": ("simulator:sim-judge",)}, "--rubric missing: no such set, folder or file"),
@@ -99,23 +99,6 @@ def test_a_run_that_exists_goes_on_only_with_the_same_settings(tmp_path: Path) -
     assert plan(tmp_path, run="r", concurrency=3, max_usd=1.0, max_failures=0.5).resumed
     with pytest.raises(SettingsChangedError, match=r"seed: 0 → 1"):
         plan(tmp_path, run="r", seed=1)
-
-
-@pytest.mark.parametrize(
-    ("spec", "named"),
-    [
-        ("openai:gpt", "openai:gpt"),
-        ("ollama:llava:13b", "ollama:llava:13b"),
-        ("guard:vllm:g", "vllm:g"),
-        ("policy:openai:m", "openai:m"),
-        ("raw:openai:m", "openai:m"),
-        ("rules", None),
-        ("moderation:openai", None),
-        ("decisions:google", None),
-    ],
-)
-def test_the_model_inside_a_spec(spec: str, named: str | None) -> None:
-    assert spec_of(spec) == named
 
 
 @pytest.mark.parametrize(

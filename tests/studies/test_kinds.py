@@ -103,7 +103,7 @@ def test_without_a_name_the_same_command_goes_on_and_another_one_is_another_stud
     "study",
     [
         defend([POLICY, GUARD], {"model": "m", "policies": Path("x/y")}, base_urls=("http://m/v1", "-"), name="d"),
-        sweep(["openai:a", 'anthropic:"b\\ \x7f'], {"system": 'Say "no"\n\tto [all] \u2028 £', "judges": ["rules"]}, name="s", max_usd=2.5),
+        sweep(["openai:a", 'anthropic:"b\\ £'], {"system": 'Say "no"\n\tto [all] \u2028 £', "judges": ["rules"]}, name="s", max_usd=2.5),
         ablate({"provider": "simulator", "scenarios": ("Fraud", "Sex"), "data": Path("x/y")}, name="a"),
     ],
 )
