@@ -2,7 +2,7 @@
 # docker run --rm -v "$PWD/results:/work/results" --env-file .env safemt-api eval --provider openai --max-usd 5
 FROM python:3.12-slim
 COPY . /src
-RUN pip install --no-cache-dir -c /src/constraints.txt '/src[charts,data]' && rm -rf /src \
+RUN pip install --no-cache-dir -c /src/constraints.txt '/src[all]' && rm -rf /src \
     && useradd --create-home --uid 1000 user && mkdir /work && chown user /work
 USER user
 WORKDIR /work

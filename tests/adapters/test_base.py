@@ -52,6 +52,26 @@ async def test_an_unknown_wire_format_is_refused_with_those_there_are(make_profi
             )  # fmt: skip (one call)
 
 
+@pytest.mark.parametrize(
+    ("wire_format", "package", "extra"), [("anthropic_messages", "anthropic", "anthropic"), ("google_genai", "google.genai", "google")]
+)
+async def test_an_sdk_that_is_not_installed_is_named_with_its_extra(
+    make_profile: Callable[..., Profile], monkeypatch: pytest.MonkeyPatch, wire_format: str, package: str, extra: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, f"safemt_api.adapters.{wire_format}", raising=False)
+    async with open_http_client(connections=1, timeouts=Timeouts()) as client:
+        with pytest.raises(UsageError, match=rf"pip install 'safemt-api\[{extra}\]'"):
+            open_adapter(
+                profile=make_profile(wire_format),
+                wire_format=wire_format,
+                base_url="http://x.test",
+                api_key=None,
+                client=client,
+                timeouts=Timeouts(),
+            )  # fmt: skip (one call)
+
+
 @pytest.mark.parametrize("bad", ["sk-with\nbreak-123", "sk with blank", "sk-schlüssel", "sk-\x00-12345"])
 async def test_a_key_that_cannot_be_one_is_refused_without_being_shown(connect: Connect, bad: str) -> None:
     with pytest.raises(UsageError, match="set ACME_API_KEY again") as caught:
