@@ -16,6 +16,7 @@ import pytest
 
 from safemt_api import profiles as profiles_module
 from safemt_api.errors import MissingKeyError, ProfileError, UsageError
+from safemt_api.messages import ServiceTier
 from safemt_api.prices import find_price
 from safemt_api.profiles import (
     ImageRules,
@@ -393,3 +394,36 @@ def test_what_is_none_is_one_sentence(url: str, monkeypatch: pytest.MonkeyPatch)
         if url.strip() != "http://x/v1":
             with pytest.raises(UsageError, match="the address of vllm"):
                 load_profiles()["vllm"].addresses()
+
+
+@pytest.mark.parametrize(
+    ("vendor", "model", "offered"),
+    [
+        ("openai", "gpt-6-luna", "flex batch"),
+        ("openai", "gpt-4o-mini", "batch"),
+        ("openai", "omni-moderation-latest", ""),
+        ("anthropic", "claude-haiku-5-5", "batch"),
+        ("google", "gemini-3.8-flash", "flex batch"),
+        ("google", "gemini-decision-1", ""),
+        ("azure-openai", "gpt-6-luna", ""),
+        ("openrouter", "openai/gpt-6-luna", ""),
+        ("vllm", "any", ""),
+    ],
+)
+def test_a_tier_that_the_vendor_does_not_offer_is_refused_with_where_that_was_read(vendor: str, model: str, offered: str) -> None:
+    profile = load_profiles()[vendor]
+    profile.check_tier("standard", model)
+    tiers: tuple[ServiceTier, ...] = ("flex", "batch")
+    for tier in tiers:
+        if tier in offered.split():
+            profile.check_tier(tier, model)
+            continue
+        with pytest.raises(UsageError, match=f"--tier {tier}.*{re.escape(model)}") as caught:
+            profile.check_tier(tier, model)
+        facts = profile.batch if tier == "batch" else profile.flex
+        assert facts is None or facts.source in str(caught.value)
+
+
+def test_every_vendor_with_a_bill_says_which_tiers_it_offers() -> None:
+    for profile in load_profiles().values():
+        assert profile.local or (profile.flex and profile.batch), profile.name

@@ -24,6 +24,7 @@ from safemt_api.adapters.bodies import (
     one_line,
     optional_count,
     sequence,
+    served_tier,
     total,
     usage_for,
     words,
@@ -104,6 +105,7 @@ class AnthropicMessages:
             usage=usage_for(text, read_usage(body.get("usage"))),
             request_id=label(body.get("id")) or None,
             raw=raw,
+            served_tier=served_tier(mapping(body.get("usage")).get("service_tier")),
         )
 
 

@@ -191,6 +191,12 @@ def is_probability(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
 
 
+def served_tier(value: object) -> str | None:
+    """The tier that served a call, in our words: vendors call the standard one ``default``, or ``on_demand``."""
+    tier = label(value).lower()[:40]
+    return {"default": "standard", "on_demand": "standard", "unspecified": "standard"}.get(tier, tier) or None
+
+
 def known_usage(
     *, input_tokens: int | None, cached: int | None, written: int | None = 0, output_tokens: int | None, reasoning: int | None
 ) -> Usage | None:

@@ -26,6 +26,7 @@ from safemt_api.errors import (
     DialogueError,
     EndpointError,
     InterceptedError,
+    NoCapacityError,
     PictureTooLargeError,
     RateLimitedError,
     SafeMTError,
@@ -219,6 +220,7 @@ _NO_CREDIT = _words_like(
     r"credit balance is too low|insufficient (balance|credits?|funds|quota)|exceeded your current quota, please check your plan and billing"
     r"|billing (hard limit|is not active|not active)|payment (required|method)|spend(ing)? limit|requires billing|enable billing|arrearage"
 )
+_NO_ROOM = _words_like(r"\bresources? unavailable\b|flex (tier|capacity|processing)\b.{0,40}(unavailable|exhausted|not available)")
 _DAILY = _words_like(r"per day|\b[RT]PD\b|daily (limit|quota)")
 _NO_QUOTA = _words_like(r"\blimit: 0\b")
 _UNKNOWN_MODEL = _words_like(
@@ -323,6 +325,15 @@ def _bad_parameter(case: Case) -> SafeMTError:
     )
 
 
+def _no_room(case: Case) -> SafeMTError:
+    return NoCapacityError(
+        f"{case.who} has no room for this in the tier that was asked for ({case.where}){case.said}",
+        status=case.failure.status or None,
+        code=case.code,
+        retry_after_seconds=case.wait_seconds,
+    )
+
+
 def _slow_down(case: Case) -> SafeMTError:
     wait_seconds = case.wait_seconds
     if _spent_for_the_day(case.failure, wait_seconds):
@@ -394,6 +405,7 @@ RULES: tuple[Rule, ...] = (
     Rule(_held, codes=_HELD_CODES),
     Rule(_slow_down, codes="in_flight_budget_exhausted"),
     Rule(_no_credit, codes=_CREDIT_CODES),
+    Rule(_no_room, statuses=(0, 429, 498, 503), codes="resource_unavailable capacity_exceeded", words=_NO_ROOM),
     Rule(_slow_down, statuses=(0, 429), codes=_PACE_CODES),
     Rule(_server_failed, codes="json_validate_failed"),
     Rule(_rejected, codes=_DIALOGUE_CODES),

@@ -28,12 +28,13 @@ from safemt_api.adapters.bodies import (
     one_line,
     optional_count,
     sequence,
+    served_tier,
     total,
     usage_for,
     words,
 )
 from safemt_api.adapters.failures import MAX_VENDOR_CHARACTERS, stopped_detail
-from safemt_api.adapters.translation import Answer, Translator
+from safemt_api.adapters.translation import FLEX_SECONDS, Answer, Translator
 from safemt_api.errors import UsageError
 from safemt_api.messages import DECLINED, Call, Image, Message, Outcome, Part, Reply, Usage
 from safemt_api.profiles import Profile
@@ -51,6 +52,9 @@ FILTERS = tuple(f"HARM_CATEGORY_{name}" for name in ("HARASSMENT", "HATE_SPEECH"
 
 CUT_SHORT = frozenset({"RECITATION", "LANGUAGE", "OTHER", "IMAGE_RECITATION", "IMAGE_OTHER"})
 """Stopped for reasons that are no word on safety: what came is judged like a truncated reply, and without words the verdict is missing."""
+
+SERVED_TIER_HEADER = "x-gemini-service-tier"
+"""Which tier served a call (https://discuss.ai.google.dev/t/141671 and https://asadani.github.io/gemini-flex-inference, 2nd-hand)."""
 
 TRUNCATED = frozenset({"MAX_TOKENS", "CONTINUATION"})
 ON_HOLD = "PUP_LIMITED_DISABLED"
@@ -116,7 +120,8 @@ class GoogleGenAI:
             return self._translator.failed_inside(held, headers, model=model)
         if block_reason and not candidate:
             return _blocked_prompt(fields, block_reason, body.text)
-        return self._answer(fields, candidate, body.text)
+        tier = served_tier(headers.get(SERVED_TIER_HEADER) or mapping(fields.get("usageMetadata")).get("serviceTier"))
+        return replace(self._answer(fields, candidate, body.text), served_tier=tier)
 
     def _answer(self, body: Mapping[str, Any], candidate: Mapping[str, Any], raw: str) -> Reply:
         parts = [mapping(part) for part in sequence(mapping(candidate.get("content")).get("parts"))]
@@ -150,13 +155,18 @@ def build_config(call: Call, profile: Profile) -> types.GenerateContentConfig:
         asked["max_output_tokens"] = call.parameters.max_output_tokens
     if call.schema is not None and profile.takes_structured_output(model):
         asked |= {"response_mime_type": "application/json", "response_json_schema": dict(call.schema.body)}
+    if call.service_tier == "flex":
+        asked["service_tier"] = types.ServiceTier.FLEX
     if call.parameters.effort is not None:
         asked["thinking_config"] = types.ThinkingConfig(thinking_level=types.ThinkingLevel(call.parameters.effort.upper()))
     if call.parameters.safety_threshold is not None:
         threshold = types.HarmBlockThreshold(call.parameters.safety_threshold.upper())
         asked["safety_settings"] = [types.SafetySetting(category=types.HarmCategory(name), threshold=threshold) for name in FILTERS]
-    if facts.extra_body or facts.extra_headers:
-        asked["http_options"] = types.HttpOptions(headers=dict(facts.extra_headers), extra_body=facts.extra_body or None)
+    flex_milliseconds = round(FLEX_SECONDS * 1000) if call.service_tier == "flex" else None
+    if facts.extra_body or facts.extra_headers or flex_milliseconds:
+        asked["http_options"] = types.HttpOptions(
+            headers=dict(facts.extra_headers), extra_body=facts.extra_body or None, timeout=flex_milliseconds
+        )
     return types.GenerateContentConfig(
         automatic_continuation=False,
         automatic_function_calling=types.AutomaticFunctionCallingConfig(disable=True),

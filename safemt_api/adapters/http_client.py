@@ -29,6 +29,9 @@ ASSUMED_TOKENS = 8192
 _tokens: ContextVar[int] = ContextVar("tokens that may come back", default=ASSUMED_TOKENS)
 
 
+_least_patience: ContextVar[float] = ContextVar("seconds that a reply is waited for at least", default=0.0)
+
+
 class OversizeError(httpx2.RequestError):
     """A response beyond its bound; of the kind that the SDKs pass on or wrap as their cause.
 
@@ -66,7 +69,7 @@ def open_http_client(*, connections: int, timeouts: Timeouts, transport: httpx2.
 
     async def keep_timeouts(request: httpx2.Request) -> None:
         # SDKs put their own timeouts on each request (google-genai one number for all four, overriding the client's); ours hold.
-        request.extensions["timeout"] = timeout.as_dict()
+        request.extensions["timeout"] = timeout.as_dict() | {"read": max(timeouts.idle_seconds, _least_patience.get())}
 
     return httpx2.AsyncClient(
         limits=httpx2.Limits(max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=KEEPALIVE_SECONDS),
@@ -78,13 +81,14 @@ def open_http_client(*, connections: int, timeouts: Timeouts, transport: httpx2.
 
 
 @contextmanager
-def room_for(tokens: int) -> Iterator[None]:
-    """Responses to requests that are made inside may hold so many tokens."""
-    before = _tokens.set(tokens)
+def room_for(tokens: int, *, patience_seconds: float = 0.0) -> Iterator[None]:
+    """Responses to requests that are made inside may hold so many tokens, and are waited for so long at least."""
+    before, patience_before = _tokens.set(tokens), _least_patience.set(patience_seconds)
     try:
         yield
     finally:
         _tokens.reset(before)
+        _least_patience.reset(patience_before)
 
 
 async def bind_response(response: httpx2.Response) -> None:

@@ -26,6 +26,7 @@ from safemt_api.adapters.bodies import (
     one_line,
     optional_count,
     sequence,
+    served_tier,
     total,
     usage_for,
     words,
@@ -116,6 +117,7 @@ class OpenAIChat:
             cost_usd=self._cost_usd(body),
             request_id=label(body.get("id")) or None,
             raw=raw,
+            served_tier=served_tier(body.get("service_tier")),
         )
 
     def _cost_usd(self, body: Mapping[str, Any]) -> float | None:
@@ -132,6 +134,8 @@ def build_request(call: Call, profile: Profile) -> dict[str, Any]:
     request: dict[str, Any] = {"model": model, "messages": _messages(call, profile), **sent_sampling(profile, model, call.parameters)}
     if call.parameters.max_output_tokens is not None:
         request[facts.max_output_parameter or profile.max_output_parameter] = call.parameters.max_output_tokens
+    if call.service_tier == "flex":
+        request["service_tier"] = call.service_tier
     if call.parameters.effort is not None:
         request["reasoning_effort"] = call.parameters.effort
     if call.schema is not None and profile.takes_structured_output(model):

@@ -19,11 +19,19 @@ from safemt_api.adapters.declines import declined
 from safemt_api.adapters.failures import Case, Failure, is_on_hold, meaning, read_failure, status_in_body
 from safemt_api.adapters.headers import quota_hints
 from safemt_api.adapters.http_client import OversizeError, room_for
-from safemt_api.errors import ConnectionFailedError, DialogueError, EndpointError, SafeMTError, ServerError, StopRunError
+from safemt_api.errors import ConnectionFailedError, DialogueError, EndpointError, NoCapacityError, SafeMTError, ServerError, StopRunError
 from safemt_api.messages import Call, Reply
 from safemt_api.tokens import most_output_tokens
 
 REQUEST_ID_HEADERS = ("x-request-id", "request-id", "apim-request-id", "x-goog-request-id")
+
+FLEX_SECONDS = 900.0
+"""How long a reply in the flex tier is waited for: https://developers.openai.com/api/docs/guides/flex-processing advises 15 minutes, and
+https://ai.google.dev/gemini-api/docs/flex-inference says that answers take 1 to 15."""
+
+FLEX_REFUSALS = frozenset({498, 503})
+"""By which a flex call without room is turned away beside a 429 that says so: Groq's (https://console.groq.com/docs/flex-processing) and
+Google's status (https://asadani.github.io/gemini-flex-inference, 2nd-hand)."""
 
 Kind = Literal["status", "network", "garbled", "address", "setup"]
 """``status``: an answer with a status; ``network``: no or half an answer; ``garbled``: an answer that cannot be read;
@@ -94,11 +102,16 @@ class Translator:
             CallError, StopRunError: As ``Adapter.send`` says.
         """
         model, started = call.route.model, anyio.current_time()
-        profile, secret = self.connection.profile, self.connection.api_key
-        with room_for(most_output_tokens(call, profile.facts(model))):
+        profile, secret, flex = self.connection.profile, self.connection.api_key, call.service_tier == "flex"
+        with room_for(most_output_tokens(call, profile.facts(model)), patience_seconds=FLEX_SECONDS if flex else 0.0):
             answer = await post(call)
         if isinstance(answer, Exception):
-            reply, headers = self.declined_or_raise(answer, model=model)
+            try:
+                reply, headers = self.declined_or_raise(answer, model=model)
+            except ServerError as error:
+                if not flex or error.status not in FLEX_REFUSALS:
+                    raise
+                raise NoCapacityError(str(error), status=error.status, code=error.code) from None
         else:
             content, headers = answer
             reply = self.read(read_body(content, secret), headers, model, read)
