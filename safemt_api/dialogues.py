@@ -20,7 +20,6 @@ from safemt_api.messages import (
     Conversation,
     Dialogue,
     Guidance,
-    Image,
     Line,
     Message,
     Outcome,
@@ -50,16 +49,16 @@ class Target:
 
 
 async def converse(
-    dialogue: Dialogue, *, protocol: Protocol, asker: Asker, target: Target, image: Image | None, moderator: Moderator | None = None
+    dialogue: Dialogue, *, protocol: Protocol, asker: Asker, target: Target, moderator: Moderator | None = None
 ) -> Transcript:
-    """Play one dialogue.
+    """Play one dialogue, whose pictures were read into its lines.
 
     A failure of this dialogue is in the transcript (``failure``, and turns with the outcome ``error``), not raised.
 
     Raises:
         StopRunError: The run cannot go on.
     """
-    speaker = _Speaker(asker, target, dialogue, protocol, image, moderator)
+    speaker = _Speaker(asker, target, dialogue, protocol, moderator)
     positions = range(1, dialogue.length + 1) if protocol == "live" else range(dialogue.length, dialogue.length + 1)
     turns: list[Turn] = []
     for position in positions:
@@ -79,13 +78,12 @@ class _Speaker:
     target: Target
     dialogue: Dialogue
     protocol: Protocol
-    image: Image | None
     moderator: Moderator | None
 
     async def turn(self, position: int, history: tuple[Line, ...]) -> Turn:
         guidance = None
         if self.moderator is not None:
-            guidance = await self.moderator.review(dialogue=self.dialogue, history=history, image=self.image)
+            guidance = await self.moderator.review(dialogue=self.dialogue, history=history)
             if guidance.refusal is not None:
                 reply = Reply(Outcome.REFUSED, text=guidance.refusal, detail=f"refused by the moderator {guidance.moderator}")
                 return Turn(position, history[-1].text, reply, guidance=guidance)
@@ -95,7 +93,7 @@ class _Speaker:
     def _call(self, position: int, history: tuple[Line, ...], guidance: Guidance | None) -> Call:
         return Call(
             route=self.target.route,
-            messages=to_messages(history, self.image),
+            messages=to_messages(history),
             purpose="target",
             system=_system(self.target.system, guidance),
             parameters=_parameters(self.target.parameters, self.dialogue),
@@ -109,12 +107,9 @@ class _Speaker:
         return "growing" if position < self.dialogue.length else "ending"
 
 
-def to_messages(history: tuple[Line, ...], image: Image | None) -> tuple[Message, ...]:
-    """Lines as messages; the picture belongs to the first user message."""
-    messages = [user(line.text) if line.role == "user" else assistant(line.text) for line in history]
-    first = next(index for index, line in enumerate(history) if line.role == "user")
-    messages[first] = user(history[first].text, image)
-    return tuple(messages)
+def to_messages(history: tuple[Line, ...]) -> tuple[Message, ...]:
+    """Lines as messages, each with its own pictures."""
+    return tuple(user(line.text, *line.images) if line.role == "user" else assistant(line.text) for line in history)
 
 
 def _parameters(parameters: Parameters, dialogue: Dialogue) -> Parameters:
@@ -146,7 +141,7 @@ def asked_at(dialogue: Dialogue, position: int) -> str:
 
 
 def _live_history(dialogue: Dialogue, turns: list[Turn]) -> tuple[Line, ...]:
-    return (*said(turns), Line("user", dialogue.user_texts[len(turns)]))
+    return (*said(dialogue, turns), dialogue.user_lines[len(turns)])
 
 
 def _check_can_go_on(turn: Turn, *, more: bool) -> None:

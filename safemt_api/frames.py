@@ -42,6 +42,7 @@ TRANSCRIPT_SCHEMA: dict[str, type[pl.DataType]] = {
     "request_id": pl.String,
     "image_path": pl.String,
     "image_digest": pl.String,
+    "images": pl.String,
     "note": pl.String,
     "moderator": pl.String,
     "moderator_flagged": pl.Boolean,
@@ -55,10 +56,31 @@ TRANSCRIPT_SCHEMA: dict[str, type[pl.DataType]] = {
     "system_fingerprint": pl.String,
     "reply_key": pl.String,
     "moderator_reply_keys": pl.String,
+    "data_source": pl.String,
+    "language": pl.String,
+    "pair": pl.String,
 }
-"""One row a turn, counted by user messages from 1; ``messages`` is JSON text: a list of ``{"role", "content"}`` up to and including it."""
+"""One row a turn, counted by user messages from 1; ``messages`` is JSON text: a list of ``{"role", "content"}`` up to and including it.
 
-ADDED_COLUMNS = frozenset({"moderator_failure", "repeat", "system_fingerprint", "reply_key", "moderator_reply_keys", "reply_keys"})
+``images`` is JSON text too, a list of ``{"turn", "path", "digest"}``: empty where ``image_path`` and ``image_digest`` say it all, which is
+where a dialogue has at most one picture, with its first message. ``pair`` is the id of the harmful or benign twin.
+"""
+
+ADDED_COLUMNS = frozenset(
+    {
+        "moderator_failure",
+        "repeat",
+        "system_fingerprint",
+        "reply_key",
+        "moderator_reply_keys",
+        "reply_keys",
+        "images",
+        "method",
+        "data_source",
+        "language",
+        "pair",
+    }
+)
 """Columns that files of earlier versions lack; they are read as if they were empty, ``repeat`` as if it were 1."""
 
 VERDICT_SCHEMA: dict[str, type[pl.DataType]] = {
@@ -78,6 +100,10 @@ VERDICT_SCHEMA: dict[str, type[pl.DataType]] = {
     "cost_usd": pl.Float64,
     "repeat": pl.Int64,
     "reply_keys": pl.String,
+    "method": pl.String,
+    "data_source": pl.String,
+    "language": pl.String,
+    "pair": pl.String,
 }
 """One row a verdict. Scores use the rows with ``counts``; the members of a panel stand beside it with ``counts`` false."""
 

@@ -7,8 +7,8 @@ a ``Transcript`` is a dialogue with its replies, and a ``Verdict`` is a judge's 
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Literal
 from typing import Protocol as Protocol_
@@ -163,9 +163,9 @@ class Message:
         return tuple(part for part in self.parts if isinstance(part, Image))
 
 
-def user(text: str, image: Image | None = None) -> Message:
-    """A user message; the picture stands before the words, as vendors advise."""
-    return Message("user", (image, Text(text)) if image is not None else (Text(text),))
+def user(text: str, *images: Image) -> Message:
+    """A user message; pictures stand before the words, as vendors advise."""
+    return Message("user", (*images, Text(text)))
 
 
 def assistant(text: str) -> Message:
@@ -175,17 +175,28 @@ def assistant(text: str) -> Message:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One scripted message of a data set's dialogue: words only, the picture belongs to the dialogue."""
+    """One message of a dialogue: its words, and the pictures that belong to it.
+
+    ``image_paths`` are relative to the data folder; ``images`` are those pictures once they are read.
+    """
 
     role: Role
     text: str
+    image_paths: tuple[str, ...] = ()
+    images: tuple[Image, ...] = ()
+
+
+def images_of(lines: Iterable[Line]) -> tuple[Image, ...]:
+    """All pictures of a history, in order."""
+    return tuple(image for line in lines for image in line.images)
 
 
 @dataclass(frozen=True, slots=True)
 class Dialogue:
     """One scripted conversation of the data set.
 
-    ``id`` pairs the same query over lengths; ``length`` is the number of user turns; ``image_path`` is relative to the data folder.
+    ``id`` pairs the same query over lengths; ``length`` is the number of user turns; ``goal`` is what the user is after, in plain words.
+    ``pair`` is the id of its twin, the same dialogue with a harmless goal (or, for a benign one, a harmful goal).
     ``repeat`` counts how often it is asked, from 1: every call about another repeat has another ``sample_index``.
     """
 
@@ -193,16 +204,44 @@ class Dialogue:
     scenario: str
     length: int
     lines: tuple[Line, ...]
-    image_path: str | None
-    question: str
+    goal: str
     kind: Kind = "harmful"
     method: str | None = None
     repeat: int = 1
+    source: str | None = None
+    language: str | None = None
+    pair: str | None = None
 
     @property
     def user_texts(self) -> tuple[str, ...]:
         """The user's words, turn by turn."""
-        return tuple(line.text for line in self.lines if line.role == "user")
+        return tuple(line.text for line in self.user_lines)
+
+    @property
+    def user_lines(self) -> tuple[Line, ...]:
+        """The user's messages, turn by turn."""
+        return tuple(line for line in self.lines if line.role == "user")
+
+    @property
+    def image_paths(self) -> tuple[str, ...]:
+        """All its pictures, in order; one that stands in two messages is there twice."""
+        return tuple(path for line in self.lines for path in line.image_paths)
+
+    @property
+    def user_only(self) -> bool:
+        """Whether the assistant's side is left to the model: such a dialogue can only be played live."""
+        return self.length > 1 and all(line.role == "user" for line in self.lines)
+
+
+def with_images(dialogue: Dialogue, read: Callable[[str], Image | None]) -> Dialogue:
+    """The dialogue with its pictures read; of one that stands in several messages there is one. ``None`` leaves a picture out."""
+    found = {path: read(path) for path in dict.fromkeys(dialogue.image_paths)}
+
+    def seen(line: Line) -> Line:
+        images = tuple(image for path in line.image_paths if (image := found[path]) is not None)
+        return replace(line, images=images) if images else line
+
+    return replace(dialogue, lines=tuple(map(seen, dialogue.lines)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -383,7 +422,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Exhibit:
-    """What a judge is shown: the dialogue up to the user's last message, the picture, and the reply to judge.
+    """What a judge is shown: the dialogue up to the user's last message, with its pictures, and the reply to judge.
 
     ``turn`` is the number of user messages in ``history``; ``policy`` is the moderator's guidance, if any stood before the target.
     """
@@ -391,7 +430,6 @@ class Exhibit:
     dialogue: Dialogue
     history: tuple[Line, ...]
     reply: Reply
-    image: Image | None
     turn: int
     policy: str | None = None
 
@@ -449,6 +487,9 @@ def spoken(reply: Reply) -> str:
     return reply.text or BLOCKED_PLACEHOLDER
 
 
-def said(turns: Iterable[Turn]) -> tuple[Line, ...]:
-    """What was said in the turns of a live dialogue, in order: the user's words and what stands for the assistant's."""
-    return tuple(line for turn in turns for line in (Line("user", turn.user_text), Line("assistant", spoken(turn.reply))))
+def said(dialogue: Dialogue, turns: Sequence[Turn]) -> tuple[Line, ...]:
+    """What was said in the turns of a live dialogue, in order: the user's messages and what stands for the assistant's."""
+    asked = dialogue.user_lines
+    return tuple(
+        line for turn in turns for line in (replace(asked[turn.turn - 1], text=turn.user_text), Line("assistant", spoken(turn.reply)))
+    )

@@ -24,12 +24,12 @@ OF_SCRIPTED_HISTORY: Mapping[Show, str] = {"no-history": "what stands before the
 def as_shown(dialogue: Dialogue, show: Show) -> Dialogue:
     """The dialogue with what ``show`` takes away gone; a blank picture is made where the picture is read.
 
-    ``no-history`` keeps the last user message, with the picture, and nothing before it; ``no-replies`` keeps the user's messages.
+    ``no-history`` keeps the last user message, with all pictures, and nothing before it; ``no-replies`` keeps the user's messages.
     """
     if show == "no-picture":
-        return replace(dialogue, image_path=None)
+        return replace(dialogue, lines=tuple(replace(line, image_paths=()) for line in dialogue.lines))
     if show == "no-history":
-        return replace(dialogue, lines=dialogue.lines[-1:])
+        return replace(dialogue, lines=(replace(dialogue.lines[-1], image_paths=dialogue.image_paths),))
     if show == "no-replies":
         return replace(dialogue, lines=tuple(line if line.role == "user" else Line("assistant", NEUTRAL_REPLY) for line in dialogue.lines))
     return dialogue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -32,9 +32,9 @@ PICTURE = Image(b"picture", digest="sha256:picture", media_type="image/png", wid
 TARGET = Target(Route("p", "openai_chat", ("http://x",), "m"), Parameters(max_output_tokens=9), sample_index=3)
 
 
-def dialogue(length: int = 3) -> Dialogue:
+def dialogue(length: int = 3, images: tuple[Image, ...] = (PICTURE,)) -> Dialogue:
     lines = tuple(Line("assistant" if n % 2 else "user", f"{'scripted' if n % 2 else 'user'} {n // 2 + 1}") for n in range(2 * length - 1))
-    return Dialogue("mm_1", "Fraud", length, lines, "images/a.png", "question")
+    return Dialogue("mm_1", "Fraud", length, (replace(lines[0], images=images), *lines[1:]), "question")
 
 
 @dataclass
@@ -61,7 +61,7 @@ class FakeModerator:
     digest: str = "digest"
     seen: list[tuple[Line, ...]] = field(default_factory=list)
 
-    async def review(self, *, dialogue: Dialogue, history: tuple[Line, ...], image: Image | None) -> Guidance:
+    async def review(self, *, dialogue: Dialogue, history: tuple[Line, ...]) -> Guidance:
         one = self.guidance[len(self.seen)]
         self.seen.append(history)
         if isinstance(one, Exception):
@@ -69,9 +69,11 @@ class FakeModerator:
         return one
 
 
-async def play(asker: FakeAsker, protocol: Protocol, *, length: int = 3, target: Target = TARGET, **options: Any) -> Transcript:
-    values: dict[str, Any] = {"image": PICTURE, **options}
-    return await converse(dialogue(length), protocol=protocol, asker=asker, target=target, **values)
+async def play(
+    asker: FakeAsker, protocol: Protocol, *, length: int = 3, target: Target = TARGET, pictures: bool = True, **options: Any
+) -> Transcript:
+    played = dialogue(length) if pictures else dialogue(length, ())
+    return await converse(played, protocol=protocol, asker=asker, target=target, **options)
 
 
 def said(call: Call) -> list[tuple[str, str]]:
@@ -100,7 +102,7 @@ async def test_live_has_the_models_own_replies_as_history_and_collects_them_all(
         (2, "user 2", "two"),
         (3, "user 3", "three"),
     ]
-    assert messages.said(transcript.turns)[-1] == Line("assistant", "three")
+    assert messages.said(transcript.dialogue, transcript.turns)[-1] == Line("assistant", "three")
 
 
 async def test_a_dialogue_of_length_one_is_the_same_in_both_protocols() -> None:
@@ -119,9 +121,26 @@ async def test_the_picture_stands_in_the_first_user_message_alone_and_before_its
         assert [len(message.images) for message in call.messages] == [1] + [0] * (len(call.messages) - 1)
 
 
+@pytest.mark.parametrize("protocol", ["scripted", "live"])
+async def test_each_picture_stands_in_the_message_that_it_belongs_to(protocol: Protocol) -> None:
+    other = Image(b"other", digest="sha256:other", media_type="image/png", width_pixels=8, height_pixels=8)
+    played = dialogue(3, (PICTURE, other))
+    played = replace(played, lines=(*played.lines[:4], replace(played.lines[4], images=(other,))))
+    asker = FakeAsker(["one", "two", "three"])
+    await converse(played, protocol=protocol, asker=asker, target=TARGET)
+    assert [message.images for message in asker.calls[-1].messages] == [(PICTURE, other), (), (), (), (other,)]
+
+
+async def test_a_user_only_dialogue_is_played_live() -> None:
+    played = Dialogue("a", "Fraud", 2, (Line("user", "one"), Line("user", "two")), "goal")
+    asker = FakeAsker(["yes", "no"])
+    await converse(played, protocol="live", asker=asker, target=TARGET)
+    assert said(asker.calls[1]) == [("user", "one"), ("assistant", "yes"), ("user", "two")]
+
+
 async def test_without_a_picture_there_are_only_words() -> None:
     asker = FakeAsker(["reply"])
-    await play(asker, "scripted", image=None)
+    await play(asker, "scripted", pictures=False)
     assert not any(message.images for message in asker.calls[0].messages)
 
 
@@ -215,7 +234,7 @@ async def test_guidance_stands_headed_in_the_system_message_after_our_own() -> N
         f"Own.\n\n{GUIDANCE_HEADER}: x",
     ]
     assert [turn.guidance for turn in transcript.turns] == list(moderator.guidance)
-    assert moderator.seen[1] == (Line("user", "user 1"), Line("assistant", "one"), Line("user", "user 2"))
+    assert moderator.seen[1] == (Line("user", "user 1", images=(PICTURE,)), Line("assistant", "one"), Line("user", "user 2"))
 
 
 async def test_guidance_alone_is_the_whole_system_message() -> None:

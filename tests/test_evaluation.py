@@ -174,6 +174,7 @@ async def test_the_files_have_all_columns_and_one_row_a_turn(small: Small, chose
     assert set(verdicts.select("dialogue_id", "length", "turn").iter_rows()) == turns
     assert transcripts.height == verdicts.height == len(turns)
     optional = {"method", "detail", "note", "failure", "moderator_policy", "moderator_failure", "system_fingerprint"}
+    optional |= {"images", "data_source", "language", "pair"}
     empty = {name for name in transcripts.columns if transcripts[name].null_count() == transcripts.height}
     assert empty <= optional
     assert set(verdicts["judge"]) == {"simulator:sim-judge"}

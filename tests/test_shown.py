@@ -22,9 +22,14 @@ DIALOGUE = Dialogue(
     id="a",
     scenario="Fraud",
     length=3,
-    lines=(Line("user", "one"), Line("assistant", "yes"), Line("user", "two"), Line("assistant", "yes"), Line("user", "three")),
-    image_path="images/a.png",
-    question="three",
+    lines=(
+        Line("user", "one", ("images/a.png",)),
+        Line("assistant", "yes"),
+        Line("user", "two"),
+        Line("assistant", "yes"),
+        Line("user", "three"),
+    ),
+    goal="three",
 )
 TARGET = Target(Route("p", "openai_chat", ("http://x",), "m"), Parameters())
 
@@ -51,25 +56,25 @@ def test_each_ablation_takes_away_one_thing() -> None:
     assert _texts("whole") == _texts("no-picture") == _texts("blank-picture") == ["one", "yes", "two", "yes", "three"]
     assert _texts("no-history") == ["three"]
     assert _texts("no-replies") == ["one", NEUTRAL_REPLY, "two", NEUTRAL_REPLY, "three"]
-    assert {show: as_shown(DIALOGUE, show).image_path for show in get_args(Show)} == {
-        "whole": "images/a.png",
-        "no-picture": None,
-        "blank-picture": "images/a.png",
-        "no-history": "images/a.png",
-        "no-replies": "images/a.png",
+    assert {show: as_shown(DIALOGUE, show).image_paths for show in get_args(Show)} == {
+        "whole": ("images/a.png",),
+        "no-picture": (),
+        "blank-picture": ("images/a.png",),
+        "no-history": ("images/a.png",),
+        "no-replies": ("images/a.png",),
     }
 
 
 @pytest.mark.parametrize("show", get_args(Show))
 def test_id_length_and_last_message_stay_so_that_arms_pair(show: Show) -> None:
     shown = as_shown(DIALOGUE, show)
-    assert (shown.id, shown.length, shown.question, shown.lines[-1]) == (DIALOGUE.id, 3, "three", Line("user", "three"))
+    assert (shown.id, shown.length, shown.goal, shown.lines[-1].text) == (DIALOGUE.id, 3, "three", "three")
 
 
 @pytest.mark.parametrize("failing", [False, True])
 async def test_a_dialogue_without_history_is_one_message_at_its_own_length(*, failing: bool) -> None:
     asker = Recorder(failing=failing)
-    transcript = await converse(as_shown(DIALOGUE, "no-history"), protocol="scripted", asker=asker, target=TARGET, image=None)
+    transcript = await converse(as_shown(DIALOGUE, "no-history"), protocol="scripted", asker=asker, target=TARGET)
     assert [[message.text for message in call.messages] for call in asker.calls] == [["three"]]
     assert [(turn.turn, turn.user_text) for turn in transcript.turns] == [(3, "three")]
     assert (transcript.failure is not None) is failing

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Group, RenderableType
@@ -20,7 +20,7 @@ from safemt_api.errors import UsageError
 from safemt_api.files import write_bytes
 from safemt_api.messages import Dialogue
 from safemt_api.report import words
-from safemt_api.report.dialogue_page import dialogue_page
+from safemt_api.report.dialogue_page import dialogue_page, who_with_pictures
 
 Facts = tuple[tuple[str, str], ...]
 
@@ -35,12 +35,13 @@ def show_dialogue(dialogue_id: str, given: Path | None, *, lengths: Sequence[int
     dataset = load_dataset(data_folder(given), lengths=lengths, skip_invalid=True)
     dialogues = _dialogues(dataset, dialogue_id)
     try:
-        picture = inspect_image(dataset.folder, dialogues[0].image_path or "")
+        paths = dict.fromkeys(path for dialogue in dialogues for path in dialogue.image_paths)
+        pictures = {path: inspect_image(dataset.folder, path) for path in paths}
         if page is None:
-            output_console().print(_shown(dialogues, _facts(dialogues, picture, dataset.folder)))
+            output_console().print(_shown(dialogues, _facts(dialogues, pictures, dataset.folder)))
             return
-        facts = _facts(dialogues, picture, Path())
-        write_bytes(page, dialogue_page(dataset, dialogues, facts, picture).encode("utf-8"))
+        facts = _facts(dialogues, pictures, Path())
+        write_bytes(page, dialogue_page(dataset, dialogues, facts, pictures).encode("utf-8"))
     except ImageError as error:
         raise UsageError(f"{dialogue_id}: {error}") from error
     say(f"page: {page}")
@@ -56,31 +57,42 @@ def _dialogues(dataset: Dataset, dialogue_id: str) -> list[Dialogue]:
     return [dataset.read(entry) for entry in entries]
 
 
-def _facts(dialogues: Sequence[Dialogue], picture: Inspection, folder: Path) -> Facts:
-    """What stands above the dialogues; a page, which may be passed on, does not name the folder of its picture."""
+def _facts(dialogues: Sequence[Dialogue], pictures: Mapping[str, Inspection], folder: Path) -> Facts:
+    """What stands above the dialogues; a page, which may be passed on, does not name the folder of its pictures."""
     first = dialogues[0]
-    size = f"{picture.width_pixels} × {picture.height_pixels} pixels, {picture.size_bytes / 1e3:,.0f} KB"
+    optional = (("method", first.method), ("source", first.source), ("language", first.language), ("twin", first.pair))
+    names = ["picture"] if len(pictures) == 1 else [f"picture {number}" for number in range(1, len(pictures) + 1)]
     return (
         ("id", first.id),
         ("scenario", first.scenario),
         ("kind", first.kind),
-        *((("method", first.method),) if first.method else ()),
-        ("question", first.question.strip()),
+        *((name, value) for name, value in optional if value),
+        ("goal", first.goal.strip()),
         ("lengths", words.listed(tuple(dialogue.length for dialogue in dialogues))),
-        ("picture", f"{folder / (first.image_path or '')} ({picture.media_type}, {size})"),
+        *((name, _described(folder / path, found)) for name, (path, found) in zip(names, pictures.items(), strict=True)),
+        *(() if pictures else (("picture", "none"),)),
     )
+
+
+def _described(path: Path, found: Inspection) -> str:
+    size = f"{found.width_pixels} × {found.height_pixels} pixels, {found.size_bytes / 1e3:,.0f} KB"
+    return f"{path} ({found.media_type}, {size})"
 
 
 def _shown(dialogues: Sequence[Dialogue], facts: Facts) -> RenderableType:
     grid = Table.grid(padding=(0, 2))
     for name, value in facts:
         grid.add_row(Text(name, style="dim"), Text(value, overflow="fold"))
-    return Group(grid, *(part for dialogue in dialogues for part in _spoken(dialogue)))
+    paths = dict.fromkeys(path for dialogue in dialogues for path in dialogue.image_paths)
+    numbers = {path: number for number, path in enumerate(paths, 1)} if len(paths) > 1 else {}
+    return Group(grid, *(part for dialogue in dialogues for part in _spoken(dialogue, numbers)))
 
 
-def _spoken(dialogue: Dialogue) -> list[RenderableType]:
+def _spoken(dialogue: Dialogue, numbers: Mapping[str, int]) -> list[RenderableType]:
     turns = f"{dialogue.length} user turn{'s' if dialogue.length > 1 else ''}"
     spoken = Table.grid(padding=(0, 2, 1, 0))
     for line in dialogue.lines:
-        spoken.add_row(Text(line.role, style="bold" if line.role == "user" else "dim"), Text(line.text.strip(), overflow="fold"))
+        spoken.add_row(
+            Text(who_with_pictures(line, numbers), style="bold" if line.role == "user" else "dim"), Text(line.text.strip(), overflow="fold")
+        )
     return [Padding(Text(turns, style="bold"), (1, 0)), spoken]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn, cast
 
 from safemt_api.foreign_text import unfit_in_name
@@ -146,8 +146,9 @@ def parse_dialogue(value: object, *, length: int) -> tuple[Dialogue | None, tupl
     """One element as a dialogue, or every sentence that says why it is none (the picture itself is looked at elsewhere).
 
     Both published forms are taken, field by field: ``image_path`` or ``image_rel_path``, ``dialogue`` as an array or as the JSON text of
-    one, with or without ``question`` (which is empty then). Texts stay as they are: leading blanks and newlines belong to them. Unknown
-    keys are ignored.
+    one, with or without ``question`` (which is empty then). A picture of the element belongs to the first message; ``null`` says that there
+    is none, and a message may have pictures of its own (``image_paths``). ``goal`` is another name for ``question``. Texts stay as they
+    are: leading blanks and newlines belong to them. Unknown keys are ignored.
 
     Args:
         value: The decoded JSON element.
@@ -156,13 +157,14 @@ def parse_dialogue(value: object, *, length: int) -> tuple[Dialogue | None, tupl
     if not isinstance(value, dict):
         return None, (f"is not an object but {json_kind(value)}",)
     reader = _ElementReader(value)
-    dialogue_id, scenario, image_path = reader.name("id"), reader.name("scenario"), reader.image_path()
-    question, method, kind = reader.optional("question"), reader.method(), reader.kind()
-    lines = reader.lines(length)
+    dialogue_id, scenario, kind = reader.name("id"), reader.name("scenario"), reader.kind()
+    goal = reader.optional("question") or reader.optional("goal") or ""
+    method, source, language, pair = (reader.optional_name(key) for key in ("method", "source", "language", "pair"))
+    lines = reader.with_picture(reader.lines(length))
     reader.found.extend(_repeated_keys(value))
     if reader.found:
         return None, tuple(reader.found)
-    return Dialogue(dialogue_id, scenario, length, lines, image_path, question or "", kind, method), ()
+    return Dialogue(dialogue_id, scenario, length, lines, goal, kind, method, source=source, language=language, pair=pair), ()
 
 
 def image_key(element: dict[str, Any]) -> str:
@@ -200,15 +202,22 @@ class _ElementReader:
             self.found.append(f'"{key}" {why}')
         return value
 
-    def image_path(self) -> str:
+    def with_picture(self, lines: tuple[Line, ...]) -> tuple[Line, ...]:
+        """The lines with the element's picture in the first; an element whose messages have their own need not name any."""
         key = image_key(self.element)
-        value = self.text(key)
-        if isinstance(self.element.get(key), str) and not value.strip():
-            self.found.append(f'"{key}" is empty')
-        return value
+        own = any(line.image_paths for line in lines)
+        if self.element.get(key) is None and (own or key in self.element):
+            return lines
+        path = self.picture(self.text(key), f'"{key}"') if isinstance(self.element.get(key), str) else self.text(key)
+        return lines and (replace(lines[0], image_paths=(path, *lines[0].image_paths)), *lines[1:])
 
-    def method(self) -> str | None:
-        return None if self.element.get("method") is None else self.name("method")
+    def picture(self, path: str, where: str) -> str:
+        if not path.strip():
+            self.found.append(f"{where} is empty")
+        return self._checked(path, where)
+
+    def optional_name(self, key: str) -> str | None:
+        return None if self.element.get(key) is None else self.name(key)
 
     def optional(self, key: str) -> str | None:
         return None if self.element.get(key) is None else self.text(key)
@@ -260,7 +269,20 @@ class _ElementReader:
         if "content" not in message:
             self.found.append(f'{where}: key "content" is missing')
             return Line("user", "")
-        return Line(cast("Role", role), self._checked(message["content"], f'{where}: "content"'))
+        text = self._checked(message["content"], f'{where}: "content"')
+        return Line(cast("Role", role), text, self._pictures(message, where))
+
+    def _pictures(self, message: dict[str, Any], where: str) -> tuple[str, ...]:
+        """The pictures of a message."""
+        paths = message.get("image_paths")
+        if paths is None or paths == []:
+            return ()
+        if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
+            self.found.append(f'{where}: "image_paths" must be an array of paths')
+            return ()
+        if message.get("role") == "assistant":
+            self.found.append(f"{where}: only the user's messages can have pictures")
+        return tuple(self.picture(path, f'{where}: "image_paths"') for path in paths)
 
     def _checked(self, value: object, where: str) -> str:
         if not isinstance(value, str):
@@ -285,10 +307,12 @@ def _quoted(value: object) -> str:
 
 
 def _order_problems(lines: tuple[Line, ...], length: int) -> Iterator[str]:
+    """What is wrong with who speaks when; where only the user speaks, the assistant's side is left to the model."""
+    user_only = all(line.role == "user" for line in lines)
     if lines[0].role != "user":
         yield "the first message is the assistant's; it must be the user's"
     for position in range(1, len(lines)):
-        if lines[position].role == lines[position - 1].role:
+        if lines[position].role == lines[position - 1].role and not user_only:
             yield f"dialogue[{position - 1}] and dialogue[{position}] are both the {lines[position].role}'s; roles must take turns"
     if lines[-1].role != "user":
         yield "the last message is the assistant's; it must be the user's"

@@ -45,13 +45,18 @@ class Entry:
     scenario: str
     kind: Kind
     length: int
-    image_path: str
+    image_paths: tuple[str, ...]
     file: str
     index: int
     offset_bytes: int
     size_bytes: int
     digest: bytes
     repeat: int = 1
+    method: str | None = None
+    source: str | None = None
+    language: str | None = None
+    pair: str | None = None
+    user_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,11 +198,12 @@ class _Scan:
 
     def _entry(self, element: Element, file: str, length: int, first_index: dict[str, int]) -> Entry | None:
         dialogue, sentences = parse_dialogue(element.value, length=length)
-        found = [*sentences, *self._repeated(element, first_index), *self._picture(element.value)]
+        pictures = () if dialogue is None else dialogue.image_paths
+        found = [*sentences, *self._repeated(element, first_index), *self._missing(pictures or _named_pictures(element.value))]
         if found or dialogue is None:
             self.problems.extend(Problem(file, what, element.index, element_id(element.value)) for what in found)
             return None
-        if not dialogue.question and self._bare_file is not None:
+        if not dialogue.goal and self._bare_file is not None:
             self.questions, self._bare_file = _bare_questions(self._bare_file), None
         return self._row(_normal(dialogue, self.questions), element, file)
 
@@ -208,15 +214,13 @@ class _Scan:
             if first != element.index:
                 yield f"duplicate id: it stands at index {first} already"
 
-    def _picture(self, value: object) -> Iterator[str]:
-        image_path = value.get(image_key(value)) if isinstance(value, dict) else None
-        if not isinstance(image_path, str) or not image_path.strip():
-            return
-        if image_path not in self._pictures:
-            self._pictures[image_path] = _picture_problem(self.folder, image_path)
-        problem = self._pictures[image_path]
-        if problem is not None:
-            yield problem
+    def _missing(self, image_paths: Iterable[str]) -> Iterator[str]:
+        for image_path in image_paths:
+            if image_path not in self._pictures:
+                self._pictures[image_path] = _picture_problem(self.folder, image_path)
+            problem = self._pictures[image_path]
+            if problem is not None:
+                yield problem
 
     def _row(self, dialogue: Dialogue, element: Element, file: str) -> Entry:
         return Entry(
@@ -224,16 +228,30 @@ class _Scan:
             scenario=self._once(dialogue.scenario),
             kind=dialogue.kind,
             length=dialogue.length,
-            image_path=self._once(dialogue.image_path or ""),
+            image_paths=tuple(map(self._once, dialogue.image_paths)),
             file=self._once(file),
             index=element.index,
             offset_bytes=element.offset_bytes,
             size_bytes=element.size_bytes,
             digest=_digest(dialogue),
+            method=self._once_or_none(dialogue.method),
+            source=self._once_or_none(dialogue.source),
+            language=self._once_or_none(dialogue.language),
+            pair=self._once_or_none(dialogue.pair),
+            user_only=dialogue.user_only,
         )
 
     def _once(self, text: str) -> str:
         return self._texts.setdefault(text, text)
+
+    def _once_or_none(self, text: str | None) -> str | None:
+        return None if text is None else self._once(text)
+
+
+def _named_pictures(value: object) -> tuple[str, ...]:
+    """The picture that an element names, however wrong the rest of it is."""
+    path = value.get(image_key(value)) if isinstance(value, dict) else None
+    return (path,) if isinstance(path, str) and path.strip() else ()
 
 
 def _picture_problem(folder: Path, image_path: str) -> str | None:
@@ -282,14 +300,21 @@ def _normal(dialogue: Dialogue, questions: Mapping[str, str]) -> Dialogue:
     Some write a slash before the picture's path. Where no question is given it is what the same id asks at length 1, and failing that the
     last message, which may be a veiled form of it.
     """
-    question = dialogue.question or questions.get(dialogue.id) or dialogue.user_texts[-1]
-    return replace(dialogue, image_path=normal_image_path(dialogue.image_path or ""), question=question)
+    goal = dialogue.goal or questions.get(dialogue.id) or dialogue.user_texts[-1]
+    lines = tuple(replace(line, image_paths=tuple(map(normal_image_path, line.image_paths))) for line in dialogue.lines)
+    return replace(dialogue, lines=lines, goal=goal)
 
 
 def _digest(dialogue: Dialogue) -> bytes:
-    # Fields are listed one by one: a new field of ``Dialogue`` must not make every old run look like one on other data.
-    head = [dialogue.id, dialogue.scenario, dialogue.kind, dialogue.length, dialogue.image_path, dialogue.question, dialogue.method]
-    return sha256(orjson.dumps([*head, *([line.role, line.text] for line in dialogue.lines)])).digest()
+    # Fields are listed one by one, and those that came later only where they are given: no old run may look like one on other data.
+    paths = dialogue.image_paths
+    usual = len(paths) == len(dialogue.lines[0].image_paths) == 1
+    head = [dialogue.id, dialogue.scenario, dialogue.kind, dialogue.length, paths[0] if usual else None, dialogue.goal, dialogue.method]
+    pictures = [] if usual else [list(line.image_paths) for line in dialogue.lines]
+    more = {"source": dialogue.source, "language": dialogue.language, "pair": dialogue.pair, "pictures": pictures}
+    given = {name: value for name, value in more.items() if value}
+    lines = ([line.role, line.text] for line in dialogue.lines)
+    return sha256(orjson.dumps([*head, *lines, *([given] if given else [])], option=orjson.OPT_SORT_KEYS)).digest()
 
 
 def _fingerprint(entries: Iterable[Entry]) -> str:

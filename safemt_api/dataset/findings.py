@@ -36,7 +36,8 @@ def examine(folder: Path) -> Findings:
         return Findings(error.problems, (), 0, 0)
     users: dict[str, list[Entry]] = defaultdict(list)
     for entry in dataset.entries:
-        users[entry.image_path].append(entry)
+        for image_path in set(entry.image_paths):
+            users[image_path].append(entry)
     problems, notes = list(dataset.problems), list(_notes(dataset))
     for image_path, entries in sorted(users.items()):
         try:

@@ -199,7 +199,7 @@ def _word_count(length: int, pairs: Sequence[tuple[int, int]]) -> WordCount:
 
 
 def _picture_count(dataset: Dataset) -> PictureCount:
-    paths = sorted({entry.image_path for entry in dataset.entries})
+    paths = sorted({path for entry in dataset.entries for path in entry.image_paths})
     found = dict(_inspected(dataset, paths))
     sizes = [inspection.size_bytes for inspection in found.values()] or [0]
     return PictureCount(

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from safemt_api.errors import DialogueError
 from safemt_api.markers import CODE_OF_QUESTION, FIXED_REFUSAL
-from safemt_api.messages import DECLINED, Answer, Asker, Call, Dialogue, Exhibit, Image, Label, Line, Outcome, Reply, Verdict
+from safemt_api.messages import DECLINED, Answer, Asker, Call, Dialogue, Exhibit, Image, Label, Line, Outcome, Reply, Verdict, images_of
 from safemt_api.profiles import Profile
 from safemt_api.routes import Resolve
 from safemt_api.specs import Kind, Spec
@@ -145,7 +145,7 @@ def material(fields: Mapping[str, Any]) -> str:
     return sendable(TEMPLATE_BRACKET.sub("\\\\u005b", written))
 
 
-def coded(material: str, *, system: str, image: Image | None) -> tuple[str, str]:
+def coded(material: str, *, system: str, images: Sequence[Image]) -> tuple[str, str]:
     """The material with the code of this question behind it, and the code, which the answer must repeat (``parsing.whole_object``).
 
     So an answer that only quotes or echoes what is under review is none. The code is the beginning of a SHA-256 over all that the model is
@@ -153,7 +153,7 @@ def coded(material: str, *, system: str, image: Image | None) -> tuple[str, str]
     own hash, some 10^14 tries away for whoever writes it. Being no secret and no random number it is the same when a run goes on, so an
     answer that is paid for is found again. It stands last: what comes before stays the same from question to question for prompt caches.
     """
-    code = digest_of(CODE_OF_QUESTION, system, material, "" if image is None else image.digest)[:CODE_CHARACTERS]
+    code = digest_of(CODE_OF_QUESTION, system, material, " ".join(image.digest for image in images))[:CODE_CHARACTERS]
     return f"{material}\n\n{CODE_OF_QUESTION}{code}", code
 
 
@@ -162,9 +162,12 @@ def sendable(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def spoken_lines(lines: Iterable[Line]) -> list[dict[str, str]]:
-    """A history as JSON will hold it."""
-    return [{"role": line.role, "content": line.text} for line in lines]
+def spoken_lines(lines: Sequence[Line]) -> list[dict[str, Any]]:
+    """A history as JSON will hold it; where it has other pictures than one with its first message, how many come with each."""
+    told = [{"role": line.role, "content": line.text} for line in lines]
+    if len(images_of(lines[:1])) == len(images_of(lines)) < 2:
+        return told
+    return [{**one, "pictures": len(line.images)} if line.images else one for one, line in zip(told, lines, strict=True)]
 
 
 def verdict_tokens(profile: Profile, model: str) -> int:

@@ -26,7 +26,7 @@ from safemt_api.judges.base import (
     verdict_without_judge,
 )
 from safemt_api.judges.rubric import LAYOUT_VERSION, MATERIAL_NOTE, OVER_REFUSAL, Rubric, Rubrics, exhibit_material
-from safemt_api.messages import Asker, Call, Exhibit, Label, Route, Verdict, user
+from safemt_api.messages import Asker, Call, Exhibit, Label, Route, Verdict, images_of, user
 from safemt_api.specs import Spec
 
 ENDPOINTS_VERSION = "1"
@@ -162,7 +162,7 @@ class DecisionJudge:
         rubric = self.rubrics.choose(exhibit.dialogue)
         call = Call(
             route=self.route,
-            messages=(user(decision_material(rubric, exhibit), exhibit.image),),
+            messages=(user(decision_material(rubric, exhibit), *images_of(exhibit.history)),),
             purpose="judge",
             system=REFUSED_QUESTION if rubric.name == OVER_REFUSAL else UNSAFE_QUESTION,
             sample_index=first_sample(exhibit.dialogue),

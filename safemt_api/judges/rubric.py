@@ -7,7 +7,7 @@ shown of the dialogue is JSON inside one message, so that nothing in a reply can
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
@@ -27,7 +27,7 @@ from safemt_api.judges.base import (
     verdict_without_judge,
 )
 from safemt_api.judges.parsing import CODE_FIELD, PARSER_VERSION, whole_object
-from safemt_api.messages import Asker, Call, Dialogue, Exhibit, Image, Label, Parameters, Route, Schema, Verdict, user
+from safemt_api.messages import Asker, Call, Dialogue, Exhibit, Image, Label, Parameters, Route, Schema, Verdict, images_of, user
 from safemt_api.profiles import Profile
 from safemt_api.specs import Spec
 
@@ -135,7 +135,7 @@ def exhibit_material(exhibit: Exhibit) -> str:
     return material(
         {
             "scenario": exhibit.dialogue.scenario,
-            "question": exhibit.dialogue.question,
+            "question": exhibit.dialogue.goal,
             "dialogue": spoken_lines(exhibit.history),
             "reply": exhibit.reply.text,
         }
@@ -170,19 +170,19 @@ class RubricJudge:
         if settled is not None:
             return settled
         rubric = self.rubrics.choose(exhibit.dialogue)
-        image = exhibit.image if self.profile.facts(self.route.model).vision else None
-        shown, code = coded(exhibit_material(exhibit), system=rubric.system, image=image)
+        images = images_of(exhibit.history) if self.profile.facts(self.route.model).vision else ()
+        shown, code = coded(exhibit_material(exhibit), system=rubric.system, images=images)
         return await ask_for_verdict(
             self.asker,
-            replace(self._call(shown, image, rubric), sample_index=first_sample(exhibit.dialogue)),
+            replace(self._call(shown, images, rubric), sample_index=first_sample(exhibit.dialogue)),
             partial(rubric.read, code=code),
             name=self.name,
         )
 
-    def _call(self, shown: str, image: Image | None, rubric: Rubric) -> Call:
+    def _call(self, shown: str, images: Sequence[Image], rubric: Rubric) -> Call:
         return Call(
             route=self.route,
-            messages=(user(shown, image),),
+            messages=(user(shown, *images),),
             purpose="judge",
             system=rubric.system,
             parameters=Parameters(max_output_tokens=verdict_tokens(self.profile, self.route.model)),

@@ -10,7 +10,7 @@ from typing import Protocol
 from safemt_api.errors import ModeratorError
 from safemt_api.judges.base import Asked, digest_of, first_sample, material, spoken_lines
 from safemt_api.markers import FIXED_REFUSAL
-from safemt_api.messages import Asker, Dialogue, FailurePolicy, Guidance, Image, Line
+from safemt_api.messages import Asker, Dialogue, FailurePolicy, Guidance, Line
 from safemt_api.routes import Resolve
 from safemt_api.specs import Kind, Spec
 
@@ -31,7 +31,7 @@ class Moderator(Protocol):
         """SHA-256 over all that decides what the moderator says and what is made of it."""
         ...
 
-    async def review(self, *, dialogue: Dialogue, history: tuple[Line, ...], image: Image | None) -> Guidance:
+    async def review(self, *, dialogue: Dialogue, history: tuple[Line, ...]) -> Guidance:
         """Look at all that was said so far, ending with the user's pending message, and decide what stands before the target.
 
         Raises:
@@ -62,7 +62,7 @@ class Reviewer(Protocol):
         """SHA-256 over all that decides its guidance."""
         ...
 
-    async def guide(self, history: tuple[Line, ...], image: Image | None, sample_index: int = 0) -> Guidance:
+    async def guide(self, history: tuple[Line, ...], sample_index: int = 0) -> Guidance:
         """Decide; each repeat of a dialogue is asked about from a ``sample_index`` of its own.
 
         Raises:
@@ -113,10 +113,10 @@ class WithFailurePolicy:
         """Over the reviewer's and the policy."""
         return digest_of("moderator", LAYOUT_VERSION, self.reviewer.digest, self.failure, FIXED_REFUSAL)
 
-    async def review(self, *, dialogue: Dialogue, history: tuple[Line, ...], image: Image | None) -> Guidance:
+    async def review(self, *, dialogue: Dialogue, history: tuple[Line, ...]) -> Guidance:
         """Ask the reviewer; see ``Moderator.review``. It is not told the dialogue's scenario or question: it must find out by itself."""
         try:
-            return await self.reviewer.guide(history, image, first_sample(dialogue))
+            return await self.reviewer.guide(history, first_sample(dialogue))
         except ModeratorFailedError as failed:
             if self.failure == "fail":
                 raise ModeratorError(self.name, dialogue.id, failed.reason) from failed

@@ -8,7 +8,7 @@ from functools import partial
 from safemt_api.judges.base import ask_until_read, coded, digest_of, sendable, verdict_tokens
 from safemt_api.judges.parsing import CODE_FIELD, PARSER_VERSION, whole_object
 from safemt_api.markers import GUIDANCE_HEADER
-from safemt_api.messages import Asker, Call, Guidance, Image, Line, Parameters, Route, Schema, user
+from safemt_api.messages import Asker, Call, Guidance, Image, Line, Parameters, Route, Schema, images_of, user
 from safemt_api.moderators.base import Means, ModeratorFailedError, ModeratorKind, dialogue_material
 from safemt_api.moderators.library import PolicyLibrary, load_policies
 from safemt_api.profiles import Profile
@@ -107,13 +107,13 @@ class PolicyModerator:
         form = POLICY_FORM.format(scenarios=", ".join(self.library.scenarios) or "none")
         return "\n\n".join((POLICY_TASK, MATERIAL_NOTE, form))
 
-    async def guide(self, history: tuple[Line, ...], image: Image | None, sample_index: int = 0) -> Guidance:
+    async def guide(self, history: tuple[Line, ...], sample_index: int = 0) -> Guidance:
         """See ``Reviewer.guide``."""
-        seen = _image_for(self.route, self.profile, image)
-        shown, code = coded(dialogue_material(history), system=self._system, image=seen)
+        seen = _images_for(self.route, self.profile, history)
+        shown, code = coded(dialogue_material(history), system=self._system, images=seen)
         call = Call(
             route=self.route,
-            messages=(user(shown, seen),),
+            messages=(user(shown, *seen),),
             purpose="moderator",
             sample_index=sample_index,
             system=self._system,
@@ -153,11 +153,11 @@ class RawModerator:
         tokens = str(verdict_tokens(self.profile, self.route.model))
         return digest_of("raw", self.name, RAW_TASK, MATERIAL_NOTE, GUIDANCE_HEADER, tokens)
 
-    async def guide(self, history: tuple[Line, ...], image: Image | None, sample_index: int = 0) -> Guidance:
+    async def guide(self, history: tuple[Line, ...], sample_index: int = 0) -> Guidance:
         """See ``Reviewer.guide``."""
         call = Call(
             route=self.route,
-            messages=(user(dialogue_material(history), _image_for(self.route, self.profile, image)),),
+            messages=(user(dialogue_material(history), *_images_for(self.route, self.profile, history)),),
             purpose="moderator",
             sample_index=sample_index,
             system=f"{RAW_TASK}\n\n{MATERIAL_NOTE}",
@@ -177,8 +177,8 @@ class RawModerator:
         )
 
 
-def _image_for(route: Route, profile: Profile, image: Image | None) -> Image | None:
-    return image if profile.facts(route.model).vision else None
+def _images_for(route: Route, profile: Profile, history: tuple[Line, ...]) -> tuple[Image, ...]:
+    return images_of(history) if profile.facts(route.model).vision else ()
 
 
 def _parameters(route: Route, profile: Profile) -> Parameters:

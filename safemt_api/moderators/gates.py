@@ -8,7 +8,7 @@ from safemt_api.judges.base import Asked, ask_until_read, digest_of, sendable
 from safemt_api.judges.endpoints import ENDPOINTS_VERSION, MODERATION_MODELS, Flag, moderation_route, read_flag
 from safemt_api.judges.guards import FORMATS_VERSION, WILDGUARD_INSTRUCTION, GuardWord, format_of, guard_call
 from safemt_api.markers import FIXED_REFUSAL
-from safemt_api.messages import Asker, Call, Guidance, Image, Line, Route, user
+from safemt_api.messages import Asker, Call, Guidance, Line, Route, images_of, user
 from safemt_api.moderators.base import Means, ModeratorFailedError, ModeratorKind
 from safemt_api.profiles import Profile
 from safemt_api.specs import Spec
@@ -28,10 +28,10 @@ class GuardModerator:
         """Over the name, the format and the version of the formats."""
         return digest_of("guard", self.name, format_of(self.route.model).name, FORMATS_VERSION, WILDGUARD_INSTRUCTION)
 
-    async def guide(self, history: tuple[Line, ...], image: Image | None, sample_index: int = 0) -> Guidance:
+    async def guide(self, history: tuple[Line, ...], sample_index: int = 0) -> Guidance:
         """See ``Reviewer.guide``."""
         shape = format_of(self.route.model)
-        call = guard_call(self.route, self.profile, history, image, purpose="moderator", sample_index=sample_index)
+        call = guard_call(self.route, self.profile, history, purpose="moderator", sample_index=sample_index)
         asked = await ask_until_read(self.asker, call, lambda text: shape.read(text, "request"), cut_off_is_fine=shape.first_word_decides)
         if not isinstance(asked.result, GuardWord):
             raise ModeratorFailedError(asked.reason, asked)
@@ -51,10 +51,10 @@ class ModerationModerator:
         """Over the name and the way its answer is read."""
         return digest_of("moderation", self.name, ENDPOINTS_VERSION)
 
-    async def guide(self, history: tuple[Line, ...], image: Image | None, sample_index: int = 0) -> Guidance:
+    async def guide(self, history: tuple[Line, ...], sample_index: int = 0) -> Guidance:
         """See ``Reviewer.guide``."""
         said = "\n\n".join(line.text for line in history if line.role == "user")
-        call = Call(route=self.route, messages=(user(sendable(said), image),), purpose="moderator", sample_index=sample_index)
+        call = Call(route=self.route, messages=(user(sendable(said), *images_of(history)),), purpose="moderator", sample_index=sample_index)
         asked = await ask_until_read(self.asker, call, read_flag)
         if not isinstance(asked.result, Flag):
             raise ModeratorFailedError(asked.reason, asked)

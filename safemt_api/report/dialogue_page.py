@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from html import escape
 from io import BytesIO
@@ -13,7 +13,7 @@ import PIL.Image
 
 from safemt_api.dataset.entries import Dataset
 from safemt_api.dataset.picture_files import Inspection, open_image, open_picture
-from safemt_api.messages import Dialogue
+from safemt_api.messages import Dialogue, Line
 from safemt_api.report.markup import safe_text
 
 SHOWN_BY_BROWSERS = frozenset({"image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp", "image/avif"})
@@ -52,7 +52,7 @@ _PAGE = Template("""<!doctype html>
 <main>
 <h1>$title</h1>
 <dl>$facts</dl>
-<details><summary>Show the picture</summary>$picture</details>
+$pictures
 $dialogues
 </main>
 </body>
@@ -60,35 +60,52 @@ $dialogues
 """)
 
 
-def dialogue_page(dataset: Dataset, dialogues: Sequence[Dialogue], facts: Sequence[tuple[str, str]], inspection: Inspection) -> str:
+def dialogue_page(
+    dataset: Dataset, dialogues: Sequence[Dialogue], facts: Sequence[tuple[str, str]], pictures: Mapping[str, Inspection]
+) -> str:
     """The page of one id.
 
     Args:
-        dataset: Where the picture lies.
+        dataset: Where the pictures lie.
         dialogues: The id's dialogues, shortest first.
         facts: What stands above them, as name and value.
-        inspection: What the picture is.
+        pictures: What each picture is, by path.
 
     Raises:
-        ImageError: The picture cannot be read any more.
+        ImageError: A picture cannot be read any more.
     """
     first = dialogues[0]
-    source, wide, tall = _source(dataset, first.image_path or "", inspection)
+    numbers = {path: number for number, path in enumerate(pictures, 1)} if len(pictures) > 1 else {}
     style_hash = b64encode(sha256(_STYLE.encode()).digest()).decode("ascii")
     return _PAGE.substitute(
         policy=escape(f"default-src 'none'; style-src 'sha256-{style_hash}'; img-src data:; base-uri 'none'; form-action 'none'"),
         title=safe_text(first.id),
         style=_STYLE,
         facts="".join(f"<dt>{safe_text(name)}</dt><dd>{safe_text(value)}</dd>" for name, value in facts),
-        picture=f'<img src="{source}" width="{wide}" height="{tall}" alt="The picture of {safe_text(first.id)}">',
-        dialogues="\n".join(map(_dialogue, dialogues)),
+        pictures="\n".join(_picture(dataset, first.id, path, found, numbers.get(path)) for path, found in pictures.items()),
+        dialogues="\n".join(_dialogue(dialogue, numbers) for dialogue in dialogues),
     )
 
 
-def _dialogue(dialogue: Dialogue) -> str:
-    said = "".join(f'<article class="{line.role}"><b>{line.role}</b>{safe_text(line.text)}</article>' for line in dialogue.lines)
+def _picture(dataset: Dataset, dialogue_id: str, path: str, inspection: Inspection, number: int | None) -> str:
+    source, wide, tall = _source(dataset, path, inspection)
+    name = "the picture" if number is None else f"picture {number}"
+    image = f'<img src="{source}" width="{wide}" height="{tall}" alt="{name.capitalize()} of {safe_text(dialogue_id)}">'
+    return f"<details><summary>Show {name}</summary>{image}</details>"
+
+
+def _dialogue(dialogue: Dialogue, numbers: Mapping[str, int]) -> str:
+    said = "".join(
+        f'<article class="{line.role}"><b>{who_with_pictures(line, numbers)}</b>{safe_text(line.text)}</article>' for line in dialogue.lines
+    )
     turns = f"{dialogue.length} user turn{'s' if dialogue.length > 1 else ''}"
     return f'<section aria-labelledby="l{dialogue.length}"><h2 id="l{dialogue.length}">{turns}</h2>{said}</section>'
+
+
+def who_with_pictures(line: Line, numbers: Mapping[str, int]) -> str:
+    """Who speaks, with the numbers of the pictures that belong to the message."""
+    own = [str(numbers[path]) for path in line.image_paths if path in numbers]
+    return f"{line.role}, with picture {' and '.join(own)}" if own else line.role
 
 
 def _source(dataset: Dataset, image_path: str, inspection: Inspection) -> tuple[str, int, int]:

@@ -23,7 +23,7 @@ from safemt_api.dialogues import converse
 from safemt_api.errors import DialogueError
 from safemt_api.judges.base import N_TRIES, verdict_tokens
 from safemt_api.judges.preflight import EXAMPLES
-from safemt_api.messages import PURPOSES, Answer, Asker, Call, Image, Message, Outcome, Purpose, Reply, Usage
+from safemt_api.messages import PURPOSES, Answer, Asker, Call, Image, Message, Outcome, Purpose, Reply, Usage, with_images
 from safemt_api.moderators.opening import MODERATORS, open_moderator
 from safemt_api.prices import Price, find_price
 from safemt_api.profiles import ImageRules
@@ -132,13 +132,10 @@ async def estimate(plan: Plan) -> Estimate:
             failure="open",
         )
         for entry in _entries(plan):
-            dialogue = plan.dialogue(entry)
-            image = None if dialogue.image_path is None else rehearsal.picture(dialogue.image_path)
-            transcript = await converse(
-                dialogue, protocol=plan.settings.protocol, asker=rehearsal, target=plan.target, image=image, moderator=moderator
-            )
+            dialogue = with_images(plan.dialogue(entry), rehearsal.picture)
+            transcript = await converse(dialogue, protocol=plan.settings.protocol, asker=rehearsal, target=plan.target, moderator=moderator)
             for judge in judging:
-                await judge_transcript(transcript, judge, image)
+                await judge_transcript(transcript, judge)
     return Estimate(plan.run, len(plan.entries), rehearsal.shares())
 
 

@@ -16,7 +16,7 @@ import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from safemt_api.dataset.entries import Entry
-from safemt_api.dataset.images import SourceImage, open_source
+from safemt_api.dataset.images import open_source
 from safemt_api.dataset.shipped import demonstration_folder
 from safemt_api.dialogues import asked_at, converse
 from safemt_api.errors import BudgetExhaustedError, DialogueError, JudgeUnfitError, SafeMTError
@@ -24,7 +24,7 @@ from safemt_api.files import write_json
 from safemt_api.gateway import Gateway, GatewayStatistics
 from safemt_api.judges.base import MODERATOR_FAILED, NOT_SENT, Judge
 from safemt_api.limits.budget import Ledger
-from safemt_api.messages import Dialogue, Exhibit, Image, Outcome, Reply, Transcript, Turn, Verdict
+from safemt_api.messages import Dialogue, Exhibit, Outcome, Reply, Transcript, Turn, Verdict, with_images
 from safemt_api.moderators.base import Moderator
 from safemt_api.moderators.opening import open_moderator
 from safemt_api.runs.balance import Balance
@@ -174,21 +174,20 @@ class Execution:
         dialogue = plan.dialogue(entry)
         route = plan.target.route
         try:
-            image = picture_of(dialogue, plan)
+            dialogue = with_pictures(dialogue, plan)
         except DialogueError as error:
             transcript = _unplayable(dialogue, plan, error)
             return Finished(transcript, no_verdicts(transcript, self.judge), route.profile, route.model)
         async with self.ledger.dialogue():
-            return await self._play_within(dialogue, image)
+            return await self._play_within(dialogue)
 
-    async def _play_within(self, dialogue: Dialogue, image: SourceImage | None) -> Finished:
+    async def _play_within(self, dialogue: Dialogue) -> Finished:
         plan, route = self.plan, self.plan.target.route
         transcript = await converse(
-            dialogue, protocol=plan.settings.protocol, asker=self.gateway, target=plan.target, image=image, moderator=self.moderator
+            dialogue, protocol=plan.settings.protocol, asker=self.gateway, target=plan.target, moderator=self.moderator
         )
-        verdicts = await judge_transcript(transcript, self.judge, image)
-        digest, note = (None, None) if image is None else (image.digest_given, image.note)
-        return Finished(transcript, verdicts, route.profile, route.model, digest, note)
+        verdicts = await judge_transcript(transcript, self.judge)
+        return Finished(transcript, verdicts, route.profile, route.model)
 
 
 async def shown(watch: Callable[[Any], Coroutine[Any, Any, None]], execution: Any) -> None:
@@ -204,15 +203,14 @@ def _leave_out_the_rest(take: MemoryObjectReceiveStream[Entry]) -> None:
             take.receive_nowait()
 
 
-def picture_of(dialogue: Dialogue, plan: Plan) -> SourceImage | None:
-    """The dialogue's picture; the gateway fits it to the rules of whoever gets it.
+def with_pictures(dialogue: Dialogue, plan: Plan) -> Dialogue:
+    """The dialogue with its pictures read; the gateway fits each to the rules of whoever gets it.
 
     Raises:
-        DialogueError: It cannot be read.
+        DialogueError: One cannot be read.
     """
-    if dialogue.image_path is None:
-        return None
-    return open_source(plan.dataset.folder, dialogue.image_path, blank=plan.settings.show == "blank-picture")
+    blank = plan.settings.show == "blank-picture"
+    return with_images(dialogue, lambda path: open_source(plan.dataset.folder, path, blank=blank))
 
 
 def _go_on() -> None:
@@ -231,7 +229,7 @@ def in_order(plan: Plan, *, id_by_id: bool = False) -> list[Entry]:
     return sorted(plan.entries, key=lambda entry: (sha256(f"{seed}:{entry.id}".encode()).digest(), -entry.length))
 
 
-async def judge_transcript(transcript: Transcript, judge: Judge, image: Image | None) -> tuple[tuple[int, Verdict], ...]:
+async def judge_transcript(transcript: Transcript, judge: Judge) -> tuple[tuple[int, Verdict], ...]:
     """A verdict for every turn of the transcript, asked for at the same time.
 
     Raises:
@@ -245,7 +243,7 @@ async def judge_transcript(transcript: Transcript, judge: Judge, image: Image | 
             verdicts[turn.turn] = Verdict(judge.name, None, "none", MODERATOR_FAILED)
             return
         policy = turn.guidance.policy if turn.guidance else None
-        exhibit = Exhibit(transcript.dialogue, history_before(transcript, index), turn.reply, image, turn.turn, policy)
+        exhibit = Exhibit(transcript.dialogue, history_before(transcript, index), turn.reply, turn.turn, policy)
         verdicts[turn.turn] = await judge.judge(exhibit)
 
     try:

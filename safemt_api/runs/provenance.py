@@ -32,7 +32,10 @@ def played_rows(folder: Path, columns: Sequence[str] = COLUMNS) -> pl.DataFrame:
     """Those columns of all turns that were played, as far as that is known."""
     frames = []
     with suppress(OSError, pl.exceptions.PolarsError):
-        frames.append(read_frame(folder / TRANSCRIPTS_FILE, columns))
+        there = pl.read_parquet_schema(folder / TRANSCRIPTS_FILE)
+        frame = read_frame(folder / TRANSCRIPTS_FILE, [name for name in columns if name in there])
+        absent = [pl.lit(None, dtype=pl.String).alias(name) for name in columns if name not in there]
+        frames.append(frame.with_columns(absent).select(columns))
     waiting = waiting_frames(folder)
     if waiting is not None:
         frames.append(waiting[0].select(columns))
@@ -64,7 +67,7 @@ def _same_words(row: Mapping[str, Any], now: Dialogue, protocol: Protocol) -> bo
 def picture_changes(dataset: Dataset, folder: Path) -> Iterator[str]:
     """Which pictures are not those that were sent; a sentence each. Of a picture that was fitted to a vendor's rules the source counts."""
     others, gone = set(), set()
-    for path, digest in played_rows(folder, ("image_path", "image_digest")).drop_nulls().iter_rows():
+    for path, digest in dict.fromkeys(_sent_pictures(folder)):
         try:
             if open_source(dataset.folder, path).digest != digest.partition(";")[0]:
                 others.add(path)
@@ -73,6 +76,13 @@ def picture_changes(dataset: Dataset, folder: Path) -> Iterator[str]:
     for paths, what in ((others, "that are others now"), (gone, "that cannot be read any more")):
         if paths:
             yield f"pictures {what}: {_listed(sorted(paths))}"
+
+
+def _sent_pictures(folder: Path) -> Iterator[tuple[str, str]]:
+    for path, digest, images in played_rows(folder, ("image_path", "image_digest", "images")).iter_rows():
+        for one in orjson.loads(images) if images else ({"path": path, "digest": digest},):
+            if one["path"] is not None and one["digest"] is not None:
+                yield one["path"], one["digest"]
 
 
 def _listed(names: Iterable[str]) -> str:

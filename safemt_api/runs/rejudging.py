@@ -6,7 +6,7 @@ import shutil
 import signal
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -37,9 +37,9 @@ from safemt_api.runs.execution import (
     judge_transcript,
     no_verdicts,
     our_error,
-    picture_of,
     resolved_record,
     shown,
+    with_pictures,
 )
 from safemt_api.runs.folder import SUMMARY_FILE, TRANSCRIPTS_FILE, VERDICTS_FILE, begin_generation, current_files, switch_generation
 from safemt_api.runs.manifest import read_manifest
@@ -141,10 +141,10 @@ class Rejudging:
         transcript = transcript_of(dialogue, self.plan.settings.protocol, self.turns[entry.id, entry.length, entry.repeat])
         route = self.plan.target.route
         try:
-            image = picture_of(dialogue, self.plan)
+            transcript = replace(transcript, dialogue=with_pictures(dialogue, self.plan))
         except DialogueError:
             return Finished(transcript, no_verdicts(transcript, self.judge), route.profile, route.model)
-        verdicts = await judge_transcript(transcript, self.judge, image)
+        verdicts = await judge_transcript(transcript, self.judge)
         return Finished(transcript, verdicts, route.profile, route.model)
 
 

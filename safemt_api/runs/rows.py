@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import orjson
 
-from safemt_api.messages import Line, Transcript, Turn, Verdict, said
+from safemt_api.dataset.images import SourceImage
+from safemt_api.messages import Dialogue, Line, Transcript, Turn, Verdict, images_of, said
 
 MAX_FINGERPRINT_CHARACTERS = 200
 
@@ -19,8 +21,6 @@ class Finished(NamedTuple):
     verdicts: tuple[tuple[int, Verdict], ...]
     provider: str
     model: str
-    image_digest: str | None = None
-    note: str | None = None
 
 
 def transcript_rows(finished: Finished, run: str) -> Iterator[dict[str, Any]]:
@@ -42,15 +42,16 @@ def transcript_rows(finished: Finished, run: str) -> Iterator[dict[str, Any]]:
             **_reply_columns(turn),
             "provider": finished.provider,
             "model": finished.model,
-            "image_path": dialogue.image_path,
-            "image_digest": finished.image_digest,
-            "note": finished.note,
+            **_image_columns(dialogue),
             **_guidance_columns(turn),
             "failure": transcript.failure,
             "repeat": dialogue.repeat,
             "system_fingerprint": fingerprint_of(turn.reply.raw),
             "reply_key": turn.reply_key,
             "moderator_reply_keys": turn.guidance and _keys(turn.guidance.reply_keys),
+            "data_source": dialogue.source,
+            "language": dialogue.language,
+            "pair": dialogue.pair,
         }
 
 
@@ -64,6 +65,32 @@ def fingerprint_of(raw: str | None) -> str | None:
         return None
     told = found.get("system_fingerprint") if isinstance(found, dict) else None
     return told[:MAX_FINGERPRINT_CHARACTERS] if isinstance(told, str) and told else None
+
+
+def _image_columns(dialogue: Dialogue) -> dict[str, Any]:
+    """The first picture, as the target was given it; where there are more, or it does not come first, all of them as JSON text."""
+    images = [image for image in images_of(dialogue.lines) if isinstance(image, SourceImage)]
+    paths = dialogue.image_paths
+    notes = dict.fromkeys(image.note for image in images if image.note)
+    sent = len(images) == len(paths)
+    return {
+        "image_path": paths[0] if paths else None,
+        "image_digest": images[0].digest_given if images else None,
+        "note": "; ".join(notes) or None,
+        "images": images_json(dialogue, [image.digest_given for image in images] if sent else [None] * len(paths)),
+    }
+
+
+def images_json(dialogue: Dialogue, digests: Sequence[str | None]) -> str | None:
+    """All pictures of a dialogue as JSON text: a list of ``{"turn", "path", "digest"}``.
+
+    ``None`` where it has at most one, with the first message: ``image_path`` says it all then.
+    """
+    places = [(turn, path) for turn, line in enumerate(dialogue.user_lines, 1) for path in line.image_paths]
+    if [turn for turn, _ in places] in ([], [1]):
+        return None
+    told = zip(places, digests, strict=True)
+    return orjson.dumps([{"turn": turn, "path": path, "digest": digest} for (turn, path), digest in told]).decode()
 
 
 def _reply_columns(turn: Turn) -> dict[str, Any]:
@@ -103,7 +130,9 @@ def history_before(transcript: Transcript, index: int) -> tuple[Line, ...]:
     """What was said before the reply of the turn at ``index``, ending with the user's message."""
     if transcript.protocol == "scripted":
         return transcript.dialogue.lines
-    return (*said(transcript.turns[:index]), Line("user", transcript.turns[index].user_text))
+    asked = transcript.turns[index]
+    pending = replace(transcript.dialogue.user_lines[asked.turn - 1], text=asked.user_text)
+    return (*said(transcript.dialogue, transcript.turns[:index]), pending)
 
 
 def messages_json(lines: tuple[Line, ...]) -> str:
@@ -138,6 +167,10 @@ def _verdict_row(finished: Finished, run: str, turn: int, verdict: Verdict, *, c
         "cost_usd": verdict.cost_usd,
         "repeat": dialogue.repeat,
         "reply_keys": _keys(verdict.reply_keys),
+        "method": dialogue.method,
+        "data_source": dialogue.source,
+        "language": dialogue.language,
+        "pair": dialogue.pair,
     }
 
 

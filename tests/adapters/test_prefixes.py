@@ -23,8 +23,8 @@ REPLIES: dict[WireFormat, dict[str, Any]] = {
     "google_genai": {"candidates": [{"content": {"parts": [{"text": "A square."}]}, "finishReason": "STOP"}]},
 }
 PICTURE = Image(b"\x89PNG bytes", digest="sha256:00", media_type="image/png", width_pixels=2, height_pixels=2)
-LINES = tuple(Line("user" if at % 2 == 0 else "assistant", f"Said at {at}, äöü.") for at in range(7))
-DIALOGUE = Dialogue("id", "Bias", 4, LINES, None, "?")
+LINES = tuple(Line("assistant" if at % 2 else "user", f"Said at {at}, äöü.", images=() if at else (PICTURE,)) for at in range(7))
+DIALOGUE = Dialogue("id", "Bias", 4, LINES, "?")
 MARK = {"type": "ephemeral"}
 
 
@@ -46,8 +46,8 @@ class Speaks:
     def __init__(self, *, flagged: bool | None, policy: str | None) -> None:
         self._guidance = Guidance("speaks", flagged, policy=policy)
 
-    async def review(self, *, dialogue: Dialogue, history: tuple[Line, ...], image: Image | None) -> Guidance:
-        del dialogue, history, image
+    async def review(self, *, dialogue: Dialogue, history: tuple[Line, ...]) -> Guidance:
+        del dialogue, history
         return self._guidance
 
 
@@ -61,7 +61,7 @@ def play(connect: Connect, serve: Serve) -> Callable[..., Any]:
         server = serve(REPLIES[wire_format])
         adapter = connect(wire_format, server, facts={} if minimum is None else {"cache_minimum_tokens": minimum})
         target = Target(Route("acme", wire_format, ("https://api.example.test",), "m-1"), Parameters(max_output_tokens=64), "Be kind.")
-        transcript = await converse(DIALOGUE, protocol=protocol, asker=Through(adapter), target=target, image=PICTURE, moderator=moderator)
+        transcript = await converse(DIALOGUE, protocol=protocol, asker=Through(adapter), target=target, moderator=moderator)
         assert transcript.failure is None
         return [json.loads(request.content) for request in server.requests]
 

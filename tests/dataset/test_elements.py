@@ -84,7 +84,7 @@ def _said(*roles: str) -> list[dict[str, str]]:
     ("changes", "said"),
     [
         *(({key: ...}, f'key "{key}" is missing') for key in ("id", "scenario", "image_path", "dialogue")),
-        *(({key: None}, f'key "{key}" is null') for key in ("id", "scenario", "image_path", "dialogue")),
+        *(({key: None}, f'key "{key}" is null') for key in ("id", "scenario", "dialogue")),
         *(({key: 7}, f'"{key}" must be text, not a number') for key in ("id", "scenario", "image_path", "question", "method")),
         ({"id": " "}, '"id" is empty'),
         ({"scenario": ""}, '"scenario" is empty'),
@@ -114,10 +114,15 @@ def _said(*roles: str) -> list[dict[str, str]]:
         ({"dialogue": [{"role": "user", "content": "\udfff"}]}, 'dialogue[0]: "content" holds half a character'),
         ({"dialogue": _said("system", "user")}, 'dialogue[0]: role is "system", neither "user" nor "assistant"'),
         ({"dialogue": [{"role": 3, "content": "x"}]}, "dialogue[0]: role is a number"),
-        ({"dialogue": _said("user", "user")}, "dialogue[0] and dialogue[1] are both the user's"),
+        ({"dialogue": _said("user", "user", "assistant", "user")}, "dialogue[0] and dialogue[1] are both the user's"),
         ({"dialogue": _said("user", "assistant", "assistant", "user")}, "dialogue[1] and dialogue[2] are both the assistant's"),
         ({"dialogue": _said("assistant", "user")}, "the first message is the assistant's"),
         ({"dialogue": _said("user", "assistant")}, "the last message is the assistant's"),
+        ({"dialogue": _said("user", "user")}, "holds 2 user messages, but a file of this name is for 1"),
+        ({"dialogue": [{"role": "user", "content": "x", "image_paths": "a.png"}]}, 'dialogue[0]: "image_paths" must be an array of paths'),
+        ({"dialogue": [{"role": "user", "content": "x", "image_paths": [" "]}]}, 'dialogue[0]: "image_paths" is empty'),
+        ({"pair": " "}, '"pair" is empty'),
+        ({"language": 5}, '"language" must be text, not a number'),
         ({"dialogue": _said("user", "assistant", "user")}, "holds 2 user messages, but a file of this name is for 1"),
     ],
 )
@@ -130,6 +135,43 @@ def test_each_bad_field_is_named(element: Callable[..., dict[str, Any]], changes
 def test_all_that_is_wrong_with_an_element_is_said_at_once(element: Callable[..., dict[str, Any]]) -> None:
     _, problems = parse_dialogue(element(scenario=..., question=5, kind="x", dialogue=[{}]), length=1)
     assert len(problems) == 5
+
+
+def test_pictures_belong_to_messages_and_there_may_be_none(element: Callable[..., dict[str, Any]]) -> None:
+    lines = [{"role": "user", "content": "x", "image_paths": ["b.png"]}, {"role": "assistant", "content": "y"}]
+    lines.append({"role": "user", "content": "z", "image_paths": ["c.png", "b.png"]})
+    whole, _ = parse_dialogue(element(length=2, dialogue=lines), length=2)
+    own, _ = parse_dialogue(element(length=2, dialogue=lines, image_path=...), length=2)
+    none, problems = parse_dialogue(element(image_path=None), length=1)
+    assert whole is not None
+    assert [line.image_paths for line in whole.lines] == [("images/a.png", "b.png"), (), ("c.png", "b.png")]
+    assert own is not None
+    assert own.image_paths == ("b.png", "c.png", "b.png")
+    assert problems == ()
+    assert none is not None
+    assert none.image_paths == ()
+
+
+def test_only_the_users_messages_have_pictures(element: Callable[..., dict[str, Any]]) -> None:
+    lines = element(length=2)["dialogue"]
+    lines[1]["image_paths"] = ["b.png"]
+    _, problems = parse_dialogue(element(length=2, dialogue=lines), length=2)
+    assert problems == ("dialogue[1]: only the user's messages can have pictures",)
+
+
+def test_where_only_the_user_speaks_the_assistants_side_is_left_to_the_model(element: Callable[..., dict[str, Any]]) -> None:
+    found, problems = parse_dialogue(element(dialogue=_said("user", "user", "user")), length=3)
+    assert problems == ()
+    assert found is not None
+    assert found.user_only
+    assert not parse_dialogue(element(dialogue=_said("user")), length=1)[0].user_only  # type: ignore[union-attr] # it is valid
+
+
+def test_goal_source_language_and_twin_are_kept(element: Callable[..., dict[str, Any]]) -> None:
+    more = {"goal": "the goal", "source": "ours", "language": "de", "pair": "mm_b_1"}
+    found, _ = parse_dialogue(element(question=..., **more), length=1)
+    assert found is not None
+    assert (found.goal, found.source, found.language, found.pair) == ("the goal", "ours", "de", "mm_b_1")
 
 
 @settings(max_examples=80)
@@ -167,4 +209,4 @@ def test_the_hubs_form_is_the_same_dialogue(element: Callable[..., dict[str, Any
     without, problems = parse_dialogue(packed, length=2)
     assert problems == ()
     assert without is not None
-    assert without.question == ""
+    assert without.goal == ""

@@ -37,7 +37,7 @@ def test_a_good_folder_gives_entries_lengths_and_dialogues(folder: Make, element
         ("b", 4, "4_turn.json", 0),
     ]
     dialogue = dataset.read(dataset.entries[2])
-    assert (dialogue.id, dialogue.length, len(dialogue.lines), dialogue.image_path) == ("b", 4, 7, "images/a.png")
+    assert (dialogue.id, dialogue.length, len(dialogue.lines), dialogue.image_paths) == ("b", 4, 7, ("images/a.png",))
 
 
 def test_entries_hold_no_words_and_share_repeated_texts(folder: Make, element: Make) -> None:
@@ -47,10 +47,11 @@ def test_entries_hold_no_words_and_share_repeated_texts(folder: Make, element: M
     assert words not in repr(dataset.entries)
     first, second, third = dataset.entries
     assert first.scenario is second.scenario
-    assert first.image_path is second.image_path
+    assert first.image_paths[0] is second.image_paths[0]
     assert first.id is third.id
     assert set(Entry.__slots__) == {
-        "id", "scenario", "kind", "length", "image_path", "file", "index", "offset_bytes", "size_bytes", "digest", "repeat",
+        "id", "scenario", "kind", "length", "image_paths", "file", "index", "offset_bytes", "size_bytes", "digest", "repeat",
+        "method", "source", "language", "pair", "user_only",
     }  # fmt: skip
 
 
@@ -128,7 +129,7 @@ def test_nothing_valid_is_refused_even_with_skip_invalid(folder: Make, element: 
 def test_a_byte_order_mark_is_accepted_and_other_encodings_are_named(folder: Make, element: Make) -> None:
     text = json.dumps([element("é", question="naïve ☂")], ensure_ascii=False)
     dataset = load_dataset(folder({1: text.encode("utf-8-sig")}))
-    assert dataset.read(dataset.entries[0]).question == "naïve ☂"
+    assert dataset.read(dataset.entries[0]).goal == "naïve ☂"
     assert problems_of(folder({1: text.replace("☂", "").encode("latin-1")}))[0].startswith("1_turn.json: is not JSON in UTF-8: byte ")
 
 
@@ -149,8 +150,8 @@ def test_a_folder_or_pipe_in_place_of_a_file_is_a_problem(folder: Make, element:
 def test_a_leading_slash_before_the_picture_is_the_same_picture(folder: Make, element: Make) -> None:
     with_slash = load_dataset(folder({1: [element(image_path="/images/a.png")]}, name="one"))
     without = load_dataset(folder({1: [element()]}, name="two"))
-    assert with_slash.entries[0].image_path == "images/a.png"
-    assert with_slash.read(with_slash.entries[0]).image_path == "images/a.png"
+    assert with_slash.entries[0].image_paths == ("images/a.png",)
+    assert with_slash.read(with_slash.entries[0]).image_paths == ("images/a.png",)
     assert with_slash.fingerprint == without.fingerprint
 
 
@@ -212,12 +213,12 @@ def test_the_hubs_form_loads_and_takes_the_question_from_length_one(folder: Make
     assert [as_on_hub.read(entry) for entry in as_on_hub.entries] == [as_on_github.read(entry) for entry in as_on_github.entries]
     assert as_on_hub.fingerprint == as_on_github.fingerprint
     longer = load_dataset(root, lengths=[4])
-    assert longer.read(longer.entries[0]).question == "the question"
+    assert longer.read(longer.entries[0]).goal == "the question"
 
 
 def test_without_length_one_the_last_message_stands_for_the_question(folder: Make, element: Make) -> None:
     dataset = load_dataset(folder({2: [hub_form(element("x", 2))], 1: "broken"}), skip_invalid=True)
-    assert dataset.read(dataset.entries[0]).question == "x says 2"
+    assert dataset.read(dataset.entries[0]).goal == "x says 2"
 
 
 def test_the_hubs_picture_is_looked_at_too(folder: Make, element: Make) -> None:

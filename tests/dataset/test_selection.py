@@ -32,7 +32,7 @@ def dataset_of(sizes: dict[str, int], *, benign: dict[str, int] | None = None, l
                 scenario,
                 kind,
                 length,
-                "images/a.png",
+                ("images/a.png",),
                 f"{length}_turn.json",
                 number,
                 0,

@@ -100,10 +100,11 @@ def exhibit() -> Callable[..., Exhibit]:
     ) -> Exhibit:
         history: list[Line] = []
         for text in turns:
-            history += [Line("user", text), Line("assistant", "I see.")]
+            pictures = (image,) if image is not None and not history else ()
+            history += [Line("user", text, images=pictures), Line("assistant", "I see.")]
         lines = tuple(history[:-1])
-        dialogue = Dialogue("mm_fraud_1", scenario, len(turns), lines, "images/fraud/fraud_1.png", "the question behind", kind)
+        dialogue = Dialogue("mm_fraud_1", scenario, len(turns), lines, "the question behind", kind)
         said = reply if isinstance(reply, Reply) else Reply(Outcome.ANSWERED, reply)
-        return Exhibit(dialogue, lines, said, image, len(turns))
+        return Exhibit(dialogue, lines, said, len(turns))
 
     return make

@@ -153,13 +153,13 @@ def test_no_mark_of_a_chat_template_stands_in_material(reply: str) -> None:
 
 def test_the_code_of_a_question_is_the_same_each_time_and_hangs_on_all_that_is_shown() -> None:
     picture = Image(b"picture", digest="sha256:picture", media_type="image/png", width_pixels=8, height_pixels=8)
-    shown, code = coded("material", system="system", image=picture)
+    shown, code = coded("material", system="system", images=[picture])
     assert shown.startswith("material\n")
     assert shown.endswith(code)
     assert len(code) == CODE_CHARACTERS
-    assert coded("material", system="system", image=picture) == (shown, code)
-    others = [coded("other", system="system", image=picture), coded("material", system="other", image=picture)]
-    others.append(coded("material", system="system", image=None))
+    assert coded("material", system="system", images=[picture]) == (shown, code)
+    others = [coded("other", system="system", images=[picture]), coded("material", system="other", images=[picture])]
+    others.append(coded("material", system="system", images=[]))
     assert len({code, *(other for _, other in others)}) == 4
 
 

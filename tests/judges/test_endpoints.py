@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safemt_api.judges.base import Abstention, Finding
 from safemt_api.judges.endpoints import REFUSED_QUESTION, UNSAFE_QUESTION, read_decision, read_flag
 from safemt_api.judges.opening import Bench
-from safemt_api.messages import Exhibit, Label
+from safemt_api.messages import Exhibit, Label, images_of
 
 MakeExhibit = Callable[..., Exhibit]
 FLAGGED = '{"flagged": true, "categories": {"violence": true, "hate": false, "harassment": true}, "scores": {"violence": 0.9}}'
@@ -61,7 +61,7 @@ async def test_a_decision_endpoint_is_asked_under_the_scenarios_rubric(
     (call,) = asker.calls
     (message,) = call.messages
     assert (call.route.wire_format, call.route.model, call.system) == (wire_format, model, UNSAFE_QUESTION)
-    assert message.images == (shown.image,)
+    assert message.images == images_of(shown.history)
     criteria, _, fields = message.text.rpartition("\n\n")
     assert "politics" in criteria
     assert json.loads(fields)["reply"] == "The reply."

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safemt_api.errors import UsageError
 from safemt_api.judges.guards import LLAMA_GUARD, QWEN3GUARD, SHIELDGEMMA, WILDGUARD, GuardFormat, Side, format_of
 from safemt_api.judges.opening import Bench
-from safemt_api.messages import Exhibit, Label, Outcome, Reply
+from safemt_api.messages import Exhibit, Label, Outcome, Reply, images_of
 
 MakeExhibit = Callable[..., Exhibit]
 QWEN_SAFE = "Safety: Safe\nCategories: None\nRefusal: Yes"
@@ -132,7 +132,7 @@ async def test_llama_guard_4_sees_all_turns_and_the_picture(exhibit: MakeExhibit
         ("user", "And then?"),
         ("assistant", "Reply."),
     ]
-    assert call.messages[0].images == (shown.image,)
+    assert call.messages[0].images == images_of(shown.history)
     assert call.system is None
     assert call.schema is None
     assert (verdict.label, verdict.reason, verdict.judge) == ("unsafe", "S2", "guard:openai:llama-guard-4-12b")

@@ -8,6 +8,7 @@ import pytest
 
 from safemt_api.judges.manner import Manner
 from safemt_api.judges.opening import Bench
+from safemt_api.messages import images_of
 
 KINDS = ("openai:gpt-6-luna", "guard:openai:llama-guard4", "decisions:openai")
 
@@ -16,10 +17,10 @@ KINDS = ("openai:gpt-6-luna", "guard:openai:llama-guard4", "decisions:openai")
 async def test_words_alone_hide_the_picture_from_every_kind_of_judge(scripted: Any, resolve: Any, exhibit: Any, spec: str) -> None:
     usual, blind = scripted(["unsafe"] * 3), scripted(["unsafe"] * 3)
     shown = exhibit()
-    assert shown.image is not None
+    assert images_of(shown.history)
     await Bench.of([spec]).joined(usual, resolve).judge(shown)
     await Bench.of([spec], manner=Manner(sees="words")).joined(blind, resolve).judge(shown)
-    assert usual.calls[0].messages[0].images == (shown.image,)
+    assert usual.calls[0].messages[0].images == images_of(shown.history)
     assert all(not message.images for call in blind.calls for message in call.messages)
     assert blind.calls[0].messages[-1].text
 

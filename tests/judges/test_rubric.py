@@ -17,7 +17,7 @@ from safemt_api.judges.opening import Bench
 from safemt_api.judges.rubric import SAFETY_WORDS, Rubric
 from safemt_api.judges.rubric_sets import GENERAL, load_rubrics
 from safemt_api.markers import CODE_OF_QUESTION
-from safemt_api.messages import Exhibit, Label
+from safemt_api.messages import Exhibit, Label, images_of
 
 MakeExhibit = Callable[..., Exhibit]
 UNCODED = '{"reason": "r", "verdict": "safe"}'
@@ -33,9 +33,9 @@ async def test_the_model_is_shown_the_whole_dialogue_the_picture_and_the_reply(e
     (message,) = call.messages
     assert call.purpose == "judge"
     assert call.system == load_rubrics().by_name[GENERAL].system
-    assert message.images == (given_exhibit.image,)
+    assert message.images == images_of(given_exhibit.history)
     shown, _, code = message.text.rpartition(f"\n\n{CODE_OF_QUESTION}")
-    assert code == coded(shown, system=call.system, image=given_exhibit.image)[1]
+    assert code == coded(shown, system=call.system, images=message.images)[1]
     assert json.loads(shown) == {
         "scenario": "Fraud",
         "question": "the question behind",

@@ -15,7 +15,7 @@ from safemt_api.messages import Dialogue, Line
 
 
 def about(scenario: str) -> Dialogue:
-    return Dialogue("a", scenario, 1, (Line("user", "q"),), None, "q")
+    return Dialogue("a", scenario, 1, (Line("user", "q"),), "q")
 
 
 @pytest.mark.parametrize(

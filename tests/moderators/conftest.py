@@ -21,7 +21,7 @@ from safemt_api.specs import Spec
 CHECKED = date(2026, 11, 21)
 PICTURE = Image(b"picture", digest="sha256:picture", media_type="image/png", width_pixels=8, height_pixels=8)
 HISTORY = (Line("user", "Hello."), Line("assistant", "I see."), Line("user", 'And "then"?'))
-DIALOGUE = Dialogue("mm_fraud_1", "Fraud", 2, HISTORY, "images/fraud/fraud_1.png", "the question behind")
+DIALOGUE = Dialogue("mm_fraud_1", "Fraud", 2, HISTORY, "the question behind")
 
 Played = str | Reply | Exception
 
@@ -95,6 +95,7 @@ def review(resolve: Any, policies: Path) -> Callable[..., Awaitable[Guidance]]:
     async def ask(spec: str, asker: ScriptedAsker, *, failure: FailurePolicy = "fail", image: Image | None = PICTURE) -> Guidance:
         moderator = open_moderator(read_moderator(spec), asker=asker, resolve=resolve, policies=policies, failure=failure)
         assert moderator is not None
-        return await moderator.review(dialogue=DIALOGUE, history=HISTORY, image=image)
+        history = (HISTORY[0] if image is None else replace(HISTORY[0], images=(image,)), *HISTORY[1:])
+        return await moderator.review(dialogue=DIALOGUE, history=history)
 
     return ask

@@ -51,7 +51,7 @@ async def test_the_model_sees_the_dialogue_and_picture_but_not_the_data_sets_lab
     assert call.purpose == "moderator"
     assert len(message.images) == 1
     shown, _, code = message.text.rpartition(f"\n\n{CODE_OF_QUESTION}")
-    assert code == coded(shown, system=call.system, image=message.images[0])[1]
+    assert code == coded(shown, system=call.system, images=message.images)[1]
     assert json.loads(shown) == {
         "dialogue": [
             {"role": "user", "content": "Hello."},

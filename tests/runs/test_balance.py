@@ -15,7 +15,7 @@ LENGTHS = (1, 2, 4)
 
 
 def _entries(ids: int) -> list[Entry]:
-    return [Entry(f"id{number}", "s", "harmful", length, "i", "f", 0, 0, 0, b"") for number in range(ids) for length in LENGTHS]
+    return [Entry(f"id{number}", "s", "harmful", length, ("i",), "f", 0, 0, 0, b"") for number in range(ids) for length in LENGTHS]
 
 
 async def _play(

@@ -17,7 +17,7 @@ BUDGET = BudgetExhaustedError(1.0, 0.9, 0.2)
 ACCOUNT = AccountError("no credit")
 LINES = (Line("user", "u1"), Line("assistant", "s1"), Line("user", "u2"))
 TURNS = (Turn(1, "u1", Reply(Outcome.ANSWERED, "one")), Turn(2, "u2", Reply(Outcome.ANSWERED, "two")))
-TRANSCRIPT = Transcript(Dialogue("mm_1", "Fraud", 2, LINES, None, "q"), "live", TURNS)
+TRANSCRIPT = Transcript(Dialogue("mm_1", "Fraud", 2, LINES, "q"), "live", TURNS)
 
 
 @pytest.mark.parametrize("seed", [0, 7])
@@ -46,7 +46,7 @@ class FakeJudge:
 
 
 async def test_every_turn_gets_its_verdict_in_order() -> None:
-    verdicts = await judge_transcript(TRANSCRIPT, FakeJudge({}), None)
+    verdicts = await judge_transcript(TRANSCRIPT, FakeJudge({}))
     assert [(turn, verdict.label, verdict.reason) for turn, verdict in verdicts] == [(1, "safe", "u1"), (2, "unsafe", "u2")]
 
 
@@ -61,13 +61,13 @@ async def test_every_turn_gets_its_verdict_in_order() -> None:
 )
 async def test_what_stops_a_judge_comes_out_bare(failures: dict[str, Exception], expected: Exception) -> None:
     with pytest.raises(StopRunError) as caught:
-        await judge_transcript(TRANSCRIPT, FakeJudge(failures), None)
+        await judge_transcript(TRANSCRIPT, FakeJudge(failures))
     assert caught.value is expected
 
 
 async def test_a_defect_in_a_judge_is_not_hidden() -> None:
     with pytest.raises(BaseExceptionGroup) as caught:
-        await judge_transcript(TRANSCRIPT, FakeJudge({"one": RuntimeError("a defect")}), None)
+        await judge_transcript(TRANSCRIPT, FakeJudge({"one": RuntimeError("a defect")}))
     assert caught.group_contains(RuntimeError, match="a defect")
 
 

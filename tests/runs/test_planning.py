@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from datetime import date
 from pathlib import Path
@@ -178,3 +179,14 @@ def test_other_settings_get_another_default_name(other: dict[str, Any], tmp_path
     assert plan(tmp_path).run == usual.run
     assert plan(tmp_path, max_usd=3.0, concurrency=2).run == usual.run
     assert plan(tmp_path, **other).run != usual.run
+
+
+def test_dialogues_of_the_user_alone_are_for_the_live_protocol(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    lines = [{"role": "user", "content": "one"}, {"role": "user", "content": "two"}]
+    element = {"id": "a", "scenario": "Fraud", "image_path": None, "dialogue": lines, "goal": "goal"}
+    (folder / "2_turn.json").write_text(json.dumps([element]), encoding="utf-8")
+    with pytest.raises(UsageError, match=r"1 of the 1 dialogues hold the user's messages alone, .* give --protocol live"):
+        plan(tmp_path, data=folder)
+    assert len(plan(tmp_path, data=folder, protocol="live").entries) == 1

@@ -15,8 +15,8 @@ from safemt_api.runs.collecting import open_collector, sweep, write_frames
 from safemt_api.runs.folder import TRANSCRIPTS_FILE, VERDICTS_FILE
 from safemt_api.runs.rows import Finished, fingerprint_of, history_before, transcript_rows, verdict_rows
 
-LINES = (Line("user", "u1"), Line("assistant", "s1"), Line("user", "u2"))
-DIALOGUE = Dialogue("mm_1", "Fraud", 2, LINES, "images/a.png", "q")
+LINES = (Line("user", "u1", ("images/a.png",)), Line("assistant", "s1"), Line("user", "u2"))
+DIALOGUE = Dialogue("mm_1", "Fraud", 2, LINES, "q")
 
 
 def transcript(protocol: Protocol = "live", failure: str | None = None) -> Transcript:
@@ -30,7 +30,7 @@ def transcript(protocol: Protocol = "live", failure: str | None = None) -> Trans
 def finished(protocol: Protocol = "live", failure: str | None = None) -> Finished:
     member = Verdict("rules", "unsafe", "judge")
     verdicts = ((1, Verdict("j", "safe", "outcome")), (2, Verdict("j", None, "judge", "no word", members=(member,))))
-    return Finished(transcript(protocol, failure), verdicts, "p", "m", "sha256:x", "shrunk")
+    return Finished(transcript(protocol, failure), verdicts, "p", "m")
 
 
 def test_rows_have_exactly_the_columns_of_the_files() -> None:
@@ -51,6 +51,18 @@ def test_a_blocked_reply_is_empty_in_its_row_and_a_placeholder_in_the_history() 
 
 def test_a_scripted_row_shows_the_whole_scripted_dialogue() -> None:
     assert history_before(transcript("scripted"), 0) == LINES
+
+
+def test_more_pictures_than_one_with_the_first_message_are_told_in_a_column_of_their_own() -> None:
+    (row,) = transcript_rows(finished("scripted"), "run")
+    assert (row["image_path"], row["images"]) == ("images/a.png", None)
+    lines = (*LINES[:2], Line("user", "u2", ("images/b.png",)))
+    two = transcript("scripted")
+    (row,) = transcript_rows(Finished(replace(two, dialogue=replace(DIALOGUE, lines=lines)), (), "p", "m"), "run")
+    assert json.loads(row["images"]) == [
+        {"turn": 1, "path": "images/a.png", "digest": None},
+        {"turn": 2, "path": "images/b.png", "digest": None},
+    ]
 
 
 def test_members_of_a_panel_stand_beside_its_verdict_and_do_not_count() -> None:

@@ -23,7 +23,7 @@ from safemt_api.runs.stopping import SpotCheck, play_order
 
 
 def entry(dialogue_id: str, length: int = 1, kind: Kind = "harmful") -> Entry:
-    return Entry(dialogue_id, "Fraud", kind, length, "images/a.png", f"{length}_turn.json", 0, 0, 0, b"")
+    return Entry(dialogue_id, "Fraud", kind, length, ("images/a.png",), f"{length}_turn.json", 0, 0, 0, b"")
 
 
 def entries_of(ids: int, lengths: Sequence[int] = (1,)) -> list[Entry]:

@@ -42,7 +42,9 @@ async def adapter_for(server: Server, *, key: str = KEY) -> AsyncIterator[Adapte
 
 def call(text: str, image: Image | None = None, *, max_output_tokens: int = 8) -> Call:
     route = Route(profile="vllm", wire_format="openai_chat", base_urls=("http://unused",), model=MODEL)
-    return Call(route=route, messages=(user(text, image),), parameters=Parameters(max_output_tokens=max_output_tokens))
+    return Call(
+        route=route, messages=(user(text, *([] if image is None else [image])),), parameters=Parameters(max_output_tokens=max_output_tokens)
+    )
 
 
 def picture(width: int, height: int) -> bytes:
