@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import anyio
@@ -26,6 +27,7 @@ from safemt_api.errors import (
     ConnectionFailedError,
     EndpointError,
     InterceptedError,
+    NoCapacityError,
     PictureTooLargeError,
     RateLimitedError,
     ServerError,
@@ -38,8 +40,8 @@ from safemt_api.limits.fleet import Endpoint, Fleet
 from safemt_api.limits.limiter import Limiter, LimiterStatistics, Slot
 from safemt_api.limits.picture_memory import PictureMemory
 from safemt_api.limits.retry import DEFAULT_RETRY_POLICY, Attempts, RetryPolicy
-from safemt_api.messages import PURPOSES, Answer, Call, Image, Message, Outcome, Purpose, Reply, Route, Usage
-from safemt_api.prices import Price
+from safemt_api.messages import PURPOSES, Answer, Call, Image, Message, Outcome, Purpose, Reply, Route, ServiceTier, Usage
+from safemt_api.prices import Price, find_price
 from safemt_api.profiles import ImageRules, Profile
 from safemt_api.store.keys import canonical_request, request_key
 from safemt_api.store.turns import TurnStore
@@ -56,6 +58,13 @@ ABOVE_MARGIN = 1.25
 
 OVERLOADED_STATUSES = frozenset({503, 529})
 
+PRICED_TIERS = frozenset({"flex", "batch", "priority", "fast"})
+"""Tiers with prices of their own, as vendors and price list call them."""
+
+DEFAULT_FLEX_PATIENCE_SECONDS = 600.0
+FLEX_SECONDS = 900.0
+"""How long a flex call may take at least: both vendors that offer it answer within 15 minutes, and advise to wait as long."""
+
 
 @dataclass
 class Account:
@@ -64,17 +73,27 @@ class Account:
     profile: Profile
     fleet: Fleet[Adapter]
     limiter: Limiter
-    price_of: Callable[[str], Price | None]
+    price_of: Callable[[str, str], Price | None]
     reached: bool = False
     intercepted: int = 0
     last_failure: CallError | None = None
-    prices: dict[str, Price | None] = field(default_factory=dict)
+    prices: dict[tuple[str, str], Price | None] = field(default_factory=dict)
 
-    def price(self, model: str) -> Price | None:
-        """The model's price, looked up once."""
-        if model not in self.prices:
-            self.prices[model] = self.price_of(model)
-        return self.prices[model]
+    def price(self, model: str, tier: str = "standard") -> Price | None:
+        """The model's price in a tier, looked up once."""
+        if (model, tier) not in self.prices:
+            self.prices[model, tier] = self.price_of(model, tier)
+        return self.prices[model, tier]
+
+    def offers(self, tier: ServiceTier, route: Route) -> bool:
+        """Whether calls of that route may be asked in the tier; those that are no chat (moderation, decisions) only in the usual one."""
+        if tier == "standard" or route.wire_format != self.profile.wire_format:
+            return tier == "standard"
+        try:
+            self.profile.check_tier(tier, route.model)
+        except UsageError:
+            return False
+        return True
 
 
 class GatewayStatistics(NamedTuple):
@@ -82,7 +101,9 @@ class GatewayStatistics(NamedTuple):
 
     ``sent`` counts every attempt; ``usage`` and ``calls`` are by purpose; ``unpriced`` holds the purposes with a reply of unknown cost;
     ``unread_usage`` counts replies whose cost is unknown because they told no usage that can be read;
-    ``damaged`` counts stored replies that were found unfit and were asked for again.
+    ``damaged`` counts stored replies that were found unfit and were asked for again; ``tiers`` counts replies by the tier that served
+    them, and ``saved_usd`` is how much more they would have cost at the usual prices; ``without_room`` counts attempts that a cheaper tier
+    had no room for.
     """
 
     sent: int
@@ -98,6 +119,9 @@ class GatewayStatistics(NamedTuple):
     unread_usage: int
     limiters: Mapping[str, LimiterStatistics]
     damaged: int = 0
+    tiers: Mapping[str, int] = MappingProxyType({})
+    saved_usd: float = 0.0
+    without_room: int = 0
 
 
 @dataclass(frozen=True)
@@ -158,6 +182,8 @@ class Gateway:
         profile_of: Finds what is known of a route's vendor, whether or not it will be called.
         timeouts: ``total_seconds`` is enforced here, as a scope around each attempt.
         retry_policy: Caps on attempts and elapsed time of one call.
+        tiers: In which calls are asked, the first that is offered for a model; models without any of them are asked as usual.
+        flex_patience_seconds: How long a call waits for room in the flex tier where it may also be asked in the usual one.
     """
 
     def __init__(
@@ -170,10 +196,17 @@ class Gateway:
         timeouts: Timeouts,
         retry_policy: RetryPolicy = DEFAULT_RETRY_POLICY,
         accounts: Accounts | None = None,
+        tiers: tuple[ServiceTier, ...] = ("standard",),
+        flex_patience_seconds: float = DEFAULT_FLEX_PATIENCE_SECONDS,
     ) -> None:
         self._store, self._ledger = store, ledger
         self._open_account, self._profile_of = open_account, profile_of
-        self._timeouts, self._policy = timeouts, retry_policy
+        # A call that one late answer of the flex tier leaves without a reply is tried again.
+        patience = max(retry_policy.elapsed_seconds, 2 * FLEX_SECONDS) if "flex" in tiers else retry_policy.elapsed_seconds
+        self._timeouts, self._policy = timeouts, replace(retry_policy, elapsed_seconds=patience)
+        self._tiers, self._flex_patience_seconds = tiers, flex_patience_seconds
+        self._served_tiers: Counter[str] = Counter()
+        self._saved_usd = 0.0
         self._shared = Accounts() if accounts is None else accounts
         self._accounts: dict[str, Account] = {}
         self._counts: Counter[str] = Counter()
@@ -245,6 +278,9 @@ class Gateway:
             above_reservation_usd=dict(self._shared.above_usd),
             unread_usage=self._counts["unread_usage"],
             limiters=limiters,
+            tiers=dict(self._served_tiers),
+            saved_usd=self._saved_usd,
+            without_room=self._counts["without_room"],
         )
 
     def accounts(self) -> Mapping[str, Account]:
@@ -289,13 +325,19 @@ class Gateway:
         attempts.waits()
         try:
             async with self._ledger.reserved(key=order.key, purpose=order.call.purpose, most_usd=self._most_usd(order)) as money:
-                received = await self._send(order, attempts, money)
+                received = await self._send(order, replace(order.call, service_tier=self._tier(order, attempts)), attempts, money)
                 return await self._keep(order, attempts.told(sendable_reply(received.reply)), money)
         except CallError as error:
             self._failed(order.account, error)
             # It is held while the call waits for its next try, and its frames would hold the whole request as long: 75 MB for a picture.
             error.__cause__ = error.__context__ = None
             raise error.with_traceback(None) from None
+
+    def _tier(self, order: _Order, attempts: Attempts) -> ServiceTier:
+        """In which tier the next attempt is made: in the first that is offered, unless that has had no room for too long."""
+        offered = [tier for tier in self._tiers if order.account.offers(tier, order.call.route)] or ["standard"]
+        impatient = len(offered) > 1 and attempts.seconds_without_room() >= self._flex_patience_seconds
+        return offered[1 if impatient else 0]
 
     def _most_usd(self, order: _Order) -> float | None:
         if order.most_usd is not None:
@@ -304,16 +346,16 @@ class Gateway:
             raise UsageError(f"no price is known for {order.call.route.model}, so --max-usd cannot be held; add a price to its profile")
         return None
 
-    async def _send(self, order: _Order, attempts: Attempts, money: Reservation) -> Received:
+    async def _send(self, order: _Order, call: Call, attempts: Attempts, money: Reservation) -> Received:
         account = order.account
-        async with self._shared.pictures.ready(order.call), account.limiter.slot(order.tokens) as slot:
+        async with self._shared.pictures.ready(call), account.limiter.slot(order.tokens) as slot:
             # It has money and a slot, and goes out now; before this its waiting is no fault of its own.
             money.sent = True
             attempts.leaves()
             with account.fleet.endpoint() as endpoint:
                 self._counts["sent"] += 1
                 try:
-                    received = await self._within_deadline(endpoint, order.call)
+                    received = await self._within_deadline(endpoint, call)
                 except TransientError as error:
                     _teach(slot, error)
                     raise
@@ -322,17 +364,18 @@ class Gateway:
         return received
 
     async def _within_deadline(self, endpoint: Endpoint[Adapter], call: Call) -> Received:
+        seconds = max(self._timeouts.total_seconds, FLEX_SECONDS if call.service_tier == "flex" else 0.0)
         try:
-            with anyio.fail_after(self._timeouts.total_seconds):
+            with anyio.fail_after(seconds):
                 return await endpoint.sender.send(call)
         except TimeoutError as error:
-            sentence = f"{endpoint.url} gave no whole answer within {self._timeouts.total_seconds:.0f} s"
+            sentence = f"{endpoint.url} gave no whole answer within {seconds:.0f} s"
             raise ConnectionFailedError(sentence, connected=True, maybe_billed=True) from error
 
     def _failed(self, account: Account, error: CallError) -> None:
         self._last_failure = error
-        if isinstance(error, RateLimitedError):
-            self._counts["rate_limited"] += 1
+        self._counts["rate_limited"] += isinstance(error, RateLimitedError)
+        self._counts["without_room"] += isinstance(error, NoCapacityError)
         if isinstance(error, InterceptedError):
             account.intercepted += 1
             if account.intercepted >= INTERCEPTED_IN_A_ROW:
@@ -370,11 +413,17 @@ class Gateway:
             return 0.0
         if order.most_usd == 0.0:
             return 0.0
-        price = order.account.price(order.call.route.model)
+        # By the tier that served the call, not by the one that was asked for.
+        price = order.account.price(order.call.route.model, _priced_tier(reply))
         return None if price is None or reply.usage is None else price.cost_usd(reply.usage)
 
     def _tally(self, call: Call, reply: Reply, cost_usd: float | None) -> None:
         self._calls[call.purpose] += 1
+        tier = _priced_tier(reply)
+        self._served_tiers[tier] += 1
+        if tier != "standard" and reply.usage is not None and cost_usd is not None:
+            usual = find_price(self._profile_of(call.route), call.route.model)
+            self._saved_usd += 0.0 if usual is None else usual.cost_usd(reply.usage) - cost_usd
         if cost_usd is None:
             self._unpriced.add(call.purpose)
             self._counts["unread_usage"] += reply.usage is None
@@ -401,6 +450,11 @@ def _fitted(message: Message, receiver: Purpose, rules: ImageRules) -> Message:
     if not message.images:
         return message
     return replace(message, parts=tuple(fitted(part, receiver, rules) if isinstance(part, Image) else part for part in message.parts))
+
+
+def _priced_tier(reply: Reply) -> str:
+    """The tier that decides the reply's price; a vendor's other words ("default", "auto") all mean the usual one."""
+    return reply.served_tier if reply.served_tier in PRICED_TIERS else "standard"
 
 
 def _teach(slot: Slot, error: TransientError) -> None:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from safemt_api.errors import (
     DialogueError,
     EndpointError,
     InterceptedError,
+    NoCapacityError,
     PictureTooLargeError,
     RateLimitedError,
     RetriesExhaustedError,
@@ -40,9 +42,9 @@ from safemt_api.limits.budget import Ledger
 from safemt_api.limits.fleet import Endpoint, Fleet
 from safemt_api.limits.limiter import Limiter
 from safemt_api.limits.retry import RetryPolicy
-from safemt_api.messages import Call, Image, Outcome, Parameters, Purpose, Reply, Route, Usage, user
+from safemt_api.messages import Call, Image, Outcome, Parameters, Purpose, Reply, Route, ServiceTier, Usage, user
 from safemt_api.prices import FREE, Price, find_price
-from safemt_api.profiles import ImageRules, Limits, ModelFacts, ModelPrice, Profile
+from safemt_api.profiles import ImageRules, Limits, ModelFacts, ModelPrice, Profile, TierFacts
 from safemt_api.store.turns import STORE_FILE, TurnStore, open_store
 
 SOURCE: dict[str, Any] = {"source": "test", "checked": date(2026, 11, 21)}
@@ -85,7 +87,9 @@ def profile(price: ModelPrice | None = None, *, local: bool = False) -> Profile:
         ModelFacts(match="*", max_output_tokens=1000, price=priced, **SOURCE),
     )
     usual = ImageRules(token_rule="fixed", tokens_per_image=10, **SOURCE)
-    return Profile(name="vendor", title="Vendor", wire_format="openai_chat", images=usual, limits=Limits(**SOURCE), models=models, **SOURCE)
+    flex = TierFacts(price_factor=0.5, models=("m",), **SOURCE)
+    named: dict[str, Any] = {"name": "vendor", "title": "Vendor", "wire_format": "openai_chat"}
+    return Profile(**named, images=usual, limits=Limits(**SOURCE), models=models, flex=flex, **SOURCE)
 
 
 def call(text: str = "hello", *, model: str = "m", purpose: Purpose = "target", **changes: Any) -> Call:
@@ -121,15 +125,16 @@ def house(tmp_path: Path) -> Opener:
         concurrency: int = 32,
         timeouts: Timeouts | None = None,
         policy: RetryPolicy | None = None,
-        price_of: Callable[[str], Price | None] | None = None,
+        price_of: Callable[[str, str], Price | None] | None = None,
         run: str = "run",
+        tiers: tuple[ServiceTier, ...] = ("standard",),
     ) -> AsyncIterator[House]:
         accounts: list[Account] = []
 
         def open_account(route: Route) -> Account:
             endpoints: list[Endpoint[Adapter]] = [Endpoint(f"http://127.0.0.1:{n}", vendor) for n, vendor in enumerate(vendors)]
             facts = profile()
-            prices = price_of or (lambda model: find_price(facts, model))
+            prices = price_of or partial(find_price, facts)
             accounts.append(Account(facts, Fleet(endpoints), Limiter(concurrency=concurrency), prices))
             return accounts[-1]
 
@@ -142,6 +147,7 @@ def house(tmp_path: Path) -> Opener:
                 profile_of=lambda _route: profile(),
                 timeouts=timeouts or Timeouts(),
                 retry_policy=policy or RetryPolicy(),
+                tiers=tiers,
             )
             yield House(gateway, store, money, accounts)
 
@@ -447,7 +453,7 @@ async def test_an_unknown_price_is_unknown_and_never_free(house: Opener) -> None
 
 
 async def test_a_free_server_may_be_used_under_a_ceiling_of_zero(house: Opener) -> None:
-    async with house(FakeVendor([GOOD]), max_usd=0.0, price_of=lambda _: FREE) as built:
+    async with house(FakeVendor([GOOD]), max_usd=0.0, price_of=lambda *_: FREE) as built:
         assert (await built.gateway.ask(call())).cost_usd == 0.0
 
 
@@ -652,3 +658,70 @@ async def test_half_a_character_is_replaced_before_the_reply_is_stored_and_used(
 
 def test_a_reply_without_odd_text_is_left_as_it_is() -> None:
     assert sendable_reply(GOOD) is GOOD
+
+
+NO_ROOM = NoCapacityError("no room in the flex tier", status=429)
+FLEX = replace(GOOD, served_tier="flex")
+
+
+async def test_a_flex_call_costs_what_the_tier_costs_that_served_it(house: Opener) -> None:
+    async with house(FakeVendor([FLEX, replace(GOOD, served_tier="default"), GOOD]), max_usd=1.0, tiers=("flex",)) as built:
+        costs = [(await built.gateway.ask(call(str(number)))).cost_usd for number in range(3)]
+        statistics = built.gateway.statistics()
+        assert built.ledger.committed_usd() == pytest.approx(2.5 * COST)
+    # A vendor that does not tell may have served it in any tier: then the usual price holds.
+    assert costs == pytest.approx([COST / 2, COST, COST])
+    assert statistics.tiers == {"flex": 1, "standard": 2}
+    assert statistics.saved_usd == pytest.approx(COST / 2)
+
+
+async def test_a_tier_without_room_is_waited_for_and_says_nothing_of_the_pace_nor_of_the_call(house: Opener) -> None:
+    vendor = FakeVendor([*[NO_ROOM] * 100, FLEX])
+    async with house(vendor, max_usd=1.0, policy=RetryPolicy(attempts=2, patient_attempts=2), tiers=("flex",)) as built:
+        answer = await built.gateway.ask(call())
+        statistics = built.gateway.statistics()
+        assert set(built.states()) == {"released", "settled"}
+    assert answer.reply.served_tier == "flex"
+    assert (statistics.without_room, statistics.rate_limited) == (100, 0)
+    assert [one.service_tier for one in vendor.calls] == ["flex"] * 101
+    assert vendor.times[-1] - vendor.times[0] > 3600
+    (account,) = built.accounts
+    assert account.limiter.history == []
+
+
+async def test_a_call_that_has_lacked_room_for_too_long_is_asked_at_the_usual_price(house: Opener) -> None:
+    class Full(FakeVendor):
+        async def send(self, call: Call) -> Received:
+            received = await super().send(call)
+            if call.service_tier == "flex":
+                raise NO_ROOM
+            return received
+
+    vendor = Full([GOOD])
+    async with house(vendor, max_usd=1.0, tiers=("flex", "standard")) as built:
+        answer = await built.gateway.ask(call())
+    assert answer.cost_usd == pytest.approx(COST)
+    *flex, last = (one.service_tier for one in vendor.calls)
+    assert (set(flex), last) == ({"flex"}, "standard")
+    assert 600 <= vendor.times[-1] - vendor.times[0] < 700
+
+
+async def test_a_model_without_the_tier_is_asked_as_usual_and_the_tier_is_not_in_the_key(house: Opener) -> None:
+    vendor = FakeVendor([FLEX])
+    async with house(vendor, tiers=("flex", "standard")) as built:
+        await built.gateway.ask(call(model="looks-closely"))
+        await built.gateway.ask(call())
+    assert [one.service_tier for one in vendor.calls] == ["standard", "flex"]
+    async with house(FakeVendor([RuntimeError("must not be called")]), run="another") as built:
+        again = await built.gateway.ask(call())
+        assert (again.from_store, again.reply.served_tier, again.cost_usd) == (True, "flex", pytest.approx(COST / 2))
+        assert built.gateway.statistics().saved_usd == pytest.approx(COST / 2)
+
+
+async def test_a_flex_call_has_a_quarter_of_an_hour(house: Opener) -> None:
+    async with house(FakeVendor([800.0]), tiers=("flex",)) as built:
+        assert (await built.gateway.ask(call())).reply.waited_seconds == 800.0
+    late = FakeVendor([1000.0, GOOD])
+    async with house(late, run="late", tiers=("flex",)) as built:
+        await built.gateway.ask(call("late"))
+    assert late.times[1] - late.times[0] == pytest.approx(900.0, abs=2.0)

@@ -17,6 +17,7 @@ from safemt_api.errors import (
     AccountError,
     CallError,
     ConnectionFailedError,
+    NoCapacityError,
     RateLimitedError,
     RetriesExhaustedError,
     ServerError,
@@ -59,6 +60,9 @@ class Attempts:
         self._started = anyio.current_time()
         self._queued_seconds = 0.0
         self._waiting_since = self._started
+        self._left_at = self._started
+        self._without_room_since: float | None = None
+        self._without_room = 0
         self.failures: list[CallError] = []
 
     def retrying(self, before_sleep: Callable[[RetryCallState], None]) -> AsyncRetrying:
@@ -70,7 +74,7 @@ class Attempts:
         """
         return AsyncRetrying(
             retry=retry_if_exception_type(TransientError),
-            wait=lambda state: wait_seconds(self._policy, _error(state), state.attempt_number, self._jitter()),
+            wait=lambda state: wait_seconds(self._policy, _error(state), self._without_room or state.attempt_number, self._jitter()),
             stop=self._stop,
             sleep=anyio.sleep,
             before_sleep=before_sleep,
@@ -78,12 +82,20 @@ class Attempts:
         )
 
     def waits(self) -> None:
-        """The next try waits for its turn from here (pace, money): no fault of the call, so that it counts against no cap."""
-        self._waiting_since = anyio.current_time()
+        """The next try waits for its turn from here (pace, money): no fault of the call, so that it counts against no cap.
+
+        Nor does a try in a tier that had no room, with the wait after it.
+        """
+        self._waiting_since = self._left_at if self._without_room else anyio.current_time()
 
     def leaves(self) -> None:
         """It goes out now."""
-        self._queued_seconds += anyio.current_time() - self._waiting_since
+        self._left_at = anyio.current_time()
+        self._queued_seconds += self._left_at - self._waiting_since
+
+    def seconds_without_room(self) -> float:
+        """For how long by now the tier that was asked for has had no room, one try after another."""
+        return 0.0 if self._without_room_since is None else anyio.current_time() - self._without_room_since
 
     def told(self, reply: Reply) -> Reply:
         """The reply with how many tries it took, and how long the call waited beside the latency of the last one."""
@@ -92,6 +104,11 @@ class Attempts:
 
     def _stop(self, state: RetryCallState) -> bool:
         error = _error(state)
+        if isinstance(error, NoCapacityError):
+            self._without_room += 1
+            self._without_room_since = self._left_at if self._without_room_since is None else self._without_room_since
+            return False
+        self._without_room, self._without_room_since = 0, None
         self.failures.append(error)
         too_long = isinstance(error, TransientError) and (error.retry_after_seconds or 0.0) > self._policy.elapsed_seconds
         patient = sum(

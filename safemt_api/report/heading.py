@@ -90,6 +90,7 @@ def _figures(run: RunData) -> str:
     baseline = run.judge_title if run.judge_title.startswith("baseline") else ""
     ceiling = "" if summary.cost_usd.ceiling is None else f"ceiling {words.dollars(summary.cost_usd.ceiling)}"
     maybe = f"{words.dollars(summary.cost_usd.maybe_usd)} more may have been billed" if summary.cost_usd.maybe_usd else ""
+    saved = f"{words.dollars(summary.cost_usd.saved_usd)} less than in the usual tier" if summary.cost_usd.saved_usd else ""
     figures = [
         (
             "Safety Index",
@@ -108,7 +109,7 @@ def _figures(run: RunData) -> str:
             [f"of {words.count(summary.dialogues.planned)}; {words.count(summary.dialogues.failed)} failed", _spot_check(run)],
         ),
         ("Missing verdicts", words.count(missing), ["in neither count"]),
-        ("Cost", words.dollars(summary.cost_usd.total), [ceiling, maybe, words.duration(summary.wall_seconds)]),
+        ("Cost", words.dollars(summary.cost_usd.total), [ceiling, saved, maybe, words.duration(summary.wall_seconds)]),
     ]
     if baseline:
         figures[0][2].append(baseline)

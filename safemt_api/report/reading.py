@@ -120,6 +120,7 @@ class Costs(_Part):
     moderator: float | None = 0.0
     total: float | None = 0.0
     maybe_usd: float = 0.0
+    saved_usd: float = 0.0
     above_reservation: Mapping[str, float] = Field(default_factory=dict)
     ceiling: float | None = None
 

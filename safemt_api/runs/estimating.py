@@ -31,6 +31,7 @@ from safemt_api.runs.execution import judge_transcript
 from safemt_api.runs.folder import SUMMARY_FILE
 from safemt_api.runs.opening import judges_of
 from safemt_api.runs.planning import Plan
+from safemt_api.runs.settings import tiers_of
 from safemt_api.store.keys import call_key
 from safemt_api.store.turns import STORE_FILE, TurnStore, open_store
 from safemt_api.tokens import BYTES_PER_TOKEN, MOST_TOKENS_PER_MESSAGE, input_tokens_estimate, input_tokens_most
@@ -166,6 +167,7 @@ class _Tally:
     """The calls of one purpose to one model."""
 
     price: Price | None
+    tier_price: Price | None
     calls: int = 0
     paid: int = 0
     tokens: Counter[str] = field(default_factory=Counter)
@@ -209,7 +211,8 @@ class _Rehearsal(Asker):
     def _tally(self, call: Call) -> _Tally:
         name = call.purpose, f"{call.route.profile}:{call.route.model}"
         if name not in self._tallies:
-            self._tallies[name] = _Tally(find_price(self._plan.router.profile(call.route.profile), call.route.model))
+            profile, model = self._plan.router.profile(call.route.profile), call.route.model
+            self._tallies[name] = _Tally(find_price(profile, model), find_price(profile, model, tiers_of(self._plan.settings)[0]))
         return self._tallies[name]
 
     def _stored(self, call: Call, key: str) -> Answer | None:
@@ -232,7 +235,8 @@ class _Rehearsal(Asker):
         tally.calls += 1
         tally.tokens.update(likely=likely, most=most, out=out, most_out=most_out)
         if tally.price is not None:
-            tally.usd += tally.price.cost_usd(Usage(input_tokens=likely, output_tokens=out))
+            tally.usd += (tally.tier_price or tally.price).cost_usd(Usage(input_tokens=likely, output_tokens=out))
+            # At the usual price: what the cheaper tier does not serve may be asked in that.
             tally.most_usd += tally.price.most_usd(most, most_out)
         if not target:
             return None

@@ -43,6 +43,8 @@ class EvalKeywords(TypedDict, total=False):
     moderator_failure: Literal["fail", "open", "closed"]
     policies: str | Path | None
     max_usd: float | None
+    tier: Literal["standard", "flex", "flex,standard"]
+    flex_patience_seconds: float
     concurrency: int
     requests_per_minute: float | None
     tokens_per_minute: float | None

@@ -12,7 +12,7 @@ import httpx2
 
 from safemt_api.adapters.base import Adapter, Timeouts, open_adapter
 from safemt_api.adapters.http_client import open_http_client
-from safemt_api.gateway import Account, Accounts, Gateway
+from safemt_api.gateway import FLEX_SECONDS, Account, Accounts, Gateway
 from safemt_api.judges.base import Judge
 from safemt_api.limits.budget import Ledger, Purse
 from safemt_api.limits.fleet import Endpoint, Fleet
@@ -22,7 +22,7 @@ from safemt_api.prices import find_price
 from safemt_api.routes import Router
 from safemt_api.runs.descriptors import make_room
 from safemt_api.runs.planning import DEFAULT_PROVIDER, Plan
-from safemt_api.runs.settings import EvalSettings
+from safemt_api.runs.settings import EvalSettings, tiers_of
 from safemt_api.store.turns import TurnStore
 
 
@@ -94,13 +94,16 @@ def _gateway(
         profile_of=lambda route: router.profile(route.profile),
         timeouts=timeouts,
         accounts=shared.accounts,
+        tiers=tiers_of(settings),
+        flex_patience_seconds=settings.flex_patience_seconds,
     )
     return gateway, ledger
 
 
 def timeouts_of(settings: EvalSettings) -> Timeouts:
     """The deadlines of one attempt."""
-    return Timeouts(settings.connect_seconds, settings.idle_seconds, settings.total_seconds)
+    idle_seconds = max(settings.idle_seconds, FLEX_SECONDS) if "flex" in tiers_of(settings) else settings.idle_seconds
+    return Timeouts(settings.connect_seconds, idle_seconds, settings.total_seconds)
 
 
 def account_opener(

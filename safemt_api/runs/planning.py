@@ -27,7 +27,7 @@ from safemt_api.profiles import Profile, replacements
 from safemt_api.routes import Destination, Router
 from safemt_api.runs.manifest import check_same_run, read_manifest
 from safemt_api.runs.names import slug
-from safemt_api.runs.settings import EvalSettings, free_for_judging, identity_defaults, identity_of
+from safemt_api.runs.settings import EvalSettings, free_for_judging, identity_defaults, identity_of, tiers_of
 from safemt_api.shown import as_shown
 from safemt_api.specs import RULES, Spec
 from safemt_api.store.turns import STORE_FILE
@@ -140,6 +140,7 @@ def make_plan(
     _check_judges(bench, router)
     used = judging if judging_only else (destination, *judging, *moderating)
     _check_prices(used, settings)
+    _check_tier(used, settings)
     if not dry_run:
         for one in used:
             one.profile.api_key(environ)
@@ -259,6 +260,26 @@ def _check_prices(destinations: tuple[Destination, ...], settings: EvalSettings)
                 f"no price is known for {profile.name}:{route.model}, so --max-usd cannot be held; "
                 "add [models.price] to its profile (safemt-api providers show) or leave --max-usd out"
             )
+
+
+def _check_tier(destinations: tuple[Destination, ...], settings: EvalSettings) -> None:
+    """Refuse a tier that a model is not offered in; what nobody bills, and what may be asked at the usual price, need not be."""
+    tier, *others = tiers_of(settings)
+    if tier == "standard":
+        return
+    offered, refused = 0, list[UsageError]()
+    for route, profile in destinations:
+        try:
+            profile.check_tier(tier, route.model)
+            offered += 1
+        except UsageError as error:
+            price = find_price(profile, route.model)
+            if price is None or price.most_usd(1000, 1000) > 0.0:
+                refused.append(error)
+    if refused and not (others and offered):
+        raise UsageError(f"{refused[0]}, or give --tier {tier},standard to ask it at the usual price" if offered else str(refused[0]))
+    if not offered:
+        raise UsageError(f"--tier {tier} changes nothing: no model of this run is billed; leave it out")
 
 
 def _parameters(settings: EvalSettings, profile: Profile, model: str) -> Parameters:

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from safemt_api.errors import UsageError, did_you_mean
-from safemt_api.messages import Effort, FailurePolicy, Kind, Protocol, SafetyThreshold, Sees
+from safemt_api.messages import Effort, FailurePolicy, Kind, Protocol, SafetyThreshold, Sees, ServiceTier
 from safemt_api.profiles import check_address
 from safemt_api.runs.names import check_run_name
 from safemt_api.runs.options import EVERY, GOING_ON, JUDGING, Group, Option, OptionField, numbers, option_fields
@@ -26,6 +26,10 @@ MOST = 10**9
 DEFAULT_CONCURRENCY = 32
 DEFAULT_MAX_FAILURES = 0.05
 DEFAULT_STALL_SECONDS = 600.0
+DEFAULT_FLEX_PATIENCE_SECONDS = 600.0
+
+Tier = Literal["standard", "flex", "flex,standard"]
+TIME_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def kinds_named(text: str) -> tuple[str, ...]:
@@ -38,6 +42,19 @@ def kinds_named(text: str) -> tuple[str, ...]:
     if text not in named:
         raise UsageError("choose harmful, benign or both")
     return named[text]
+
+
+def seconds_named(text: str) -> float:
+    """``90``, ``90s``, ``10m`` or ``24h`` as seconds.
+
+    Raises:
+        UsageError: It is no time.
+    """
+    number, unit = (text[:-1], text[-1]) if text[-1:] in TIME_UNITS else (text, "s")
+    try:
+        return float(number) * TIME_UNITS[unit]
+    except ValueError:
+        raise UsageError("is no time: give seconds, or a number with s, m or h, such as 10m") from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,6 +223,28 @@ class EvalSettings:
     max_usd: Annotated[
         float | None, Option(Group.PACE, "Ceiling on all that the run spends, judge and retries included.", "X", commands=EVERY), Ge(0)
     ] = None
+    tier: Annotated[
+        Tier,
+        Option(
+            Group.PACE,
+            "flex: half the price, slower, answered where there is room; with "
+            "`,standard`, what it does not serve is asked at the usual price.",
+            commands=EVERY,
+        ),
+    ] = "standard"
+    flex_patience_seconds: Annotated[
+        float,
+        Option(
+            Group.PACE,
+            "With flex,standard: how long a call waits for room in the flex tier. Default: 10m.",
+            "TIME",
+            flags=("--flex-patience",),
+            commands=EVERY,
+            read=seconds_named,
+        ),
+        Ge(0),
+        Le(MOST),
+    ] = DEFAULT_FLEX_PATIENCE_SECONDS
     concurrency: Annotated[
         int, Option(Group.PACE, "Most calls in flight; less is used while a vendor slows down.", "N", commands=EVERY), Gt(0), Le(100_000)
     ] = DEFAULT_CONCURRENCY
@@ -329,3 +368,9 @@ def settings_from_record(record: Mapping[str, Any], *, run: str, results: Path) 
         return EvalSettings(**{name: value for name, value in record.items() if name in known}, run=run, results=results)
     except UsageError as error:
         raise UsageError(f"the run file of {run} cannot be used ({error}); give the original eval command again") from error
+
+
+def tiers_of(settings: EvalSettings) -> tuple[ServiceTier, ...]:
+    """The tiers that calls are asked in, the preferred one first."""
+    named: tuple[ServiceTier, ...] = get_args(ServiceTier)
+    return tuple(tier for part in settings.tier.split(",") for tier in named if tier == part)

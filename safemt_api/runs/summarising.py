@@ -55,6 +55,7 @@ def summarise(plan: Plan, collector: Collector, played: Played, *, folder: Path)
             "retried": played.gateway.retried,
             "rate_limited": played.gateway.rate_limited,
         },
+        "tiers": {"asked": plan.settings.tier, "served": dict(played.gateway.tiers), "without_room": played.gateway.without_room},
         "served_models": dict(collector.served_models),
         "wall_seconds": round(played.wall_seconds, 3),
     }
@@ -94,7 +95,8 @@ def usage(gateway: GatewayStatistics) -> dict[str, int]:
 def cost(plan: Plan, played: Played) -> dict[str, Any]:
     """What the run has spent since it was first started; ``None`` where no price is known.
 
-    ``maybe_usd`` is what calls that were cut off may have cost beside it; ``above_reservation`` by how much more a call is reserved for
+    ``maybe_usd`` is what calls that were cut off may have cost beside it; ``saved_usd`` what its replies, bought now or before, would have
+    cost more in the usual tier; ``above_reservation`` by how much more a call is reserved for
     models that billed above the most that was asked for.
     """
     spent: dict[str, float | None] = {purpose: round(usd, 6) for purpose, usd in played.spent_usd.items()}
@@ -103,7 +105,8 @@ def cost(plan: Plan, played: Played) -> dict[str, Any]:
     known = [usd for usd in spent.values() if usd is not None]
     spent["total"] = round(sum(known), 6) if len(known) == len(played.spent_usd) else None
     above = {model: round(usd, 6) for model, usd in played.gateway.above_reservation_usd.items()}
-    return {**spent, "maybe_usd": round(played.maybe_usd, 6), "above_reservation": above, "ceiling": plan.settings.max_usd}
+    told = {"maybe_usd": round(played.maybe_usd, 6), "saved_usd": round(played.gateway.saved_usd, 6), "above_reservation": above}
+    return {**spent, **told, "ceiling": plan.settings.max_usd}
 
 
 def coverage(plan: Plan, collector: Collector) -> list[dict[str, Any]]:

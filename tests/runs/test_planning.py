@@ -47,6 +47,8 @@ def test_planning_alone_leaves_no_file(tmp_path: Path) -> None:
         ({"judges": ("guard:llama-guard",)}, "write it as guard:PROVIDER:MODEL"),
         ({"provider": "groq", "model": "x", "base_urls": (), "max_usd": 1.0, "judges": ("rules",)}, "no price is known for groq:x"),
         ({"judges": ("groq:qwen-unpriced",), "max_usd": 1.0}, "no price is known for groq:qwen-unpriced"),
+        ({"provider": "anthropic", "base_urls": (), "judges": ("rules",), "tier": "flex"}, "Anthropic offers no --tier flex for claude"),
+        ({"provider": "anthropic", "base_urls": (), "judges": ("rules",), "tier": "flex,standard"}, "offers no --tier flex for claude"),
         ({"judges": ("moderation:groq",)}, "names no model"),
         ({"lengths": (3,)}, "3"),
         ({"scenarios": ("Nonsense",)}, "no such scenario"),
