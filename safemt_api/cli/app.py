@@ -30,7 +30,6 @@ app = typer.Typer(
     name="safemt-api",
     help="Evaluate the safety of multimodal models over multi-turn dialogues (SafeMT): durable, paced, within budget.",
     epilog=EPILOGUE,
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,

@@ -8,6 +8,7 @@ from typer._click.core import Context  # typer's own base of its Context; the si
 from typer._click.formatting import HelpFormatter  # the same
 from typer.core import TyperCommand, TyperOption
 
+from safemt_api.cli.defaults import defaults_for
 from safemt_api.errors import UsageError
 from safemt_api.runs.options import Group
 
@@ -24,6 +25,11 @@ class GroupedCommand(TyperCommand):
             single = isinstance(parameter, TyperOption) and not parameter.multiple and not parameter.is_flag
             if single and count > 1:
                 raise UsageError(f"{parameter.opts[-1]} was given {count} times, and takes one value")
+        given = {parameter.name for parameter in order}
+        if "help" not in given:
+            ctx.default_map = defaults_for(
+                self.name, frozenset(one.name for one in self.get_params(ctx) if one.name and one.name not in given)
+            )
         return super().parse_args(ctx, args)
 
     def format_options(self, ctx: Context, formatter: HelpFormatter) -> None:
