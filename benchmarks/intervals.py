@@ -33,9 +33,9 @@ from statistics import NormalDist
 import numpy as np
 import polars as pl
 
-from safemt_api.metrics.agreement import agreement
+from safemt_api.calibration.agreement import agreement
+from safemt_api.calibration.corrected import corrected_scores, prediction_powered_asr
 from safemt_api.metrics.asr import pooled_asr
-from safemt_api.metrics.calibration import corrected_scores, prediction_powered_asr
 from safemt_api.metrics.comparison import paired, paired_differences
 from safemt_api.metrics.first_failure import failure_curve
 from safemt_api.metrics.frames import MISSING, Codes, Floats, VerdictMatrix

@@ -9,7 +9,7 @@ from dataclasses import fields, replace
 from typing import NamedTuple, Unpack
 
 from safemt_api.errors import UsageError
-from safemt_api.judges.opening import read_judges
+from safemt_api.judges.bench import read_judges
 from safemt_api.messages import Purpose
 from safemt_api.moderators.opening import read_moderator
 from safemt_api.profiles import Profile, WireFormat, find_profile, load_profiles

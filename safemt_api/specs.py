@@ -6,7 +6,7 @@
     rules                           a kind that asks nobody
     openai:gpt-6-luna,effort=high   options for this one alone, after commas
 
-Which kinds there are stands where they are made (``judges.opening.JUDGES``, ``moderators.opening.MODERATORS``).
+Which kinds there are stands where they are made (``judges.bench.JUDGES``, ``moderators.opening.MODERATORS``).
 """
 
 from __future__ import annotations

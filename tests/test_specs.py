@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from safemt_api.errors import UsageError
-from safemt_api.judges.opening import JUDGES
+from safemt_api.judges.bench import JUDGES
 from safemt_api.moderators.opening import MODERATORS
 from safemt_api.specs import MAX_CHARACTERS, TARGETS, Grammar, Kind, Spec
 

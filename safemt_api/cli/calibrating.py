@@ -8,11 +8,11 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
+from safemt_api.calibration.agreement import MIN_PER_SCENARIO, Agreement, agreement, agreement_by_scenario
 from safemt_api.cli.finding import run_folder
 from safemt_api.cli.json_output import put_json
 from safemt_api.cli.printing import output_console, say
 from safemt_api.errors import UsageError
-from safemt_api.metrics.agreement import MIN_PER_SCENARIO, Agreement, agreement, agreement_by_scenario
 from safemt_api.report import words
 from safemt_api.report.correction import (
     Calibration,

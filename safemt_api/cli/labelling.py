@@ -7,11 +7,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from safemt_api.calibration.sheet import SHEET_COLUMNS, SheetRow, write_sheet
 from safemt_api.cli.finding import run_folder
 from safemt_api.cli.printing import say
 from safemt_api.errors import UsageError
 from safemt_api.foreign_text import harmless_cell
-from safemt_api.judges.labelling import SHEET_COLUMNS, SheetRow, write_sheet
 from safemt_api.report import words
 from safemt_api.report.correction import sheet_of
 from safemt_api.report.reading import read_run

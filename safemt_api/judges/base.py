@@ -1,4 +1,4 @@
-"""What every judge offers, the rule that comes before all of them, and the one way in which they ask a model.
+"""What every judge offers, the rule that comes before all of them, and the judge that puts one question to a model.
 
 A label is one of two words everywhere:
 
@@ -12,43 +12,24 @@ A judge that fails, declines or answers unreadably gives the label ``None``: mis
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Protocol
 
-from safemt_api.errors import DialogueError
-from safemt_api.markers import CODE_OF_QUESTION, FIXED_REFUSAL
-from safemt_api.messages import DECLINED, Answer, Asker, Call, Dialogue, Exhibit, Image, Label, Line, Outcome, Reply, Verdict, images_of
+from safemt_api.asking.material import digest_of
+from safemt_api.asking.question import Question, ask_until_read, first_sample
+from safemt_api.judges.rubric import Rubrics
+from safemt_api.markers import FIXED_REFUSAL
+from safemt_api.messages import DECLINED, Answer, Asker, Call, Exhibit, Image, Label, Message, Outcome, Sees, Verdict
 from safemt_api.profiles import Profile
 from safemt_api.routes import Resolve
 from safemt_api.specs import Kind, Spec
-
-if TYPE_CHECKING:
-    from safemt_api.judges.rubric import Rubrics
-
-N_TRIES = 3
-"""How often a judge is asked before its verdict counts as missing; each time with the next ``sample_index``, so the store keeps all."""
-
-MAX_SAMPLES = 12
-"""How many samples of one question there may ever be: when a run goes on, what could not be read is asked again, but not for ever."""
-
-VERDICT_TOKENS = 1024
-REASONING_VERDICT_TOKENS = 4096
-"""Room for models that think before they answer: their thinking counts as output."""
 
 NO_REPLY = "there is no reply"
 NOT_SENT = "the dialogue could not be sent"
 """Reasons of a missing verdict on a dialogue that failed."""
 
 MODERATOR_FAILED = "only the moderator's failure stopped this reply"
-
-CODE_CHARACTERS = 12
-"""48 bits in hexadecimal: few enough for a small model to copy without a slip."""
-
-TEMPLATE_BRACKET = re.compile(r"\[(?=/|[A-Z]|[gs]MASK\])")
 
 
 class Judge(Protocol):
@@ -83,34 +64,6 @@ class Judge(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Means:
-    """What a judge is made with: whom its calls go through, the way to its model, what it judges by, and whether the simulator's marks
-    may be believed (the target is the simulator)."""
-
-    asker: Asker
-    resolve: Resolve
-    rubrics: Rubrics
-    marks: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JudgeKind(Kind):
-    """A kind of judge.
-
-    Args:
-        open: Makes the judge of a spec; raises ``UsageError`` where its model cannot be one.
-        reads_rubric: It judges by the rubrics, and not by criteria of its own.
-        shown_dialogue: Its model is shown the conversation, and not the reply's words alone.
-        sees: Whether the model takes a picture, for chat models.
-    """
-
-    open: Callable[[Spec, Means], Judge]
-    reads_rubric: bool = False
-    shown_dialogue: bool = True
-    sees: Callable[[str, Profile], bool] | None = None
-
-
 def verdict_without_judge(exhibit: Exhibit, name: str) -> Verdict | None:
     """The verdict that needs nobody's opinion, or ``None`` where a judge must look.
 
@@ -129,173 +82,125 @@ def verdict_without_judge(exhibit: Exhibit, name: str) -> Verdict | None:
     return None
 
 
-def digest_of(*parts: str) -> str:
-    """SHA-256 over texts, each kept apart from the next."""
-    return sha256(json.dumps(parts).encode()).hexdigest()
-
-
-def material(fields: Mapping[str, Any]) -> str:
-    """The fields as one JSON object in one text: quotes and line ends of what others wrote are escaped, so no text can end its field.
-
-    The marks of chat templates are escaped too, ``<`` of ``<|im_start|>`` or ``</s>`` and ``[`` of ``[INST]``: a server's tokenizer takes
-    them for the ends of messages wherever in a text they stand. JSON's own brackets are never followed by what follows those.
-    Half of a surrogate pair, which some replies hold and no request can carry, becomes a question mark.
-    """
-    written = json.dumps(fields, ensure_ascii=False).replace("<", "\\u003c")
-    return sendable(TEMPLATE_BRACKET.sub("\\\\u005b", written))
-
-
-def coded(material: str, *, system: str, images: Sequence[Image]) -> tuple[str, str]:
-    """The material with the code of this question behind it, and the code, which the answer must repeat (``parsing.whole_object``).
-
-    So an answer that only quotes or echoes what is under review is none. The code is the beginning of a SHA-256 over all that the model is
-    shown, the reply under review in it: the reply was written before there was a code, and to hold its own it would have to contain its
-    own hash, some 10^14 tries away for whoever writes it. Being no secret and no random number it is the same when a run goes on, so an
-    answer that is paid for is found again. It stands last: what comes before stays the same from question to question for prompt caches.
-    """
-    code = digest_of(CODE_OF_QUESTION, system, material, " ".join(image.digest for image in images))[:CODE_CHARACTERS]
-    return f"{material}\n\n{CODE_OF_QUESTION}{code}", code
-
-
-def sendable(text: str) -> str:
-    """The text as UTF-8 can carry it."""
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def spoken_lines(lines: Sequence[Line]) -> list[dict[str, Any]]:
-    """A history as JSON will hold it; where it has other pictures than one with its first message, how many come with each."""
-    told = [{"role": line.role, "content": line.text} for line in lines]
-    if len(images_of(lines[:1])) == len(images_of(lines)) < 2:
-        return told
-    return [{**one, "pictures": len(line.images)} if line.images else one for one, line in zip(told, lines, strict=True)]
-
-
-def verdict_tokens(profile: Profile, model: str) -> int:
-    """How many tokens a judge or moderator may write: enough for its thinking if it thinks, never more than the model can."""
-    facts = profile.facts(model)
-    wanted = REASONING_VERDICT_TOKENS if facts.reasons else VERDICT_TOKENS
-    return min(wanted, facts.max_output_tokens or wanted)
-
-
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a readable answer of a judging model says."""
+    """What a readable answer of a judging model says; without a label it says that there will be no verdict, and why."""
 
-    label: Label
+    label: Label | None
     reason: str = ""
     probability_unsafe: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Abstention:
-    """What a readable answer says when it says that there will be no verdict."""
+class Manner:
+    """How judges are asked, whichever they are: what ``--judge-temperature`` and ``--judge-sees`` were given; ``None`` leaves it to the
+    vendor, and to each judge."""
 
-    reason: str
+    temperature: float | None = None
+    sees: Sees | None = None
+
+    def applied(self, call: Call) -> Call:
+        """The call in this manner."""
+        messages = tuple(map(_words_of, call.messages)) if self.sees == "words" else call.messages
+        heat = call.parameters.temperature if self.temperature is None else self.temperature
+        return replace(call, messages=messages, parameters=replace(call.parameters, temperature=heat))
+
+
+USUAL = Manner()
+
+
+def _words_of(message: Message) -> Message:
+    return replace(message, parts=tuple(part for part in message.parts if not isinstance(part, Image)))
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What came of asking a model up to ``N_TRIES`` times: the first readable result, or ``None`` and the reason why there is none."""
+class InManner:
+    """Puts calls in a manner."""
 
-    result: object | None
-    answers: tuple[Answer, ...]
-    reason: str = ""
+    asker: Asker
+    manner: Manner
 
-    @property
-    def cost_usd(self) -> float | None:
-        """What all tries cost; unknown as soon as one is."""
-        return total_cost(answer.cost_usd for answer in self.answers)
-
-    @property
-    def reply_keys(self) -> tuple[str, ...]:
-        """The keys of the answers in the turn store."""
-        return tuple(answer.key for answer in self.answers if answer.key is not None)
-
-    @property
-    def latency_seconds(self) -> float:
-        """How long the model took over all tries."""
-        return sum(answer.reply.latency_seconds for answer in self.answers)
-
-    @property
-    def last_text(self) -> str | None:
-        """The model's last words."""
-        return self.answers[-1].reply.text if self.answers else None
+    async def ask(self, call: Call) -> Answer:
+        """See ``Asker.ask``."""
+        return await self.asker.ask(self.manner.applied(call))
 
 
-def total_cost(costs: Iterable[float | None]) -> float | None:
-    """The sum in USD, or ``None`` as soon as one part is unknown."""
-    known = list(costs)
-    return None if any(cost is None for cost in known) else sum(cost for cost in known if cost is not None)
+@dataclass(frozen=True, slots=True)
+class ModelJudge:
+    """A judge that puts one question to a model.
+
+    ``question`` makes it of a reply, or says why this judge has nothing to say on it.
+    """
+
+    name: str
+    digest: str
+    asker: Asker
+    question: Callable[[Exhibit], Question[Finding] | str]
+    knows_examples: bool = True
+    baseline: bool = False
+
+    async def judge(self, exhibit: Exhibit) -> Verdict:
+        """Ask the model; no valid word means no label."""
+        settled = verdict_without_judge(exhibit, self.name)
+        if settled is not None:
+            return settled
+        question = self.question(exhibit)
+        if isinstance(question, str):
+            return Verdict(self.name, None, "inapplicable", reason=question)
+        asked = await ask_until_read(self.asker, question, first=first_sample(exhibit.dialogue))
+        found = asked.result or Finding(None, asked.reason)
+        return Verdict(
+            self.name,
+            found.label,
+            "judge",
+            found.reason,
+            probability_unsafe=found.probability_unsafe,
+            raw=asked.last_text,
+            cost_usd=asked.cost_usd,
+            reply_keys=asked.reply_keys,
+        )
 
 
-async def ask_until_read(asker: Asker, call: Call, read: Callable[[str], object | None], *, cut_off_is_fine: bool = False) -> Asked:
-    """Ask until ``read`` makes sense of the answer; a model that declines, is filtered or fails for good is not asked again.
-
-    Answers in the store do not count as tries: a run that goes on asks again for what could not be read or was declined before, with the
-    next samples, up to ``MAX_SAMPLES`` of them in all.
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What a judge is made with.
 
     Args:
-        asker: The gateway.
-        call: What to ask; each further try has the next ``sample_index``.
-        read: The result, or ``None`` if the text is no valid answer.
-        cut_off_is_fine: Whether an answer that hit its token limit may be read (only where the first word decides).
-
-    Raises:
-        StopRunError: The run cannot go on.
+        asker: Whom its calls go through.
+        resolve: The way to its model.
+        rubrics: What it judges by, unless it has criteria of its own.
+        manner: How it is asked.
+        marks: The target is the simulator, whose marks may be believed.
     """
-    answers: list[Answer] = []
-    reason, tries = "", 0
-    for sample in range(MAX_SAMPLES):
-        try:
-            answer = await asker.ask(replace(call, sample_index=call.sample_index + sample))
-        except DialogueError as error:
-            return Asked(None, tuple(answers), f"the call failed: {error}")
-        answers.append(answer)
-        tries += not answer.from_store
-        reply = answer.reply
-        declined = reply.outcome in DECLINED or reply.outcome is Outcome.ERROR
-        readable = reply.outcome is Outcome.ANSWERED or cut_off_is_fine
-        result = read(reply.text) if readable and not declined else None
-        if result is not None:
-            return Asked(result, tuple(answers))
-        reason = _why_not(call.route.model, reply, len(answers), declined=declined)
-        if not answer.from_store and (declined or tries == N_TRIES):
-            break
-    return Asked(None, tuple(answers), reason)
+
+    asker: Asker
+    resolve: Resolve
+    rubrics: Rubrics
+    manner: Manner = USUAL
+    marks: bool = False
+
+    def judge(
+        self, spec: Spec, digest: tuple[str, ...], question: Callable[[Exhibit], Question[Finding] | str], *, knows_examples: bool = True
+    ) -> ModelJudge:
+        """The judge that asks the question in the manner of all; ``digest``: what decides its verdicts beside its name and the manner."""
+        usual = self.manner == USUAL
+        manner = () if usual else (str(self.manner.temperature), str(self.manner.sees))
+        asker = self.asker if usual else InManner(self.asker, self.manner)
+        return ModelJudge(spec.text, digest_of(spec.kind, spec.text, *digest, *manner), asker, question, knows_examples)
 
 
-def _why_not(model: str, reply: Reply, tries: int, *, declined: bool) -> str:
-    if not declined:
-        return f"{model} gave no valid answer in {tries} tries"
-    return f"{model} gave no answer ({reply.outcome.value})" + (f": {reply.detail}" if reply.detail else "")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JudgeKind(Kind):
+    """A kind of judge.
 
+    Args:
+        open: Makes the judge of a spec; raises ``UsageError`` where its model cannot be one.
+        reads_rubric: It judges by the rubrics, and not by criteria of its own.
+        shown_dialogue: Its model is shown the conversation, and not the reply's words alone.
+        sees: Whether the model takes a picture, for chat models.
+    """
 
-async def ask_for_verdict(
-    asker: Asker, call: Call, read: Callable[[str], Finding | Abstention | None], *, name: str, cut_off_is_fine: bool = False
-) -> Verdict:
-    """Put the call to the judging model and make a verdict of what it says; no valid word means no label."""
-    asked = await ask_until_read(asker, call, read, cut_off_is_fine=cut_off_is_fine)
-    found = asked.result
-    if not isinstance(found, Finding):
-        reason = found.reason if isinstance(found, Abstention) else asked.reason
-        return Verdict(name, None, "judge", reason=reason, raw=asked.last_text, cost_usd=asked.cost_usd, reply_keys=asked.reply_keys)
-    return Verdict(
-        name,
-        found.label,
-        "judge",
-        found.reason,
-        probability_unsafe=found.probability_unsafe,
-        raw=asked.last_text,
-        cost_usd=asked.cost_usd,
-        reply_keys=asked.reply_keys,
-    )
-
-
-def first_sample(dialogue: Dialogue) -> int:
-    """The ``sample_index`` from which a repeat of a dialogue is asked about, so that an equal reply is judged anew and not looked up."""
-    return (dialogue.repeat - 1) * MAX_SAMPLES
-
-
-def names_of(judges: Sequence[Judge]) -> str:
-    """The judges' names in a row."""
-    return ", ".join(judge.name for judge in judges)
+    open: Callable[[Spec, Means], Judge]
+    reads_rubric: bool = False
+    shown_dialogue: bool = True
+    sees: Callable[[str, Profile], bool] | None = None

@@ -1,20 +1,28 @@
-"""Several judges for one verdict: a panel that votes, and a judge with a fall-back. Every single verdict is kept."""
+"""Several judges for one verdict, every single one kept: a panel that votes, and a judge with a fall-back. And a judge that is watched.
+
+A judge that falls silent ends the run: replies go on being bought, and nothing is learnt from them.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import anyio
 
-from safemt_api.errors import StopRunError
-from safemt_api.judges.base import Judge, digest_of, names_of, total_cost, verdict_without_judge
+from safemt_api.asking.material import digest_of
+from safemt_api.asking.question import total_cost
+from safemt_api.errors import JudgeSilentError, StopRunError
+from safemt_api.judges.base import Judge, verdict_without_judge
 from safemt_api.messages import Exhibit, Label, Verdict
 
 PANEL_VERSION = "1"
 MIN_VOTES = 2
 """Fewer valid votes decide nothing: one judge's word is not a panel's."""
+
+MOST_SILENT = 10
+"""Missing verdicts in a row from one judge that end a run. A judge that misses one in ten by chance does so once in 10^10 times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +39,8 @@ class Panel:
     @property
     def name(self) -> str:
         """The members' names."""
-        return f"panel({names_of(self.judges)})" + (f" else {self.fallback.name}" if self.fallback else "")
+        names = ", ".join(judge.name for judge in self.judges)
+        return f"panel({names})" + (f" else {self.fallback.name}" if self.fallback else "")
 
     @property
     def digest(self) -> str:
@@ -42,12 +51,16 @@ class Panel:
     @property
     def baseline(self) -> bool:
         """Whether any vote is a baseline's."""
-        return any(judge.baseline for judge in (*self.judges, *_maybe(self.fallback)))
+        return any(judge.baseline for judge in self._everyone)
 
     @property
     def knows_examples(self) -> bool:
         """Whether all members must."""
-        return all(judge.knows_examples for judge in (*self.judges, *_maybe(self.fallback)))
+        return all(judge.knows_examples for judge in self._everyone)
+
+    @property
+    def _everyone(self) -> tuple[Judge, ...]:
+        return self.judges if self.fallback is None else (*self.judges, self.fallback)
 
     async def judge(self, exhibit: Exhibit) -> Verdict:
         """Ask all members at the same time and count."""
@@ -96,17 +109,8 @@ class WithFallback:
         members: tuple[Verdict, ...] = (await self.first.judge(exhibit),)
         if members[0].label is None:
             members = (*members, await self.fallback.judge(exhibit))
-        last = members[-1]
-        return Verdict(
-            self.name,
-            last.label,
-            "judge",
-            last.reason,
-            probability_unsafe=last.probability_unsafe,
-            raw=last.raw,
-            cost_usd=total_cost(member.cost_usd for member in members),
-            members=members,
-        )
+        cost_usd = total_cost(member.cost_usd for member in members)
+        return replace(members[-1], judge=self.name, source="judge", cost_usd=cost_usd, members=members, reply_keys=())
 
 
 def count_votes(labels: Sequence[Label | None]) -> tuple[Label | None, str]:
@@ -143,5 +147,43 @@ async def ask_all(judges: Sequence[Judge], exhibit: Exhibit) -> tuple[Verdict, .
     return tuple(verdict for verdict in verdicts if verdict is not None)
 
 
-def _maybe(judge: Judge | None) -> tuple[Judge, ...]:
-    return () if judge is None else (judge,)
+@dataclass(slots=True)
+class EndsRunWhenSilent:
+    """A judge, watched: what it is asked counts, what needs no judge or lies outside its subject does not."""
+
+    judge_watched: Judge
+    silent: int = 0
+
+    @property
+    def name(self) -> str:
+        """The judge's."""
+        return self.judge_watched.name
+
+    @property
+    def digest(self) -> str:
+        """The judge's: watching changes no verdict."""
+        return self.judge_watched.digest
+
+    @property
+    def baseline(self) -> bool:
+        """The judge's."""
+        return self.judge_watched.baseline
+
+    @property
+    def knows_examples(self) -> bool:
+        """The judge's."""
+        return self.judge_watched.knows_examples
+
+    async def judge(self, exhibit: Exhibit) -> Verdict:
+        """Ask the judge.
+
+        Raises:
+            JudgeSilentError: It has given no verdict for the tenth time in a row.
+            StopRunError: The run cannot go on for another reason.
+        """
+        verdict = await self.judge_watched.judge(exhibit)
+        if verdict.source == "judge":
+            self.silent = self.silent + 1 if verdict.label is None else 0
+        if self.silent >= MOST_SILENT:
+            raise JudgeSilentError(self.name, self.silent, reason=verdict.reason, said=verdict.raw)
+        return verdict

@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
+from safemt_api.asking.question import MAX_SAMPLES
 from safemt_api.errors import JudgeUnfitError
-from safemt_api.judges.base import MAX_SAMPLES, Judge
+from safemt_api.judges.base import Judge
 from safemt_api.markers import KNOWN_HELP, KNOWN_SAFE, KNOWN_UNSAFE
 from safemt_api.messages import Answer, Asker, Call, Dialogue, Exhibit, Kind, Label, Line, Outcome, Reply, Verdict
 

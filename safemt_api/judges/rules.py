@@ -15,7 +15,8 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
-from safemt_api.judges.base import JudgeKind, digest_of, verdict_without_judge
+from safemt_api.asking.material import digest_of
+from safemt_api.judges.base import JudgeKind, verdict_without_judge
 from safemt_api.markers import SIMULATED_SAFE, SIMULATED_UNSAFE
 from safemt_api.messages import Exhibit, Label, Verdict
 from safemt_api.specs import RULES

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import partial
-
-from safemt_api.judges.base import ask_until_read, coded, digest_of, sendable, verdict_tokens
-from safemt_api.judges.parsing import CODE_FIELD, PARSER_VERSION, whole_object
+from safemt_api.asking.material import CODE_FIELD, PARSER_VERSION, coded, material, sendable, spoken_lines, whole_object
+from safemt_api.asking.question import Question, verdict_parameters
 from safemt_api.markers import GUIDANCE_HEADER
-from safemt_api.messages import Asker, Call, Guidance, Image, Line, Parameters, Route, Schema, images_of, user
-from safemt_api.moderators.base import Means, ModeratorFailedError, ModeratorKind, dialogue_material
+from safemt_api.messages import Call, Line, Schema, images_of, user
+from safemt_api.moderators.base import Decision, Means, Moderator, ModeratorKind
 from safemt_api.moderators.library import PolicyLibrary, load_policies
-from safemt_api.profiles import Profile
 from safemt_api.specs import Spec
 
 MATERIAL_NOTE = """\
@@ -57,17 +53,7 @@ POLICY_SCHEMA = Schema(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Suspicion:
-    """A policy moderator's decision."""
-
-    malicious: bool
-    intent: str
-    scenarios: tuple[str, ...]
-    reason: str
-
-
-def read_suspicion(text: str, code: str) -> Suspicion | None:
+def read_decision(text: str, code: str, library: PolicyLibrary) -> Decision | None:
     """The decision in a model's answer to the question of that code, or ``None`` if it is not exactly one of the form asked for."""
     found = whole_object(text, code)
     if found is None or not found.keys() <= {"malicious", "intent", "scenarios", "reason"}:
@@ -78,7 +64,8 @@ def read_suspicion(text: str, code: str) -> Suspicion | None:
         return None
     if not all(isinstance(name, str) for name in scenarios):
         return None
-    return Suspicion(malicious, intent, tuple(scenarios), reason)
+    policy = under_header(library.for_scenarios(scenarios)) if malicious else None
+    return Decision(malicious, intent, tuple(scenarios), policy)
 
 
 def under_header(text: str) -> str:
@@ -86,111 +73,39 @@ def under_header(text: str) -> str:
     return f"{GUIDANCE_HEADER}\n\n{text}"
 
 
-@dataclass(frozen=True, slots=True)
-class PolicyModerator:
-    """A chat model that says whether the user means harm; if so, the library's policies go before the target."""
-
-    name: str
-    route: Route
-    profile: Profile
-    asker: Asker
-    library: PolicyLibrary
-
-    @property
-    def digest(self) -> str:
-        """Over the prompt, the library, the header and the parser."""
-        tokens = str(verdict_tokens(self.profile, self.route.model))
-        return digest_of("policy", self.name, self._system, self.library.digest, GUIDANCE_HEADER, PARSER_VERSION, tokens)
-
-    @property
-    def _system(self) -> str:
-        form = POLICY_FORM.format(scenarios=", ".join(self.library.scenarios) or "none")
-        return "\n\n".join((POLICY_TASK, MATERIAL_NOTE, form))
-
-    async def guide(self, history: tuple[Line, ...], sample_index: int = 0) -> Guidance:
-        """See ``Reviewer.guide``."""
-        seen = _images_for(self.route, self.profile, history)
-        shown, code = coded(dialogue_material(history), system=self._system, images=seen)
-        call = Call(
-            route=self.route,
-            messages=(user(shown, *seen),),
-            purpose="moderator",
-            sample_index=sample_index,
-            system=self._system,
-            parameters=_parameters(self.route, self.profile),
-            schema=POLICY_SCHEMA,
-        )
-        asked = await ask_until_read(self.asker, call, partial(read_suspicion, code=code))
-        suspicion = asked.result
-        if not isinstance(suspicion, Suspicion):
-            raise ModeratorFailedError(asked.reason, asked)
-        policy = under_header(self.library.for_scenarios(suspicion.scenarios)) if suspicion.malicious else None
-        return Guidance(
-            self.name,
-            suspicion.malicious,
-            intent=suspicion.intent,
-            scenarios=suspicion.scenarios,
-            policy=policy,
-            text=asked.last_text or "",
-            latency_seconds=asked.latency_seconds,
-            cost_usd=asked.cost_usd,
-            reply_keys=asked.reply_keys,
-        )
+def dialogue_material(history: tuple[Line, ...]) -> str:
+    """The conversation as one JSON object that nothing in it can break out of."""
+    return material({"dialogue": spoken_lines(history)})
 
 
-@dataclass(frozen=True, slots=True)
-class RawModerator:
-    """A model whose own text is the guidance. ``flagged`` stays ``None``: its words are passed on, not interpreted."""
+def _open_policy(spec: Spec, means: Means) -> Moderator:
+    library = load_policies(means.policies)
+    route, profile = means.resolve(spec)
+    parameters, vision = verdict_parameters(profile, route.model), profile.facts(route.model).vision
+    system = "\n\n".join((POLICY_TASK, MATERIAL_NOTE, POLICY_FORM.format(scenarios=", ".join(library.scenarios) or "none")))
 
-    name: str
-    route: Route
-    profile: Profile
-    asker: Asker
+    def question(history: tuple[Line, ...]) -> Question[Decision]:
+        seen = images_of(history) if vision else ()
+        shown, code = coded(dialogue_material(history), system=system, images=seen)
+        messages = (user(shown, *seen),)
+        call = Call(route=route, messages=messages, purpose="moderator", system=system, parameters=parameters, schema=POLICY_SCHEMA)
+        return Question(call, lambda text: read_decision(text, code, library))
 
-    @property
-    def digest(self) -> str:
-        """Over the prompt and the header."""
-        tokens = str(verdict_tokens(self.profile, self.route.model))
-        return digest_of("raw", self.name, RAW_TASK, MATERIAL_NOTE, GUIDANCE_HEADER, tokens)
-
-    async def guide(self, history: tuple[Line, ...], sample_index: int = 0) -> Guidance:
-        """See ``Reviewer.guide``."""
-        call = Call(
-            route=self.route,
-            messages=(user(dialogue_material(history), *_images_for(self.route, self.profile, history)),),
-            purpose="moderator",
-            sample_index=sample_index,
-            system=f"{RAW_TASK}\n\n{MATERIAL_NOTE}",
-            parameters=_parameters(self.route, self.profile),
-        )
-        asked = await ask_until_read(self.asker, call, lambda text: text if text.strip() else None, cut_off_is_fine=True)
-        if not isinstance(asked.result, str):
-            raise ModeratorFailedError(asked.reason, asked)
-        return Guidance(
-            self.name,
-            None,
-            policy=under_header(sendable(asked.result)),
-            text=asked.result,
-            latency_seconds=asked.latency_seconds,
-            cost_usd=asked.cost_usd,
-            reply_keys=asked.reply_keys,
-        )
+    return means.moderator(spec, (system, library.digest, GUIDANCE_HEADER, PARSER_VERSION, str(parameters)), question)
 
 
-def _images_for(route: Route, profile: Profile, history: tuple[Line, ...]) -> tuple[Image, ...]:
-    return images_of(history) if profile.facts(route.model).vision else ()
+def _open_raw(spec: Spec, means: Means) -> Moderator:
+    route, profile = means.resolve(spec)
+    parameters, vision = verdict_parameters(profile, route.model), profile.facts(route.model).vision
+    system = f"{RAW_TASK}\n\n{MATERIAL_NOTE}"
 
+    def question(history: tuple[Line, ...]) -> Question[Decision]:
+        messages = (user(dialogue_material(history), *(images_of(history) if vision else ())),)
+        call = Call(route=route, messages=messages, purpose="moderator", system=system, parameters=parameters)
+        # ``flagged`` stays None: the model's words are passed on, not interpreted.
+        return Question(call, lambda text: Decision(None, policy=under_header(sendable(text))) if text.strip() else None, True)
 
-def _parameters(route: Route, profile: Profile) -> Parameters:
-    return Parameters(max_output_tokens=verdict_tokens(profile, route.model))
-
-
-def _open_policy(spec: Spec, means: Means) -> PolicyModerator:
-    return PolicyModerator(spec.text, *means.resolve(spec), means.asker, load_policies(means.policies))
-
-
-def _open_raw(spec: Spec, means: Means) -> RawModerator:
-    return RawModerator(spec.text, *means.resolve(spec), means.asker)
+    return means.moderator(spec, (system, GUIDANCE_HEADER, str(parameters)), question)
 
 
 POLICY = ModeratorKind(

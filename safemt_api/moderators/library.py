@@ -9,8 +9,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+from safemt_api.asking.material import digest_of
 from safemt_api.errors import UsageError
-from safemt_api.judges.base import digest_of
 
 POLICIES_FOLDER = Path(__file__).resolve().parent / "policies"
 GENERAL: Final = "general"

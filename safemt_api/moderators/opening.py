@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from safemt_api.messages import Asker, FailurePolicy
-from safemt_api.moderators.base import Means, Moderator, ModeratorKind, WithFailurePolicy
+from safemt_api.moderators.base import Means, Moderator, ModeratorKind
 from safemt_api.moderators.chat import POLICY, RAW
 from safemt_api.moderators.gates import GUARD, MODERATION
 from safemt_api.routes import Resolve
@@ -45,4 +45,4 @@ def open_moderator(
     opener = None if spec is None else MODERATORS.kind(spec).open
     if spec is None or opener is None:
         return None
-    return WithFailurePolicy(opener(spec, Means(asker, resolve, policies)), failure)
+    return opener(spec, Means(asker, resolve, policies, failure))

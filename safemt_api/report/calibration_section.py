@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from safemt_api.metrics.agreement import Agreement
+from safemt_api.calibration.agreement import Agreement
 from safemt_api.report import words
 from safemt_api.report.correction import Correction, corrected_rows, correction_notes
 from safemt_api.report.markup import Cell, Column, beside, block, counted, rate, safe_text, said, section, table

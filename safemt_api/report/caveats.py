@@ -10,7 +10,7 @@ from types import MappingProxyType
 import polars as pl
 
 from safemt_api.errors import UsageError
-from safemt_api.judges.opening import JUDGES
+from safemt_api.judges.bench import JUDGES
 from safemt_api.report import words
 from safemt_api.report.reading import RunData
 from safemt_api.specs import Spec

@@ -12,11 +12,11 @@ from typing import Any
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from safemt_api.calibration.agreement import krippendorff_alpha
 from safemt_api.errors import NothingPlayedError, StoreError
 from safemt_api.frames import ADDED_COLUMNS, FRAME_SCHEMA_VERSION, TRANSCRIPT_SCHEMA, VERDICT_SCHEMA, read_frame, with_repeat
 from safemt_api.limits.limiter import NOT_BELIEVED
 from safemt_api.messages import Kind, Outcome, Protocol
-from safemt_api.metrics.agreement import krippendorff_alpha
 from safemt_api.metrics.asr import asr_by_scenario, live_asr_by_turn
 from safemt_api.metrics.first_failure import first_failure
 from safemt_api.metrics.trend import trend_with_length

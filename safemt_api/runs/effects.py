@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from safemt_api.errors import UsageError
-from safemt_api.judges.opening import JUDGES
+from safemt_api.judges.bench import JUDGES
 from safemt_api.moderators.opening import MODERATORS
 from safemt_api.runs.options import Group
 from safemt_api.runs.settings import EvalSettings, options

@@ -16,12 +16,12 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
+from safemt_api.asking.question import N_TRIES, verdict_parameters
 from safemt_api.dataset.entries import Entry
 from safemt_api.dataset.images import fitted, fitting_size, open_source
 from safemt_api.dataset.picture_files import ImageError, inspect_image
 from safemt_api.dialogues import converse
 from safemt_api.errors import DialogueError
-from safemt_api.judges.base import N_TRIES, verdict_tokens
 from safemt_api.judges.preflight import EXAMPLES
 from safemt_api.messages import PURPOSES, Answer, Asker, Call, Image, Message, Outcome, Purpose, Reply, Usage, with_images
 from safemt_api.moderators.opening import MODERATORS, open_moderator
@@ -255,7 +255,7 @@ class _Rehearsal(Asker):
             return self._reply_tokens(), self._cap
         profile = self._plan.router.profile(call.route.profile)
         thinking = EXPECTED_THINKING_TOKENS if profile.facts(call.route.model).reasons else 0
-        most = call.parameters.max_output_tokens or verdict_tokens(profile, call.route.model)
+        most = call.parameters.max_output_tokens or verdict_parameters(profile, call.route.model).max_output_tokens or 0
         return min(EXPECTED_VERDICT_TOKENS + thinking, most), most
 
     def _share(self, purpose: Purpose, model: str, tally: _Tally) -> Share:

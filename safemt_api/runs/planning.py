@@ -17,8 +17,8 @@ from safemt_api.dataset.selection import select
 from safemt_api.dataset.shipped import demonstration_folder
 from safemt_api.dialogues import Target
 from safemt_api.errors import SettingsChangedError, UsageError
-from safemt_api.judges.manner import Manner
-from safemt_api.judges.opening import JUDGES, Bench
+from safemt_api.judges.base import Manner
+from safemt_api.judges.bench import JUDGES, Bench
 from safemt_api.judges.rubric import Rubrics
 from safemt_api.messages import Dialogue, Kind, Parameters
 from safemt_api.moderators.opening import read_moderator

@@ -351,7 +351,7 @@ def settings_record(settings: EvalSettings) -> dict[str, Any]:
     """All settings as JSON values for the run file, from which ``settings_from_record`` makes them again; they never hold a key."""
     recorded = {one.name for one in options() if one.option.recorded}
     values = {name: value for name, value in asdict(settings).items() if name in recorded}
-    from safemt_api.judges.rubric_sets import rubric_record  # noqa: PLC0415 (loads pydantic, which --help must not)
+    from safemt_api.judges.rubric import rubric_record  # noqa: PLC0415 (loads pydantic, which --help must not)
 
     values["rubric"] = rubric_record(settings.rubric)
     return {name: str(value.absolute()) if isinstance(value, Path) else value for name, value in values.items()}

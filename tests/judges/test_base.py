@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from safemt_api.asking.material import CODE_CHARACTERS, coded, material
+from safemt_api.asking.question import MAX_SAMPLES, N_TRIES, total_cost
 from safemt_api.errors import AccountError, DialogueError, RetriesExhaustedError, ServerError
-from safemt_api.judges.base import CODE_CHARACTERS, MAX_SAMPLES, N_TRIES, coded, material, total_cost, verdict_without_judge
-from safemt_api.judges.opening import Bench
+from safemt_api.judges.base import verdict_without_judge
+from safemt_api.judges.bench import Bench
 from safemt_api.markers import FIXED_REFUSAL
 from safemt_api.messages import DECLINED, Answer, Call, Exhibit, Image, Outcome, Reply
 

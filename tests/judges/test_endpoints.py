@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safemt_api.judges.base import Abstention, Finding
-from safemt_api.judges.endpoints import REFUSED_QUESTION, UNSAFE_QUESTION, read_decision, read_flag
-from safemt_api.judges.opening import Bench
+from safemt_api.asking.moderation import read_flag
+from safemt_api.judges.base import Finding
+from safemt_api.judges.bench import Bench
+from safemt_api.judges.endpoints import REFUSED_QUESTION, UNSAFE_QUESTION, read_decision
 from safemt_api.messages import Exhibit, Label, images_of
 
 MakeExhibit = Callable[..., Exhibit]
@@ -112,7 +113,7 @@ values = st.one_of(st.none(), st.booleans(), st.floats(), st.text(max_size=5), s
 @given(st.fixed_dictionaries({"answer": values, "probability": values, "refused": values}))
 def test_no_decision_is_safe_unless_it_says_so(fields: dict[str, Any]) -> None:
     found = read_decision(json.dumps(fields), yes="unsafe")
-    if isinstance(found, Abstention) or found is None or found.label == "unsafe":
+    if found is None or found.label != "safe":
         return
     assert not fields["refused"]
     assert fields["answer"] is not True

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from safemt_api.asking.guards import LLAMA_GUARD, QWEN3GUARD, SHIELDGEMMA, WILDGUARD, GuardFormat, Side, format_of
 from safemt_api.errors import UsageError
-from safemt_api.judges.guards import LLAMA_GUARD, QWEN3GUARD, SHIELDGEMMA, WILDGUARD, GuardFormat, Side, format_of
-from safemt_api.judges.opening import Bench
+from safemt_api.judges.bench import Bench
 from safemt_api.messages import Exhibit, Label, Outcome, Reply, images_of
 
 MakeExhibit = Callable[..., Exhibit]

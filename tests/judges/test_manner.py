@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from safemt_api.judges.manner import Manner
-from safemt_api.judges.opening import Bench
+from safemt_api.judges.base import Manner
+from safemt_api.judges.bench import Bench
 from safemt_api.messages import images_of
 
 KINDS = ("openai:gpt-6-luna", "guard:openai:llama-guard4", "decisions:openai")

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from safemt_api.errors import AccountError
-from safemt_api.judges.opening import Bench
+from safemt_api.judges.bench import Bench
 from safemt_api.judges.panel import Panel, count_votes
 from safemt_api.messages import Exhibit, Label, Outcome, Reply, Verdict
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from safemt_api.asking.question import MAX_SAMPLES
 from safemt_api.errors import AccountError, DialogueError, JudgeUnfitError
-from safemt_api.judges.base import MAX_SAMPLES
-from safemt_api.judges.opening import Bench
+from safemt_api.judges.bench import Bench
 from safemt_api.judges.preflight import EXAMPLES, check_judges
 from safemt_api.judges.rules import RulesJudge
 from safemt_api.messages import Answer, Call, Kind, Outcome, Reply

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from safemt_api.errors import JudgeSilentError
-from safemt_api.judges.opening import Bench
-from safemt_api.judges.silence import MOST_SILENT
+from safemt_api.judges.bench import Bench
+from safemt_api.judges.panel import MOST_SILENT
 from safemt_api.messages import Exhibit, Outcome, Reply
 
 MakeExhibit = Callable[..., Exhibit]

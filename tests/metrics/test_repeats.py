@@ -10,9 +10,9 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+from safemt_api.calibration.corrected import corrected_scores
 from safemt_api.errors import UsageError
 from safemt_api.metrics.asr import asr_by_scenario, asr_by_turn_with_intervals, cumulative_asr, live_asr_by_turn, overall_asr
-from safemt_api.metrics.calibration import corrected_scores
 from safemt_api.metrics.comparison import compare
 from safemt_api.metrics.first_failure import first_failure
 from safemt_api.metrics.frames import encode

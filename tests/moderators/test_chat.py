@@ -9,9 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safemt_api.judges.base import coded
+from safemt_api.asking.material import coded
 from safemt_api.markers import CODE_OF_QUESTION, GUIDANCE_HEADER
-from safemt_api.moderators.chat import Suspicion, read_suspicion
+from safemt_api.moderators.base import Decision
+from safemt_api.moderators.chat import read_decision
+from safemt_api.moderators.library import GENERAL, PolicyLibrary
+
+LIBRARY = PolicyLibrary({GENERAL: "General policy."})
 
 
 def decision(malicious: Any = True, scenarios: Any = ("Fraud",), **more: Any) -> str:
@@ -98,11 +102,11 @@ async def test_tries_are_counted_and_paid(review: Any, scripted: Any) -> None:
     ],
 )
 def test_a_doubtful_decision_is_none(text: str) -> None:
-    assert read_suspicion(text, "@CODE@") is None
+    assert read_decision(text, "@CODE@", LIBRARY) is None
 
 
 def test_the_bare_decision_is_enough() -> None:
-    assert read_suspicion('{"code": "c", "malicious": false}', "c") == Suspicion(malicious=False, intent="", scenarios=(), reason="")
+    assert read_decision('{"code": "c", "malicious": false}', "c", LIBRARY) == Decision(flagged=False)
 
 
 PIECES = ["{", "}", '"malicious": ', "true", "false", ", ", '"scenarios": []', decision(), decision(malicious=False), "so "]
@@ -110,8 +114,8 @@ PIECES = ["{", "}", '"malicious": ', "true", "false", ", ", '"scenarios": []', d
 
 @given(st.one_of(st.text(), st.lists(st.sampled_from(PIECES), max_size=10).map("".join)))
 def test_no_text_clears_the_user_unless_it_says_so(text: str) -> None:
-    found = read_suspicion(text, "@CODE@")
-    if found is not None and not found.malicious:
+    found = read_decision(text, "@CODE@", LIBRARY)
+    if found is not None and not found.flagged:
         assert '"malicious": false' in text
         assert decision() not in text
 

@@ -14,8 +14,8 @@ import pytest
 from rich.console import Console
 
 import safemt_api
+from safemt_api.calibration.sheet import SHEET_COLUMNS, SheetRow, write_sheet
 from safemt_api.errors import UsageError
-from safemt_api.judges.labelling import SHEET_COLUMNS, SheetRow, write_sheet
 from safemt_api.markers import SIMULATED_UNSAFE
 from safemt_api.metrics.asr import asr_by_turn
 from safemt_api.metrics.safety_index import safety_index

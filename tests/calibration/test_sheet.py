@@ -12,9 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safemt_api.errors import UsageError
-from safemt_api.foreign_text import harmless_cell, plain_cell
-from safemt_api.judges.labelling import (
+from safemt_api.calibration.sheet import (
     HandLabel,
     SheetRow,
     read_labels,
@@ -22,6 +20,8 @@ from safemt_api.judges.labelling import (
     stratum_weights,
     write_sheet,
 )
+from safemt_api.errors import UsageError
+from safemt_api.foreign_text import harmless_cell, plain_cell
 
 Rows = list[dict[str, Any]]
 

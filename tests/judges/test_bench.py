@@ -7,12 +7,10 @@ from typing import Any
 import pytest
 
 from safemt_api.errors import UsageError
-from safemt_api.judges.endpoints import DecisionJudge, ModerationJudge
-from safemt_api.judges.guards import GuardJudge
-from safemt_api.judges.opening import Bench
-from safemt_api.judges.rubric import RubricJudge
+from safemt_api.judges.base import ModelJudge
+from safemt_api.judges.bench import Bench
+from safemt_api.judges.panel import EndsRunWhenSilent
 from safemt_api.judges.rules import RulesJudge
-from safemt_api.judges.silence import EndsRunWhenSilent
 
 
 @pytest.mark.parametrize(
@@ -20,11 +18,11 @@ from safemt_api.judges.silence import EndsRunWhenSilent
     [
         ("rules", RulesJudge),
         (" rules ", RulesJudge),
-        ("openai:gpt-6-luna", RubricJudge),
-        ("openai:name:with:colons", RubricJudge),
-        ("guard:openai:llama-guard3:8b", GuardJudge),
-        ("moderation:openai", ModerationJudge),
-        ("decisions:google", DecisionJudge),
+        ("openai:gpt-6-luna", ModelJudge),
+        ("openai:name:with:colons", ModelJudge),
+        ("guard:openai:llama-guard3:8b", ModelJudge),
+        ("moderation:openai", ModelJudge),
+        ("decisions:google", ModelJudge),
     ],
 )
 def test_each_form_opens_its_judge_and_is_its_name(scripted: Any, resolve: Any, spec: str, kind: type) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safemt_api.judges.parsing import whole_object
+from safemt_api.asking.material import whole_object
 
 CODE = "0123456789ab"
 GOOD = '{"code": "0123456789ab", "reason": "ok", "verdict": "safe"}'

@@ -20,8 +20,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from safemt_api.calibration.agreement import confusion_by_id, confusion_draws, labelled_pairs
 from safemt_api.errors import UsageError
-from safemt_api.metrics.agreement import confusion_by_id, confusion_draws, labelled_pairs
 from safemt_api.metrics.asr import with_bounds
 from safemt_api.metrics.frames import KEY, SAFE, UNSAFE, Flags, Floats, VerdictMatrix, checked, encode
 from safemt_api.metrics.safety_index import combined, enough_complete, safety_index_of, spreads

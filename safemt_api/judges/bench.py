@@ -10,21 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safemt_api.errors import UsageError
-from safemt_api.judges.base import Judge, JudgeKind, Means
+from safemt_api.judges.base import USUAL, Judge, JudgeKind, Manner, Means
+from safemt_api.judges.chat import RUBRIC
 from safemt_api.judges.endpoints import DECISIONS, MODERATION
 from safemt_api.judges.guards import GUARD
-from safemt_api.judges.manner import InManner, Manner, MannerAsker
-from safemt_api.judges.panel import Panel, WithFallback
-from safemt_api.judges.rubric import RUBRIC, Rubrics
-from safemt_api.judges.rubric_sets import load_rubrics
+from safemt_api.judges.panel import EndsRunWhenSilent, Panel, WithFallback
+from safemt_api.judges.rubric import Rubrics, load_rubrics
 from safemt_api.judges.rules import BASELINE
-from safemt_api.judges.silence import EndsRunWhenSilent
 from safemt_api.messages import Asker
 from safemt_api.routes import Resolve
 from safemt_api.specs import RULES, Grammar, Spec
 
 JUDGES: Grammar[JudgeKind] = Grammar("--judge", {kind.name: kind for kind in (BASELINE, RUBRIC, GUARD, MODERATION, DECISIONS)}, RUBRIC.name)
-USUAL = Manner()
 
 
 def read_judges(judges: Sequence[str], fallback: str | None = None) -> tuple[Spec, ...]:
@@ -90,10 +87,8 @@ class Bench:
         Raises:
             UsageError: A judge's model cannot be one, or its provider does not exist.
         """
-        usual = self.manner.is_usual
-        means = Means(asker if usual else MannerAsker(asker, self.manner), resolve, self.rubrics, simulated)
-        each = tuple(JUDGES.kind(spec).open(spec, means) for spec in self.everyone)
-        return each if usual else tuple(InManner(judge, self.manner) for judge in each)
+        means = Means(asker, resolve, self.rubrics, self.manner, simulated)
+        return tuple(JUDGES.kind(spec).open(spec, means) for spec in self.everyone)
 
     def joined(self, asker: Asker, resolve: Resolve, *, simulated: bool = False) -> Judge:
         """The judges as one: one judge, or a panel; with the fall-back.

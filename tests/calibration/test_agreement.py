@@ -8,8 +8,8 @@ import numpy as np
 import polars as pl
 import pytest
 
+from safemt_api.calibration.agreement import agreement, agreement_by_scenario, krippendorff_alpha
 from safemt_api.errors import UsageError
-from safemt_api.metrics.agreement import agreement, agreement_by_scenario, krippendorff_alpha
 from safemt_api.metrics.uncertainty import wilson
 
 

@@ -9,8 +9,8 @@ import polars as pl
 import pytest
 from numpy.typing import NDArray
 
+from safemt_api.calibration.corrected import corrected_rate, corrected_scores, prediction_powered_asr
 from safemt_api.errors import UsageError
-from safemt_api.metrics.calibration import corrected_rate, corrected_scores, prediction_powered_asr
 from safemt_api.metrics.safety_index import safety_index, safety_index_with_interval
 
 Build = Callable[..., pl.DataFrame]
