@@ -19,7 +19,7 @@ import polars as pl
 
 from safemt_api.errors import UsageError
 from safemt_api.metrics.effects import paired_change
-from safemt_api.metrics.frames import KEY, Floats, checked
+from safemt_api.metrics.frames import KEY, checked
 from safemt_api.metrics.uncertainty import DEFAULT_LEVEL, DEFAULT_RESAMPLES, Estimate, IntegerVariable, exact_two_sided_p
 
 DIALOGUE = ("dialogue_id", "length")
@@ -65,6 +65,9 @@ def canary(
     after = cells.select(*DIALOGUE, share=pl.col("unsafe_new") / pl.col("judged_new"))
     mean = paired_change(cells.select(*DIALOGUE, share), after, "share", key=DIALOGUE, resamples=resamples, seed=seed, level=level)
     before, judged, now, judged_now = (cells[name].to_numpy().astype(np.int64) for name in ("unsafe", "judged", "unsafe_new", "judged_new"))
+    unsafe, replies = np.concatenate([before, now]), np.concatenate([judged, judged_now])
+    several = replies > 1
+    unsafe, replies = unsafe[several], replies[several]
     return Canary(
         ids=cells["dialogue_id"].n_unique(),
         dialogues=cells.height,
@@ -75,7 +78,7 @@ def canary(
         change=mean.difference,
         p_value=_exact_p(cells),
         differs_between=float(np.mean((before * (judged_now - now) + now * (judged - before)) / (judged * judged_now))),
-        differs_within=_differs_within(np.concatenate([before, now]), np.concatenate([judged, judged_now])),
+        differs_within=float(np.mean(2 * unsafe * (replies - unsafe) / (replies * (replies - 1)))) if several.any() else math.nan,
     )
 
 
@@ -102,11 +105,3 @@ def _hypergeometric(old: int, new: int, unsafe: int, count: int) -> IntegerVaria
     lowest = max(0, unsafe - old)
     ways = [math.comb(new, among) * math.comb(old, unsafe - among) for among in range(lowest, min(new, unsafe) + 1)]
     return IntegerVariable(lowest, np.array(ways, dtype=np.float64) / math.comb(old + new, unsafe), count)
-
-
-def _differs_within(unsafe: Floats, judged: Floats) -> float:
-    several = judged > 1
-    if not several.any():
-        return math.nan
-    unsafe, judged = unsafe[several], judged[several]
-    return float(np.mean(2 * unsafe * (judged - unsafe) / (judged * (judged - 1))))

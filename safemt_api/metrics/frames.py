@@ -97,10 +97,19 @@ def checked(frame: pl.DataFrame, *, key: Sequence[str] = KEY, labels: Sequence[s
     texts = ("dialogue_id", *labels)
     typed = frame.with_columns(*(_typed(frame, name, text=name in texts) for name in (*key, *labels)))
     for name in key:
-        _refuse_nulls(typed, name)
+        if typed[name].null_count():
+            raise UsageError(f"the column {name} has {typed[name].null_count()} empty cells; every row needs one")
+        if name != "dialogue_id" and typed.height and int(typed.select(pl.col(name).min()).item()) < 1:
+            raise UsageError(f"the column {name} starts at 1; it holds {typed.select(pl.col(name).min()).item()}")
     for name in labels:
-        _refuse_unknown_labels(typed, name)
-    _refuse_mixed_kinds(typed)
+        given = typed[name].drop_nulls().unique()
+        unknown = given.filter(~given.is_in(LABELS)).sort().to_list()
+        if unknown:
+            raise UsageError(
+                f"the column {name} may hold safe, unsafe or null; it also holds {_listed([repr(label) for label in unknown])}"
+            )
+    if "kind" in typed.columns and typed["kind"].n_unique() > 1:
+        raise UsageError("the verdict frame mixes harmful and benign dialogues, which never share a score; filter it by kind first")
     _refuse_duplicates(typed, key)
     return typed
 
@@ -139,24 +148,6 @@ def _typed(frame: pl.DataFrame, name: str, *, text: bool) -> pl.Series:
     if not fits and series.null_count() < len(series):
         raise UsageError(f"the column {name} must hold {'text' if text else 'whole numbers'}, not {series.dtype}")
     return series.cast(pl.String if text else pl.Int64)
-
-
-def _refuse_nulls(frame: pl.DataFrame, name: str) -> None:
-    if frame[name].null_count():
-        raise UsageError(f"the column {name} has {frame[name].null_count()} empty cells; every row needs one")
-    if name != "dialogue_id" and frame.height and int(frame.select(pl.col(name).min()).item()) < 1:
-        raise UsageError(f"the column {name} starts at 1; it holds {frame.select(pl.col(name).min()).item()}")
-
-
-def _refuse_unknown_labels(frame: pl.DataFrame, name: str) -> None:
-    unknown = frame[name].drop_nulls().unique().filter(~frame[name].drop_nulls().unique().is_in(LABELS)).sort().to_list()
-    if unknown:
-        raise UsageError(f"the column {name} may hold safe, unsafe or null; it also holds {_listed([repr(label) for label in unknown])}")
-
-
-def _refuse_mixed_kinds(frame: pl.DataFrame) -> None:
-    if "kind" in frame.columns and frame["kind"].n_unique() > 1:
-        raise UsageError("the verdict frame mixes harmful and benign dialogues, which never share a score; filter it by kind first")
 
 
 def _refuse_duplicates(frame: pl.DataFrame, key: Sequence[str]) -> None:

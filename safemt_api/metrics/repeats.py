@@ -59,8 +59,10 @@ def repeats(frame: pl.DataFrame, *, resamples: int = DEFAULT_RESAMPLES, seed: in
     cells = cells.with_columns(mixed=(pl.col("unsafe") > 0) & (pl.col("unsafe") < n))
     by_turn = [_turn_row(part, resamples=resamples, seed=seed, level=level) for part in cells.partition_by("turn", maintain_order=True)]
     complete = cells.filter("complete")
+    shares = complete["unsafe"].to_numpy() / n
+    within_sd = math.sqrt(float((shares * (1 - shares)).mean()) * n / (n - 1)) if n > 1 and complete.height else math.nan
     rows = pl.DataFrame(by_turn).sort("turn").with_columns(pl.col(pl.Float64).fill_nan(None)) if by_turn else pl.DataFrame()
-    return Repeats(n, rows, _share(complete, "mixed", resamples=resamples, seed=seed, level=level), _within_sd(complete, n))
+    return Repeats(n, rows, _share(complete, "mixed", resamples=resamples, seed=seed, level=level), within_sd)
 
 
 def _turn_row(cells: pl.DataFrame, *, resamples: int, seed: int, level: float) -> dict[str, float]:
@@ -88,10 +90,3 @@ def _share(cells: pl.DataFrame, column: str, *, resamples: int, seed: int, level
     flagged, total = (by_id[name].to_numpy().astype(np.float64)[:, None] for name in ("flagged", "cells"))
     low, high = proportion_intervals(flagged, total, resamples=resamples, seed=seed, level=level)
     return Estimate(ratio(flagged.sum(), total.sum()).item(), float(low[0]), float(high[0]))
-
-
-def _within_sd(complete: pl.DataFrame, n: int) -> float:
-    if n < 2 or not complete.height:
-        return math.nan
-    shares = complete["unsafe"].to_numpy() / n
-    return math.sqrt(float((shares * (1 - shares)).mean()) * n / (n - 1))

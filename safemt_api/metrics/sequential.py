@@ -66,15 +66,26 @@ class ConfidenceSequence:
         if self._count == self._population:
             raise UsageError(f"all {self._population} of the population were observed already")
         self._bet(value)
-        self._learn(value)
-        self._narrow()
+        self._count += 1
+        self._total += value
+        self._regularised_total += value
+        self._squares += (value - self._regularised_total / (self._count + 1)) ** 2
+        threshold = math.log(2 / self._alpha)
+        self._kept &= (self._against_low < threshold) & (self._against_high < threshold)
+        kept = self._means[self._kept]
+        if kept.size:
+            # One step outwards: the truth may lie between a candidate ruled out and the next one kept.
+            self.low = max(self.low, float(kept[0]) - 1 / GRID_STEPS)
+            self.high = min(self.high, float(kept[-1]) + 1 / GRID_STEPS)
         return self.low, self.high
 
     def _bet(self, value: float) -> None:
         expected = self._expected()
         inside = (expected > 0) & (expected < 1)
         fair = np.where(inside, expected, 0.5)
-        stake = self._stake()
+        # The predictable plug-in stake, chosen before the draw is seen: large while little is known, small where draws vary.
+        variance, t = self._squares / (self._count + 1), self._count + 1
+        stake = math.sqrt(2 * math.log(2 / self._alpha) / (variance * t * math.log1p(t)))
         gain_low = np.log1p(np.minimum(stake, MAX_STAKE / fair) * (value - fair))
         gain_high = np.log1p(-np.minimum(stake, MAX_STAKE / (1 - fair)) * (value - fair))
         self._against_low += np.where(inside, gain_low, 0.0)
@@ -86,26 +97,6 @@ class ConfidenceSequence:
         if self._population is None:
             return self._means
         return np.asarray((self._population * self._means - self._total) / (self._population - self._count), dtype=np.float64)
-
-    def _stake(self) -> float:
-        """The predictable plug-in stake, chosen before the draw is seen: large while little is known, small where draws vary."""
-        variance, t = self._squares / (self._count + 1), self._count + 1
-        return math.sqrt(2 * math.log(2 / self._alpha) / (variance * t * math.log1p(t)))
-
-    def _learn(self, value: float) -> None:
-        self._count += 1
-        self._total += value
-        self._regularised_total += value
-        self._squares += (value - self._regularised_total / (self._count + 1)) ** 2
-
-    def _narrow(self) -> None:
-        threshold = math.log(2 / self._alpha)
-        self._kept &= (self._against_low < threshold) & (self._against_high < threshold)
-        kept = self._means[self._kept]
-        if kept.size:
-            # One step outwards: the truth may lie between a candidate ruled out and the next one kept.
-            self.low = max(self.low, float(kept[0]) - 1 / GRID_STEPS)
-            self.high = min(self.high, float(kept[-1]) + 1 / GRID_STEPS)
 
 
 _ROUNDING = 1e-9

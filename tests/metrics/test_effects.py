@@ -112,7 +112,7 @@ def test_each_arm_has_its_own_scores_where_nothing_is_missing(verdicts: Build) -
     assert effect.safety_index_after.value == pytest.approx(safety_index(after))
     alone = asr_by_turn_with_intervals(after)
     assert effect.by_length["after_low"].to_list() == pytest.approx(alone["ci_low"].to_list())
-    assert effect.comparison.sentence.startswith("policy is safer than undefended")
+    assert effect.comparison.sentence.startswith("policy is safer than reference")
     assert effect.cost_per_prevented_usd is None
 
 
