@@ -31,8 +31,10 @@ REMEMBERED_CALLS = 60.0
 """A share that changes is believed after so many calls; at 30 the chance of a row at 50 % stray was off by a factor of three."""
 PROBE_CHANCE = 0.1
 MOST_PROBES = 5
+"""As many probes in a row as chance would refuse all in one case of ten; at 50 % stray that is four, and more would only be a burst."""
 
 REFUSAL_FADES = 0.9
+"""A vendor whose refusals became quicker is believed after some twenty of them."""
 PATIENCE = 2.0
 LEAST_PATIENCE_SECONDS = 0.05
 """A call out for twice as long as refusals take (and a little) has been let through."""
@@ -47,7 +49,9 @@ TRIAL_CALLS = 120
 DECIDED = 3.0
 """Log odds of 20 to 1."""
 UNLIKELY = 2.0
+"""Log odds of 7 to 1: a third share, neither the old one nor none, is kept as a possibility until then."""
 LEAST_CHANCE_SHARE = 0.05
+"""Fewer stray refusals than one in twenty are not worth a trial."""
 
 
 @dataclass(slots=True)
