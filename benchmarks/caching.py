@@ -34,7 +34,7 @@ class Played(NamedTuple):
     written_tokens: int
     turns: pl.DataFrame
     cost_usd: float
-    safety_index: float
+    safety_index: float | None
 
 
 async def play(provider: str, *, cache: bool, sample: int, minimum_tokens: int, lengths: tuple[int, ...] | None) -> Played:
@@ -44,15 +44,17 @@ async def play(provider: str, *, cache: bool, sample: int, minimum_tokens: int, 
         settings = EvalSettings(provider=provider, protocol="live", lengths=lengths, sample=sample, results=Path(folder), run="caching")
         result = await evaluate(settings, simulator=playing)
         turns = pl.read_parquet(result.folder / "transcripts.parquet")
-    assert result.summary["status"] == "complete"
+    cost_usd = result.summary.cost_usd.target
+    assert result.summary.status == "complete"
+    assert cost_usd is not None
     totals: dict[str, Any] = turns.select(pl.col("input_tokens", "cached_input_tokens", "cache_write_tokens").sum()).row(0, named=True)
     return Played(
         totals["input_tokens"],
         totals["cached_input_tokens"],
         totals["cache_write_tokens"],
         turns,
-        result.summary["cost_usd"]["target"],
-        result.summary["safety_index"]["value"],
+        cost_usd,
+        result.summary.safety_index.value,
     )
 
 

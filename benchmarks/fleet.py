@@ -69,10 +69,10 @@ async def measure(data: Path, *, endpoints: int, slots: int, latency_seconds: fl
         cpu, started = time.process_time(), time.perf_counter()
         summary = (await evaluate(settings)).summary
         wall, used = time.perf_counter() - started, time.process_time() - cpu
-        assert summary["status"] == "complete"
-        assert summary["dialogues"]["failed"] == 0
+        assert summary.status == "complete"
+        assert summary.dialogues.failed == 0
         answered = tuple([await anyio.to_thread.run_sync(answered_by, address) for address in addresses])
-    return Measured(endpoints, summary["calls"]["sent"], wall, used / wall, answered)
+    return Measured(endpoints, summary.calls.sent, wall, used / wall, answered)
 
 
 def row(one: Measured, alone: Measured, *, slots: int, latency_seconds: float) -> str:

@@ -17,7 +17,7 @@ from safemt_api.runs.settings import EvalSettings
 
 async def run(settings: EvalSettings) -> dict[str, object]:
     """The run's summary."""
-    return (await evaluate(settings)).summary
+    return (await evaluate(settings)).summary.json_value()
 
 
 def main() -> None:

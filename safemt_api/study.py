@@ -228,7 +228,7 @@ def _state(execution: StudyExecution, arm: Arm) -> ArmState:
     error, result = execution.left_out.get(arm.name), execution.results.get(arm.name)
     if error is not None:
         return ArmState("left out", str(error))
-    return ArmState("interrupted" if result is None else result.summary["status"])
+    return ArmState("interrupted" if result is None else result.summary.status)
 
 
 def _exit_code(execution: StudyExecution) -> int:

@@ -35,9 +35,9 @@ async def test_cached_tokens_cost_their_own_price(tmp_path: Path, provider: str)
     assert price.cached_input_usd_per_mtok is not None
     due = (tokens - cached - written) * price.input_usd_per_mtok + cached * price.cached_input_usd_per_mtok
     due += written * (price.cache_write_usd_per_mtok or price.input_usd_per_mtok) + spoken * price.output_usd_per_mtok
-    assert result.summary["cost_usd"]["target"] == pytest.approx(due / 1e6, abs=1e-6)
-    assert result.summary["cost_usd"]["target"] < plain.summary["cost_usd"]["target"]
-    assert result.summary["usage"]["cached_input_tokens"] == cached
+    assert result.summary.json_value()["cost_usd"]["target"] == pytest.approx(due / 1e6, abs=1e-6)
+    assert result.summary.json_value()["cost_usd"]["target"] < plain.summary.json_value()["cost_usd"]["target"]
+    assert result.summary.usage.cached_input_tokens == cached
     assert read_turns(plain)["reply_text"].to_list() == rows["reply_text"].to_list()
     # Nothing is read that was not sent before, and all of it is: from the first beginning that is long enough for the cache on.
     before = rows.with_columns(before=pl.col("input_tokens").shift(1).over("dialogue_id", order_by="turn").fill_null(0))

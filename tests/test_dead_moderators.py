@@ -11,9 +11,10 @@ import pytest
 from safemt_api.cli.running import shortfall, undecided
 from safemt_api.evaluation import evaluate, open_plan
 from safemt_api.messages import Protocol
-from safemt_api.report.reading import read_run, remarks
+from safemt_api.report.reading import remarks
 from safemt_api.report.study_tables import study_sentences
 from safemt_api.runs.execution import EXIT_DONE, EXIT_FAILURES
+from safemt_api.runs.record import read_run
 from safemt_api.runs.rejudging import rejudge
 from safemt_api.runs.settings import EvalSettings
 from safemt_api.simulator import SimulatorSettings
@@ -37,13 +38,13 @@ def small(tmp_path: Path) -> Small:
 @pytest.mark.parametrize("protocol", ["scripted", "live"])
 async def test_what_only_the_moderators_failure_stopped_is_not_safe(small: Small, protocol: Protocol) -> None:
     result = await evaluate(moderator=DEAD, moderator_failure="closed", protocol=protocol, **small)
-    moderation, verdicts = result.summary["moderation"], result.summary["verdicts"]
-    assert (result.exit_code, result.summary["status"]) == (EXIT_FAILURES, "partial")
+    moderation, verdicts = result.summary.json_value()["moderation"], result.summary.json_value()["verdicts"]
+    assert (result.exit_code, result.summary.status) == (EXIT_FAILURES, "partial")
     assert moderation["failed"] == moderation["reviews"] == verdicts["missing"] == verdicts["due"] > 0
     assert moderation["dialogues_without"] == 15
     assert sum(moderation["failure_reasons"].values()) == moderation["failed"]
-    assert result.summary["safety_index"]["value"] is None
-    assert {row["safe"] for row in result.summary["asr_by_turn"]} == {0}
+    assert result.summary.json_value()["safety_index"]["value"] is None
+    assert {row["safe"] for row in result.summary.json_value()["asr_by_turn"]} == {0}
     assert set(pl.read_parquet(result.folder / "transcripts.parquet")["outcome"]) == {"refused"}
     assert any("The moderator came to no decision in" in sentence for sentence in remarks(read_run(result.folder)))
     assert "gave no valid answer" in undecided(result.summary)[0]
@@ -53,13 +54,13 @@ async def test_what_only_the_moderators_failure_stopped_is_not_safe(small: Small
         judging_only=True,
     ) as plan:
         again = await rejudge(plan)
-    assert (again.exit_code, again.summary["verdicts"]["valid"]) == (EXIT_FAILURES, 0)
+    assert (again.exit_code, again.summary.verdicts.valid) == (EXIT_FAILURES, 0)
 
 
 async def test_unguarded_dialogues_are_counted_against_max_failures(small: Small) -> None:
     result = await evaluate(moderator=DEAD, moderator_failure="open", **small)
-    assert (result.exit_code, result.summary["status"]) == (EXIT_FAILURES, "complete")
-    assert (result.summary["verdicts"]["missing"], result.summary["moderation"]["dialogues_without"]) == (0, 15)
+    assert (result.exit_code, result.summary.status) == (EXIT_FAILURES, "complete")
+    assert (result.summary.verdicts.missing, result.summary.json_value()["moderation"]["dialogues_without"]) == (0, 15)
     assert "15 went without their moderator" in shortfall(result.summary)
     tolerant = await evaluate(moderator=DEAD, moderator_failure="open", max_failures=1.0, **small)
     assert tolerant.exit_code == EXIT_DONE
@@ -67,16 +68,16 @@ async def test_unguarded_dialogues_are_counted_against_max_failures(small: Small
 
 async def test_failed_dialogues_name_the_moderator_as_their_reason(small: Small) -> None:
     result = await evaluate(moderator=DEAD, **small)
-    assert (result.exit_code, result.summary["dialogues"]["failed"]) == (EXIT_FAILURES, 15)
-    assert result.summary["moderation"]["failed"] == 15
+    assert (result.exit_code, result.summary.dialogues.failed) == (EXIT_FAILURES, 15)
+    assert result.summary.json_value()["moderation"]["failed"] == 15
 
 
 async def test_a_moderator_that_decides_has_no_failures(small: Small) -> None:
     result = await evaluate(moderator=ALIVE, **small)
-    moderation = result.summary["moderation"]
+    moderation = result.summary.json_value()["moderation"]
     assert (result.exit_code, moderation["failed"], moderation["failure_reasons"]) == (EXIT_DONE, 0, {})
     assert (moderation["reviews"], 0 < moderation["flagged"] <= 15) == (15, True)
-    assert (await evaluate(**{**small, "run": "bare"})).summary["moderation"] is None
+    assert (await evaluate(**{**small, "run": "bare"})).summary.json_value()["moderation"] is None
 
 
 async def _defence(small: Small, moderators: list[str], *, simulator: SimulatorSettings | None = None, **options: Any) -> StudyResult:

@@ -81,8 +81,8 @@ def expected_index(played: Mapping[tuple[str, int, int], bool]) -> float:
     return (1 - sum(weights[length] * asr[length] for length in LENGTHS)) * (1 - sum(spreads) / len(spreads))
 
 
-def asr_of(summary: Mapping[str, Any]) -> dict[int, float]:
-    return {row["turn"]: row["asr"] for row in summary["asr_by_turn"]}
+def asr_of(result: RunResult) -> dict[int, float]:
+    return {row["turn"]: row["asr"] for row in result.summary.json_value()["asr_by_turn"]}
 
 
 @pytest.mark.parametrize("protocol", ["scripted", "live"])
@@ -94,39 +94,39 @@ async def test_scores_equal_the_simulators_truth_in_every_wire_format_and_protoc
     played = truth(chosen)
     assert 0 < sum(played.values()) < len(played)
     assert result.exit_code == 0
-    assert asr_of(result.summary) == pytest.approx(expected_asr(played, protocol))
-    index = result.summary["safety_index"]
+    assert asr_of(result) == pytest.approx(expected_asr(played, protocol))
+    index = result.summary.json_value()["safety_index"]
     assert (index["value"], index["if_missing_low"], index["if_missing_high"]) == pytest.approx((expected_index(played),) * 3)
     assert (index["complete_ids"], index["ids"], index["lengths"]) == (len({key[0] for key in played}),) * 2 + (list(LENGTHS),)
     calls = len(chosen.entries) if protocol == "scripted" else sum(entry.length for entry in chosen.entries)
-    counts = result.summary["calls"]
+    counts = result.summary.json_value()["calls"]
     # In the live protocol dialogues of one id that begin with the same words share their first reply.
     assert counts["sent"] + counts["from_store"] == calls
     assert (counts["from_store"] == 0, counts["retried"], counts["rate_limited"]) == (protocol == "scripted", 0, 0)
-    assert result.summary["status"] == "complete"
-    assert result.summary["dialogues"] == {"planned": len(chosen.entries), "finished": len(chosen.entries), "failed": 0}
-    assert result.summary["outcomes"]["answered"] == calls
+    assert result.summary.status == "complete"
+    assert result.summary.json_value()["dialogues"] == {"planned": len(chosen.entries), "finished": len(chosen.entries), "failed": 0}
+    assert result.summary.json_value()["outcomes"]["answered"] == calls
 
 
 @pytest.mark.parametrize("provider", FORMATS)
 async def test_a_model_as_the_judge_finds_the_same_truth(small: Small, chosen: Dataset, provider: str) -> None:
     result = await evaluate(provider=provider, judges=(f"{provider}:sim-judge",), protocol="live", **small)
     played = truth(chosen)
-    assert asr_of(result.summary) == pytest.approx(expected_asr(played, "live"))
-    assert result.summary["safety_index"]["value"] == pytest.approx(expected_index(played))
-    assert result.summary["judge"] == f"{provider}:sim-judge"
-    assert not result.summary["baseline_judge"]
-    assert result.summary["cost_usd"]["judge"] > 0
+    assert asr_of(result) == pytest.approx(expected_asr(played, "live"))
+    assert result.summary.json_value()["safety_index"]["value"] == pytest.approx(expected_index(played))
+    assert result.summary.json_value()["judge"] == f"{provider}:sim-judge"
+    assert not result.summary.json_value()["baseline_judge"]
+    assert result.summary.json_value()["cost_usd"]["judge"] > 0
 
 
 async def test_the_outcomes_of_filters_and_refusals_count_as_safe(small: Small) -> None:
     faults = FaultPlan.parse("content_filter:0.3,refusal:0.3")
     result = await evaluate(simulator=SimulatorSettings(seed=SEED, faults=faults), **small)
-    outcomes = result.summary["outcomes"]
+    outcomes = result.summary.json_value()["outcomes"]
     assert outcomes["refused"] > 0
     assert outcomes["blocked_output"] > 0
     assert sum(outcomes.values()) == 15
-    assert all(row["missing"] == 0 for row in result.summary["asr_by_turn"])
+    assert all(row["missing"] == 0 for row in result.summary.json_value()["asr_by_turn"])
     verdicts = pl.read_parquet(result.folder / "verdicts.parquet")
     transcripts = pl.read_parquet(result.folder / "transcripts.parquet", columns=["dialogue_id", "length", "turn", "outcome"])
     declined = verdicts.join(transcripts, on=("dialogue_id", "length", "turn")).filter(pl.col("outcome") != "answered")
@@ -149,17 +149,17 @@ async def test_transient_faults_change_no_verdict_and_runs_may_share_a_folder_at
         for provider in FORMATS:
             group.start_soon(run, provider)
     for result in results.values():
-        assert (result.exit_code, result.summary["dialogues"]["failed"]) == (0, 0)
-        assert result.summary["calls"]["retried"] >= 1
+        assert (result.exit_code, result.summary.dialogues.failed) == (0, 0)
+        assert result.summary.calls.retried >= 1
         expected = expected_asr(truth(chosen), "scripted")
-        assert asr_of(result.summary) == pytest.approx({length: expected[length] for length in (1, 2)})
+        assert asr_of(result) == pytest.approx({length: expected[length] for length in (1, 2)})
 
 
 @pytest.mark.parametrize("provider", FORMATS)
 async def test_being_told_to_slow_down_is_counted_and_costs_no_dialogue(small: Small, provider: str) -> None:
     playing = SimulatorSettings(seed=SEED, faults=FaultPlan.parse("rate_limit_retry_after:first=1", retry_after_seconds=0.05))
     result = await evaluate(provider=provider, simulator=playing, **{**small, "sample": 1, "lengths": (1,)})
-    assert result.summary["calls"] == {"sent": 2, "from_store": 0, "damaged": 0, "retried": 1, "rate_limited": 1}
+    assert result.summary.json_value()["calls"] == {"sent": 2, "from_store": 0, "damaged": 0, "retried": 1, "rate_limited": 1}
     assert result.exit_code == 0
 
 
@@ -181,29 +181,29 @@ async def test_the_files_have_all_columns_and_one_row_a_turn(small: Small, chose
     assert verdicts["label"].null_count() == 0
     left_over = [file.name for file in result.folder.iterdir() if file.name.startswith(".")]
     assert left_over == [".lock"]
-    assert result.summary["cost_usd"]["moderator"] > 0
+    assert result.summary.json_value()["cost_usd"]["moderator"] > 0
 
 
 async def test_what_a_run_cost_is_the_sum_of_its_replies(small: Small) -> None:
     result = await evaluate(**small)
     costs = pl.read_parquet(result.folder / "transcripts.parquet")["cost_usd"].sum()
-    assert result.summary["cost_usd"]["target"] == pytest.approx(costs, abs=1e-5)
-    assert result.summary["cost_usd"]["total"] == result.summary["cost_usd"]["target"]
+    assert result.summary.json_value()["cost_usd"]["target"] == pytest.approx(costs, abs=1e-5)
+    assert result.summary.json_value()["cost_usd"]["total"] == result.summary.json_value()["cost_usd"]["target"]
 
 
 async def test_the_same_command_again_sends_nothing_and_says_the_same(small: Small) -> None:
     first = await evaluate(**small)
     second = await evaluate(**small)
-    assert second.summary["calls"]["sent"] == 0
-    assert second.summary["calls"]["from_store"] == 15
+    assert second.summary.calls.sent == 0
+    assert second.summary.calls.from_store == 15
     for field in ("asr_by_turn", "safety_index", "outcomes", "usage", "cost_usd", "dialogues"):
-        assert second.summary[field] == first.summary[field]
+        assert second.summary.json_value()[field] == first.summary.json_value()[field]
 
 
 async def test_another_run_in_the_same_folder_buys_nothing_twice(small: Small) -> None:
     await evaluate(**small)
     other = await evaluate(**{**small, "run": "other", "lengths": (1, 2)})
-    assert other.summary["calls"]["sent"] == 0
+    assert other.summary.calls.sent == 0
 
 
 async def test_changed_settings_are_refused_and_listed(small: Small) -> None:
@@ -231,13 +231,13 @@ async def test_a_signal_ends_the_run_at_once_as_interrupted_and_the_next_one_com
     watch = stop_after(4, lambda: os.kill(os.getpid(), signal.SIGUSR1))
     with anyio.fail_after(20):
         first = await evaluate(simulator=simulator, watch=watch, signals=(signal.SIGUSR1,), concurrency=2, **small)
-    assert (first.exit_code, first.summary["status"]) == (130, "interrupted")
-    assert 4 <= first.summary["dialogues"]["finished"] < 15
+    assert (first.exit_code, first.summary.status) == (130, "interrupted")
+    assert 4 <= first.summary.dialogues.finished < 15
     second = await evaluate(simulator=simulator, **small)
-    assert (second.exit_code, second.summary["status"]) == (0, "complete")
-    assert second.summary["calls"]["from_store"] >= first.summary["dialogues"]["finished"]
-    assert second.summary["calls"]["sent"] + second.summary["calls"]["from_store"] == 15
-    assert asr_of(second.summary) == pytest.approx(expected_asr(truth(chosen), "scripted"))
+    assert (second.exit_code, second.summary.status) == (0, "complete")
+    assert second.summary.calls.from_store >= first.summary.dialogues.finished
+    assert second.summary.calls.sent + second.summary.calls.from_store == 15
+    assert asr_of(second) == pytest.approx(expected_asr(truth(chosen), "scripted"))
 
 
 async def test_a_cancelled_run_leaves_its_files(small: Small, tmp_path: Path) -> None:
@@ -255,7 +255,7 @@ async def test_a_small_ceiling_ends_with_exit_code_3_and_valid_scores_and_is_res
     small: Small, judges: tuple[str, ...], ceiling: float, concurrency: int
 ) -> None:
     first = await evaluate(max_usd=ceiling, judges=judges, concurrency=concurrency, **small)
-    summary = first.summary
+    summary = first.summary.json_value()
     assert (first.exit_code, summary["status"]) == (3, "budget_exhausted")
     assert 0 < summary["cost_usd"]["total"] <= ceiling
     assert summary["cost_usd"]["ceiling"] == ceiling
@@ -264,31 +264,31 @@ async def test_a_small_ceiling_ends_with_exit_code_3_and_valid_scores_and_is_res
     assert sum(row["safe"] + row["unsafe"] for row in summary["asr_by_turn"]) == summary["dialogues"]["finished"]
     again = await evaluate(max_usd=ceiling, judges=judges, concurrency=4, **small)
     assert again.exit_code == 3
-    assert again.summary["cost_usd"]["total"] <= ceiling
+    assert again.summary.json_value()["cost_usd"]["total"] <= ceiling
     second = await evaluate(max_usd=5.0, judges=judges, **small)
-    assert (second.exit_code, second.summary["dialogues"]["finished"]) == (0, 15)
-    assert second.summary["cost_usd"]["total"] > again.summary["cost_usd"]["total"]
+    assert (second.exit_code, second.summary.dialogues.finished) == (0, 15)
+    assert second.summary.json_value()["cost_usd"]["total"] > again.summary.json_value()["cost_usd"]["total"]
 
 
 async def test_too_many_failed_dialogues_end_with_exit_code_4(small: Small) -> None:
     simulator = SimulatorSettings(seed=SEED, faults=FaultPlan.parse("too_long:0.4"))
     result = await evaluate(simulator=simulator, **small)
-    failed = result.summary["dialogues"]["failed"]
-    assert (result.exit_code, result.summary["status"]) == (4, "partial")
-    assert result.summary["verdicts"]["missing"] == result.summary["verdicts"]["dialogues_without"] == failed
-    assert failed == result.summary["outcomes"]["error"] > 0
-    assert sum(row["missing"] for row in result.summary["asr_by_turn"]) == failed
+    failed = result.summary.dialogues.failed
+    assert (result.exit_code, result.summary.status) == (4, "partial")
+    assert result.summary.verdicts.missing == result.summary.verdicts.dialogues_without == failed
+    assert failed == result.summary.json_value()["outcomes"]["error"] > 0
+    assert sum(row["missing"] for row in result.summary.json_value()["asr_by_turn"]) == failed
     transcripts = pl.read_parquet(result.folder / "transcripts.parquet")
     assert transcripts.filter(pl.col("outcome") == "error")["failure"].null_count() == 0
     tolerant = await evaluate(simulator=simulator, **{**small, "run": "tolerant", "max_failures": 1.0})
-    assert (tolerant.exit_code, tolerant.summary["status"]) == (0, "complete")
+    assert (tolerant.exit_code, tolerant.summary.status) == (0, "complete")
 
 
 async def test_a_500_that_never_changes_is_tried_three_times_and_fails_its_dialogue_alone(small: Small) -> None:
     async with run_simulator(SimulatorSettings(seed=SEED, faults=FaultPlan.parse("error_500:first=99"))) as simulator:
         result = await evaluate(provider="simulator", base_urls=(simulator.base_url(),), **{**small, "sample": 1, "lengths": (1,)})
         assert simulator.statistics().calls == 3
-    assert result.summary["dialogues"]["failed"] == 1
+    assert result.summary.dialogues.failed == 1
 
 
 def sentence(result: RunResult) -> str:
@@ -303,7 +303,7 @@ async def test_a_bad_key_stops_the_run_with_one_sentence(small: Small, monkeypat
     assert isinstance(result.stopped_by, AccountError)
     assert "OPENAI_API_KEY" in sentence(result)
     assert "bad-key" not in sentence(result)
-    assert result.summary["status"] == "partial"
+    assert result.summary.status == "partial"
     for file in (small["results"] / "small").iterdir():
         assert b"bad-key" not in file.read_bytes()
 
@@ -380,7 +380,7 @@ async def test_a_judge_may_have_an_address_of_its_own_at_the_targets_provider(sm
         built_in = await evaluate(judge_base_url=judge.base_url(), **{**options, "run": "built-in"})
         asked = judge.statistics().answered
     assert built_in.exit_code == 0
-    assert 0 < asked < built_in.summary["calls"]["sent"]
+    assert 0 < asked < built_in.summary.calls.sent
 
 
 def test_the_name_of_a_built_in_simulator_says_what_it_plays_and_nothing_else() -> None:
@@ -400,8 +400,8 @@ async def test_the_sample_of_the_official_data_gives_the_truth(small: Small) -> 
             result = await evaluate(
                 provider=provider, protocol=protocol, data=folder, **{**small, "sample": None, "run": f"{provider}-{protocol}"}
             )
-            assert asr_of(result.summary) == pytest.approx(expected_asr(played, protocol))
-            assert result.summary["safety_index"]["value"] == pytest.approx(expected_index(played))
+            assert asr_of(result) == pytest.approx(expected_asr(played, protocol))
+            assert result.summary.json_value()["safety_index"]["value"] == pytest.approx(expected_index(played))
 
 
 RUN = """

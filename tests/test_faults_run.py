@@ -13,9 +13,9 @@ from rich.console import Console
 from safemt_api.errors import AccountError, EndpointError
 from safemt_api.evaluation import evaluate
 from safemt_api.profiles import WIRE_FORMATS, WireFormat
-from safemt_api.report.reading import read_run
 from safemt_api.report.tables import run_report
 from safemt_api.runs.execution import RunResult
+from safemt_api.runs.record import read_run
 from safemt_api.simulator import run_simulator
 from safemt_api.simulator.settings import OUTCOME_FAULTS, TRANSIENT_FAULTS, FaultPlan, SimulatorSettings
 
@@ -55,7 +55,7 @@ async def test_a_third_of_all_calls_failing_changes_no_verdict(tmp_path: Path, p
     calm = await run(tmp_path / "calm", provider)
     stormy = await run(tmp_path / "stormy", provider, ",".join(f"{kind}:{0.3 / len(MIXED):.4f}" for kind in MIXED))
     assert same_or_named(stormy, calm)
-    assert stormy.summary["dialogues"]["failed"] == len(stormy.summary["failures"])
+    assert stormy.summary.dialogues.failed == len(stormy.summary.json_value()["failures"])
     assert None not in verdicts(stormy).values()
 
 
@@ -67,7 +67,7 @@ async def test_a_fault_that_hits_every_call_once_changes_no_verdict(tmp_path: Pa
     stormy = await run(tmp_path / "stormy", provider, f"{kind}:first=1")
     assert verdicts(stormy) == verdicts(calm)
     assert stormy.exit_code == 0
-    assert stormy.summary["calls"]["retried"] >= 1
+    assert stormy.summary.calls.retried >= 1
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
@@ -76,8 +76,8 @@ async def test_what_concerns_the_whole_account_stops_the_run_at_once(tmp_path: P
     result = await run(tmp_path, provider, f"{kind}:first=1")
     assert isinstance(result.stopped_by, AccountError)
     assert result.exit_code == 2
-    assert result.summary["status"] == "partial"
-    assert result.summary["calls"]["sent"] <= 8
+    assert result.summary.status == "partial"
+    assert result.summary.calls.sent <= 8
 
 
 @pytest.mark.slow
@@ -85,7 +85,7 @@ async def test_what_concerns_the_whole_account_stops_the_run_at_once(tmp_path: P
 @pytest.mark.parametrize("kind", sorted(set(OUTCOME_FAULTS) - {"unreadable_usage"}))
 async def test_what_a_vendor_does_for_good_is_an_outcome_or_a_named_failure(tmp_path: Path, provider: str, kind: str) -> None:
     result = await run(tmp_path, provider, f"{kind}@sim-average:1.0")
-    outcomes = result.summary["outcomes"]
+    outcomes = result.summary.json_value()["outcomes"]
     if result.stopped_by is not None:
         assert result.exit_code == 2
         return
@@ -94,9 +94,9 @@ async def test_what_a_vendor_does_for_good_is_an_outcome_or_a_named_failure(tmp_
     if kind in WORDS_LEFT:
         assert declined == len(verdicts(result))
         return
-    assert declined or outcomes["truncated"] or result.summary["failures"]
+    assert declined or outcomes["truncated"] or result.summary.json_value()["failures"]
     assert labels <= ({"safe"} if declined else {"safe", "unsafe", None})
-    if result.summary["failures"]:
+    if result.summary.json_value()["failures"]:
         assert labels == {None}
 
 
@@ -106,7 +106,7 @@ async def test_words_that_reached_the_user_are_judged_whatever_the_outcome(tmp_p
     brittle: dict[str, Any] = {"model": "sim-brittle", "lengths": (1, 8), "sample": 4}
     calm = await run(tmp_path / "calm", provider, **brittle)
     stormy = await run(tmp_path / "stormy", provider, f"{kind}@sim-brittle:1.0", **brittle)
-    outcomes = stormy.summary["outcomes"]
+    outcomes = stormy.summary.json_value()["outcomes"]
     assert outcomes["refused"] + outcomes["blocked_output"] == len(verdicts(stormy))
     assert verdicts(stormy) == verdicts(calm)
     assert "unsafe" in verdicts(calm).values()
@@ -122,9 +122,9 @@ async def test_a_firewall_before_the_vendor_never_makes_a_run_look_safe(tmp_path
     result = await evaluate(simulator=SimulatorSettings(seed=3, faults=plan), **options)
     assert isinstance(result.stopped_by, EndpointError)
     assert "check --base-url, the network's proxy or firewall" in str(result.stopped_by)
-    assert (result.exit_code, result.summary["status"]) == (2, "partial")
-    assert result.summary["safety_index"]["value"] is None
-    assert result.summary["calls"]["sent"] < 60
+    assert (result.exit_code, result.summary.status) == (2, "partial")
+    assert result.summary.json_value()["safety_index"]["value"] is None
+    assert result.summary.calls.sent < 60
     assert set(verdicts(result).values()) <= {None}
 
 
@@ -132,8 +132,10 @@ async def test_a_firewall_that_stops_some_prompts_leaves_their_verdicts_missing(
     calm = await run(tmp_path / "calm", "simulator")
     stormy = await run(tmp_path / "stormy", "simulator", "firewall@sim-average:0.4")
     assert same_or_named(stormy, calm)
-    failed = [failure for failure in stormy.summary["failures"] if "something before simulator refuses the request" in str(failure)]
-    assert 0 < len(failed) == stormy.summary["dialogues"]["failed"] < len(verdicts(calm))
+    failed = [
+        failure for failure in stormy.summary.json_value()["failures"] if "something before simulator refuses the request" in str(failure)
+    ]
+    assert 0 < len(failed) == stormy.summary.dialogues.failed < len(verdicts(calm))
 
 
 PRICED = """
@@ -174,7 +176,7 @@ async def test_usage_that_cannot_be_read_is_booked_at_its_most_under_a_ceiling(t
             results=tmp_path / "results",
         )
         used = server.statistics()
-    summary = result.summary
+    summary = result.summary.json_value()
     assert (summary["status"], result.exit_code) == ("budget_exhausted", 3)
     assert 0 < summary["usage"]["unreadable"] == summary["dialogues"]["finished"]
     assert summary["usage"]["output_tokens"] == 0

@@ -17,7 +17,7 @@ from safemt_api.evaluation import evaluate, open_plan
 from safemt_api.files import atomic_file, private_file, private_folder, write_json, write_text
 from safemt_api.report.exporting import export_run
 from safemt_api.report.page import write_page
-from safemt_api.report.reading import read_run
+from safemt_api.runs.record import read_run
 from safemt_api.runs.rejudging import rejudge
 from safemt_api.runs.settings import settings_from
 from safemt_api.store.turns import STORE_FILE, open_store

@@ -60,10 +60,10 @@ async def test_the_calls_of_a_dead_server_go_to_the_others(tmp_path: Path) -> No
 
         result = await play(tmp_path, dying, steady, watch=kill)
         answered = await anyio.to_thread.run_sync(answered_by, steady)
-    assert result.summary["status"] == "complete"
-    assert result.summary["dialogues"] == {"planned": DIALOGUES, "finished": DIALOGUES, "failed": 0}
-    assert result.summary["outcomes"]["answered"] == DIALOGUES
-    assert result.summary["calls"]["retried"] >= 1
+    assert result.summary.status == "complete"
+    assert result.summary.json_value()["dialogues"] == {"planned": DIALOGUES, "finished": DIALOGUES, "failed": 0}
+    assert result.summary.json_value()["outcomes"]["answered"] == DIALOGUES
+    assert result.summary.calls.retried >= 1
     assert failures[0] >= 1
     assert failures[1] == 0
     # It died when 20 dialogues were done, and a few more replies may have been on their way: the other server answered the rest.
@@ -85,5 +85,5 @@ async def test_a_server_that_comes_back_gets_work_again(tmp_path: Path) -> None:
                         await anyio.sleep(0.01)
 
             result = await play(tmp_path, dying, steady, watch=stop_and_start)
-    assert result.summary["dialogues"]["failed"] == 0
+    assert result.summary.dialogues.failed == 0
     assert max(again) > 10

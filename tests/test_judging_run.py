@@ -48,9 +48,9 @@ async def test_a_dead_judge_keeps_the_run_from_starting(small: Small) -> None:
 
 async def test_a_judge_is_tried_once_for_all_runs(small: Small) -> None:
     first = await evaluate(judges=(JUDGE,), **small)
-    assert (first.summary["calls"]["sent"], first.summary["verdicts"]["valid"]) == (15 + 15 + 2, 15)
+    assert (first.summary.calls.sent, first.summary.verdicts.valid) == (15 + 15 + 2, 15)
     second = await evaluate(judges=(JUDGE,), **{**small, "run": "second"})
-    assert (second.summary["calls"]["sent"], second.summary["calls"]["from_store"]) == (0, 32)
+    assert (second.summary.calls.sent, second.summary.calls.from_store) == (0, 32)
 
 
 async def judge_that_dies(small: Small, share: float) -> SimulatorSettings:
@@ -74,9 +74,9 @@ async def test_a_judge_that_dies_under_way_ends_the_run_with_its_last_words(smal
     dying = await judge_that_dies(small, 0.99)
     result = await evaluate(judges=(JUDGE,), simulator=dying, **{**small, "sample": 20, "concurrency": 4})
     assert isinstance(result.stopped_by, JudgeSilentError)
-    assert (result.exit_code, result.summary["status"]) == (1, "partial")
+    assert (result.exit_code, result.summary.status) == (1, "partial")
     assert "sim-judge gave no answer (refused)" in str(result.stopped_by)
-    assert result.summary["dialogues"]["finished"] < 30
+    assert result.summary.dialogues.finished < 30
     # The same command asks the judge again before it gives up once more.
     again = await evaluate(judges=(JUDGE,), simulator=dying, **{**small, "sample": 20, "concurrency": 4})
     assert isinstance(again.stopped_by, JudgeSilentError)
@@ -85,27 +85,38 @@ async def test_a_judge_that_dies_under_way_ends_the_run_with_its_last_words(smal
 async def test_missing_verdicts_count_as_failures(small: Small) -> None:
     ill = await judge_that_dies(small, 0.4)
     result = await evaluate(judges=(JUDGE,), simulator=ill, **small)
-    verdicts = result.summary["verdicts"]
-    assert (result.exit_code, result.summary["status"], result.summary["dialogues"]["failed"]) == (4, "partial", 0)
+    verdicts = result.summary.json_value()["verdicts"]
+    assert (result.exit_code, result.summary.status, result.summary.dialogues.failed) == (
+        4,
+        "partial",
+        0,
+    )
     assert verdicts["due"] == 15 == verdicts["valid"] + verdicts["missing"]
     assert (
-        sum(verdicts["missing_reasons"].values()) == verdicts["missing"] == sum(row["missing"] for row in result.summary["asr_by_turn"]) > 0
+        sum(verdicts["missing_reasons"].values())
+        == verdicts["missing"]
+        == sum(row["missing"] for row in result.summary.json_value()["asr_by_turn"])
+        > 0
     )
     assert all("gave no answer (refused)" in reason for reason in verdicts["missing_reasons"])
     tolerant = await evaluate(judges=(JUDGE,), simulator=ill, **{**small, "max_failures": 1.0})
-    assert (tolerant.exit_code, tolerant.summary["status"]) == (0, "complete")
+    assert (tolerant.exit_code, tolerant.summary.status) == (0, "complete")
 
 
 async def test_new_verdicts_make_a_run_whole_or_leave_it_wanting(small: Small) -> None:
     ill = await judge_that_dies(small, 0.4)
-    assert (await evaluate(judges=(JUDGE,), simulator=ill, **small)).summary["status"] == "partial"
+    assert (await evaluate(judges=(JUDGE,), simulator=ill, **small)).summary.status == "partial"
     async with open_plan(EvalSettings(**small, judges=("rules",)), simulator=ill, judging_only=True) as plan:
         healed = await rejudge(plan)
-    assert (healed.exit_code, healed.summary["status"], healed.summary["verdicts"]["missing"]) == (0, "complete", 0)
+    assert (healed.exit_code, healed.summary.status, healed.summary.verdicts.missing) == (
+        0,
+        "complete",
+        0,
+    )
     async with open_plan(EvalSettings(**small, judges=(JUDGE,)), simulator=ill, judging_only=True) as plan:
         again = await rejudge(plan)
-    assert (again.exit_code, again.summary["status"]) == (4, "partial")
-    assert again.summary["verdicts"]["missing"] > 0
+    assert (again.exit_code, again.summary.status) == (4, "partial")
+    assert again.summary.verdicts.missing > 0
     kept = (again.folder / "verdicts.parquet").read_bytes()
     async with open_plan(EvalSettings(**small, judges=("simulator:sim-safe",)), simulator=ill, judging_only=True) as plan:
         with pytest.raises(JudgeUnfitError):
@@ -118,4 +129,4 @@ async def test_a_server_that_answers_nothing_is_no_complete_run(small: Small, ma
     silent = SimulatorSettings(seed=SEED, faults=FaultPlan.parse("too_long:1.0"))
     # Whoever lets all dialogues fail has still not measured anything.
     result = await evaluate(simulator=silent, **small, max_failures=max_failures)
-    assert (result.exit_code, result.summary["status"], result.summary["verdicts"]["valid"]) == (4, "partial", 0)
+    assert (result.exit_code, result.summary.status, result.summary.verdicts.valid) == (4, "partial", 0)

@@ -35,11 +35,11 @@ async def test_options_are_taken_recorded_and_part_of_what_makes_the_run(small: 
     parameters = written["identity"]["parameters"]
     assert (parameters["effort"], parameters["safety_threshold"], parameters["seed"]) == ("low", "block_none", 3)
     again = await evaluate(**small, **GIVEN)
-    assert again.summary["calls"]["sent"] == 0
+    assert again.summary.calls.sent == 0
     with pytest.raises(SettingsChangedError, match="judge_sees"):
         await evaluate(**small, **{**GIVEN, "judge_sees": None})
     other = await evaluate(**{**small, "run": "other"}, **{**GIVEN, "effort": "high"})
-    assert other.summary["calls"]["sent"] > 0
+    assert other.summary.calls.sent > 0
 
 
 @pytest.mark.parametrize("option", [{"judge_temperature": 0.5}, {"judge_sees": "words"}])

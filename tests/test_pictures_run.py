@@ -55,7 +55,7 @@ async def test_a_gif_reaches_the_target_as_it_is_and_a_judge_that_takes_none_as_
         run="two-receivers",
         providers=tmp_path / "own",
     )
-    assert result.summary["dialogues"] == {"planned": 1, "finished": 1, "failed": 0}
+    assert result.summary.json_value()["dialogues"] == {"planned": 1, "finished": 1, "failed": 0}
     row = pl.read_parquet(result.folder / "transcripts.parquet").row(0, named=True)
     assert ";fit:" not in row["image_digest"]
     assert row["note"].startswith("for the judge: picture shrunk from 64x48 to 32x24, image/gif → image/png: image/gif is not taken")

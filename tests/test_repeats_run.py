@@ -15,14 +15,14 @@ from safemt_api.evaluation import evaluate, open_plan
 from safemt_api.report.comparability import differences
 from safemt_api.report.exporting import export_run
 from safemt_api.report.page import render_page
-from safemt_api.report.reading import read_run, remarks
+from safemt_api.report.reading import remarks
 from safemt_api.report.tables import compare_runs, run_report
 from safemt_api.runs.collecting import open_collector, scratch
 from safemt_api.runs.estimating import estimate
 from safemt_api.runs.folder import TRANSCRIPTS_FILE, VERDICTS_FILE
+from safemt_api.runs.record import read_run, read_unfinished
 from safemt_api.runs.rejudging import rejudge
 from safemt_api.runs.settings import EvalSettings
-from safemt_api.runs.unfinished import read_unfinished
 from safemt_api.simulator.personas import plays_unsafe, sampled_seed
 
 JUDGE = "simulator:sim-judge"
@@ -39,7 +39,7 @@ def small(tmp_path: Path) -> Small:
 
 async def test_every_repeat_is_a_reply_of_its_own_and_equals_the_truth(small: Small) -> None:
     result = await evaluate(**small, repeats=N)
-    run, summary = read_run(result.folder), result.summary
+    run, summary = read_run(result.folder), result.summary.json_value()
     assert summary["calls"]["sent"] == 2 * (12 * N) + 2
     assert summary["dialogues"] == {"planned": 36, "finished": 36, "failed": 0}
     assert run.transcripts.group_by("repeat").len().sort("repeat").rows() == [(1, 12), (2, 12), (3, 12)]
@@ -57,7 +57,7 @@ async def test_every_repeat_is_a_reply_of_its_own_and_equals_the_truth(small: Sm
         assert (row["any_unsafe"], row["any_unsafe"] + row["all_safe"], row["share"]) == (len(ids), 6, len(ids) / 6)
     assert 0 < summary["repeats"]["mixed"]["value"] < 1
     again = await evaluate(**small, repeats=N)
-    assert (again.summary["calls"]["sent"], again.summary["repeats"]) == (0, summary["repeats"])
+    assert (again.summary.calls.sent, again.summary.json_value()["repeats"]) == (0, summary["repeats"])
 
 
 async def test_repeats_are_bought_though_every_reply_is_the_same(small: Small) -> None:
@@ -69,28 +69,28 @@ async def test_repeats_are_bought_though_every_reply_is_the_same(small: Small) -
         once = await evaluate(**{**small, "run": "once"}, **options)
         thrice = await evaluate(**{**small, "run": "thrice"}, **options, repeats=N)
         # The first repeat is the same question as a run without any, and in the store.
-        assert thrice.summary["calls"]["from_store"] == once.summary["calls"]["sent"]
-        assert thrice.summary["calls"]["sent"] == (N - 1) * (12 + calls_each)
-        assert (thrice.summary["repeats"]["mixed"]["value"], thrice.summary["repeats"]["within_sd"]) == (0, 0)
-        assert thrice.summary["safety_index"]["value"] == pytest.approx(once.summary["safety_index"]["value"])
+        assert thrice.summary.calls.from_store == once.summary.calls.sent
+        assert thrice.summary.calls.sent == (N - 1) * (12 + calls_each)
+        assert (thrice.summary.json_value()["repeats"]["mixed"]["value"], thrice.summary.json_value()["repeats"]["within_sd"]) == (0, 0)
+        assert thrice.summary.json_value()["safety_index"]["value"] == pytest.approx(once.summary.json_value()["safety_index"]["value"])
 
 
 async def test_every_turn_of_a_live_repeat_is_asked_anew(small: Small) -> None:
     small.pop("seed_sampling")
     result = await evaluate(**small, protocol="live", repeats=2)
     turns = 6 * (1 + 4)
-    assert result.summary["calls"]["sent"] == 2 * 2 * turns + 2
-    assert [row["turn"] for row in result.summary["repeats"]["any_unsafe_by_turn"]] == [1, 2, 3, 4]
-    assert [row["unsafe"] + row["safe"] for row in result.summary["asr_by_turn"]] == [24, 12, 12, 12]
+    assert result.summary.calls.sent == 2 * 2 * turns + 2
+    assert [row["turn"] for row in result.summary.json_value()["repeats"]["any_unsafe_by_turn"]] == [1, 2, 3, 4]
+    assert [row["unsafe"] + row["safe"] for row in result.summary.json_value()["asr_by_turn"]] == [24, 12, 12, 12]
 
 
 async def test_repeats_can_be_asked_beside_those_there_are(small: Small) -> None:
     first = await evaluate(**small, repeats=2)
     later = await evaluate(**{**small, "run": "later"}, repeats=2, repeats_from=2)
-    assert later.summary["calls"]["sent"] == first.summary["calls"]["sent"] - 2  # the judge's trial is in the store
+    assert later.summary.calls.sent == first.summary.calls.sent - 2  # the judge's trial is in the store
     assert read_run(later.folder).transcripts["repeat"].unique().sort().to_list() == [3, 4]
     both = await evaluate(**{**small, "run": "both"}, repeats=4)
-    assert both.summary["calls"]["sent"] == 0
+    assert both.summary.calls.sent == 0
 
 
 async def test_another_number_of_repeats_is_another_run_and_not_comparable(small: Small) -> None:
@@ -104,7 +104,7 @@ async def test_another_number_of_repeats_is_another_run_and_not_comparable(small
         compare_runs(*runs)
     same = compare_runs(*runs, anyway=True)
     assert (same.by_length["pairs"].to_list(), same.asr_difference.value) == ([6, 6], 0)
-    assert once.summary["repeats"] is None
+    assert once.summary.json_value()["repeats"] is None
 
 
 async def test_readers_keep_repeats_apart(small: Small, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -133,8 +133,8 @@ async def test_new_verdicts_are_given_on_every_repeat(small: Small) -> None:
     async with open_plan(settings, judging_only=True) as plan:
         after = await rejudge(plan)
     judged = read_run(after.folder).verdicts.filter("counts")
-    assert judged.select("dialogue_id", "length", "repeat").n_unique() == 24 == before.summary["verdicts"]["due"]
-    assert after.summary["repeats"]["n"] == 2
+    assert judged.select("dialogue_id", "length", "repeat").n_unique() == 24 == before.summary.verdicts.due
+    assert after.summary.json_value()["repeats"]["n"] == 2
 
 
 async def test_a_dry_run_counts_what_the_run_will_buy(small: Small) -> None:
@@ -142,7 +142,7 @@ async def test_a_dry_run_counts_what_the_run_will_buy(small: Small) -> None:
         found = await estimate(plan)
     assert (found.dialogues, [share.calls for share in found.shares]) == (36, [36, 36 + 2])
     result = await evaluate(**small, repeats=N)
-    assert result.summary["cost_usd"]["total"] <= found.most_usd
+    assert result.summary.json_value()["cost_usd"]["total"] <= found.most_usd
 
 
 async def test_a_killed_run_shows_the_repeats_that_it_has(small: Small) -> None:
@@ -155,7 +155,7 @@ async def test_a_killed_run_shows_the_repeats_that_it_has(small: Small) -> None:
         scratch(result.folder, name).write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     found = read_unfinished(result.folder, json.loads((result.folder / "run.json").read_text()))
     assert found is not None
-    assert (found.dialogues, found.summary["dialogues"]["planned"], found.summary["repeats"]["n"]) == (14, 24, 2)
+    assert (found.summary.played, found.summary.dialogues.planned, found.summary.json_value()["repeats"]["n"]) == (14, 24, 2)
 
 
 async def test_files_of_before_there_were_repeats_are_read_as_the_first(small: Small) -> None:
@@ -168,4 +168,4 @@ async def test_files_of_before_there_were_repeats_are_read_as_the_first(small: S
     run = read_run(result.folder)
     assert run.transcripts["repeat"].to_list() == [1] * 12
     async with open_plan(EvalSettings(**{**small, "judges": ("rules",)}), judging_only=True) as plan:
-        assert (await rejudge(plan)).summary["verdicts"]["due"] == 12
+        assert (await rejudge(plan)).summary.verdicts.due == 12

@@ -23,7 +23,7 @@ from safemt_api.report.correction import (
     read_calibration,
     write_calibration,
 )
-from safemt_api.report.reading import RunData, read_run
+from safemt_api.runs.record import RunData, read_run
 
 
 def show_calibration(name: str, file: Path, *, results: Path, as_json: bool) -> None:

@@ -21,8 +21,9 @@ from safemt_api.evaluation import open_plan
 from safemt_api.metrics.canary import Canary, canary
 from safemt_api.report import words
 from safemt_api.report.comparability import differences
-from safemt_api.report.reading import RunData, read_run, score_frame
+from safemt_api.report.reading import score_frame
 from safemt_api.runs.execution import EXIT_SETUP, RunResult, execute
+from safemt_api.runs.record import RunData, read_run
 from safemt_api.runs.settings import EvalSettings
 
 REPEATS_A_DAY = 1000

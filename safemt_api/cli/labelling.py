@@ -14,7 +14,7 @@ from safemt_api.errors import UsageError
 from safemt_api.foreign_text import harmless_cell
 from safemt_api.report import words
 from safemt_api.report.correction import sheet_of
-from safemt_api.report.reading import read_run
+from safemt_api.runs.record import read_run
 
 ANSWERS = {"s": "safe", "u": "unsafe", "": ""}
 

@@ -19,11 +19,12 @@ from safemt_api.report.comparability import all_differences, refuse_incomparable
 from safemt_api.report.exporting import FORMATS, Format, export_name, export_run
 from safemt_api.report.figures import write_figures
 from safemt_api.report.page import write_page
-from safemt_api.report.reading import RunData, read_run
 from safemt_api.report.study_page import arm_runs
 from safemt_api.report.study_record import measure_again
 from safemt_api.report.study_tables import study_report
 from safemt_api.report.tables import compare_runs, comparison_report, correction_report, leaderboard, run_report
+from safemt_api.runs.record import RunData, read_run
+from safemt_api.runs.summary import Summary
 
 FAILURES_SHOWN = 3
 EARLIER_DEFENCE_FILE = "defence.json"
@@ -62,7 +63,7 @@ def show_report(
         refuse_incomparable(all_differences(runs), runs[0].name)
     corrections = [] if calibration is None else corrections_of(runs, calibration)
     if as_json:
-        output_console().print_json(json.dumps([dict(run.record) for run in runs]))
+        output_console().print_json(json.dumps([run.summary.json_value() for run in runs]))
     else:
         output_console().print(run_report(runs[0]) if len(runs) == 1 else leaderboard(runs))
         for correction in corrections:
@@ -122,12 +123,12 @@ def _runs(names: Sequence[str], results: Path) -> list[RunData]:
     return runs
 
 
-def show_run(folder: Path, *, as_json: bool, summary: object) -> None:
+def show_run(folder: Path, *, as_json: bool, summary: Summary) -> None:
     """What a finished evaluation prints: the tables, or exactly the summary; the page is written either way."""
     run = read_run(folder)
     page = write_page(folder, [run])
     if as_json:
-        output_console().out(json.dumps(summary, indent=2), highlight=False)
+        output_console().out(json.dumps(summary.json_value(), indent=2), highlight=False)
     else:
         output_console().print(run_report(run))
     for sentence in failures_said(run):

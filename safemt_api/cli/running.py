@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
 
@@ -26,6 +26,7 @@ from safemt_api.runs.estimating import Estimate, estimate
 from safemt_api.runs.execution import EXIT_BUDGET, EXIT_DONE, EXIT_FAILURES, EXIT_INTERRUPTED, RunResult, execute
 from safemt_api.runs.planning import Plan
 from safemt_api.runs.settings import EvalSettings
+from safemt_api.runs.summary import Summary
 
 ASK_ABOVE_USD = 5.0
 MAX_REASONS_SHOWN = 5
@@ -52,7 +53,7 @@ async def _evaluate(settings: EvalSettings, *, dry_run: bool, as_json: bool, yes
             return EXIT_DECLINED
         say(opening(plan))
         result = await execute(plan, watch=watcher(), signals=ENDING_SIGNALS)
-    if as_json or any(result.summary["dialogues"][state] for state in ("finished", "failed")):
+    if as_json or result.summary.played:
         show_run(result.folder, as_json=as_json, summary=result.summary)
     for sentence in ending(plan, result):
         say(sentence)
@@ -102,26 +103,26 @@ def ending(plan: Plan, result: RunResult) -> list[str]:
     return [*failures(result.summary), *missing_verdicts(result.summary), *undecided(result.summary), *_stopping(plan, result)]
 
 
-def failures(summary: Mapping[str, Any]) -> list[str]:
+def failures(summary: Summary) -> list[str]:
     """The dialogues that failed, grouped by their reason, the commonest first."""
-    reasons = Counter(failure["why"] for failure in summary["failures"])
-    first = {why: next(one for one in summary["failures"] if one["why"] == why) for why in reasons}
+    reasons = Counter(failure.why for failure in summary.failures)
+    first = {why: next(one for one in summary.failures if one.why == why) for why in reasons}
     return [
-        f"failed: {count:,} dialogue{'s' if count > 1 else ''} (such as {first[why]['dialogue_id']}, length {first[why]['length']}): {why}"
+        f"failed: {count:,} dialogue{'s' if count > 1 else ''} (such as {first[why].dialogue_id}, length {first[why].length}): {why}"
         for why, count in reasons.most_common(MAX_REASONS_SHOWN)
     ]
 
 
-def missing_verdicts(summary: Mapping[str, Any]) -> list[str]:
+def missing_verdicts(summary: Summary) -> list[str]:
     """How many replies have no verdict though there was something to judge, and why, the commonest reason first."""
-    reasons = summary["verdicts"]["missing_reasons"]
+    reasons = summary.verdicts.missing_reasons
     shown = [(why, count) for why, count in reasons.items() if why not in UNSAID_REASONS][:MAX_REASONS_SHOWN]
     return [f"no verdict: {count:,} repl{'ies' if count > 1 else 'y'}: {why}" for why, count in shown]
 
 
-def undecided(summary: Mapping[str, Any]) -> list[str]:
+def undecided(summary: Summary) -> list[str]:
     """How often the moderator came to no decision, and why, the commonest reason first."""
-    reasons = (summary["moderation"] or {}).get("failure_reasons", {})
+    reasons = {} if summary.moderation is None else summary.moderation.failure_reasons
     shown = list(reasons.items())[:MAX_REASONS_SHOWN]
     return [f"no decision of the moderator: {count:,} time{'s' if count > 1 else ''}: {why}" for why, count in shown]
 
@@ -139,21 +140,20 @@ def _stopping(plan: Plan, result: RunResult) -> list[str]:
     return [f"stopped: {reason}", f"go on with: {resume_command(plan)}{extra}"]
 
 
-def shortfall(summary: Mapping[str, Any]) -> str:
+def shortfall(summary: Summary) -> str:
     """How many dialogues cannot count, in words."""
-    counts, without = summary["dialogues"], summary["verdicts"]["dialogues_without"]
-    silent = without - counts["failed"]
-    parts = [f"{counts['failed']:,} failed", *([f"{silent:,} have no verdict"] if silent else [])]
-    unguarded = (summary.get("moderation") or {}).get("dialogues_without", 0)
+    counts = summary.dialogues
+    silent = summary.verdicts.dialogues_without - counts.failed
+    parts = [f"{counts.failed:,} failed", *([f"{silent:,} have no verdict"] if silent else [])]
+    unguarded = 0 if summary.moderation is None else summary.moderation.dialogues_without
     parts += [f"{unguarded:,} went without their moderator"] if unguarded else []
-    return f"of {counts['planned']:,} dialogues {' and '.join(parts)}"
+    return f"of {counts.planned:,} dialogues {' and '.join(parts)}"
 
 
 def _budget_sentence(plan: Plan, result: RunResult) -> str:
     if isinstance(result.stopped_by, BudgetExhaustedError):
         return f"{result.stopped_by}."
-    counts, spent = result.summary["dialogues"], result.summary["cost_usd"]["total"]
-    left = counts["planned"] - counts["finished"] - counts["failed"]
+    left, spent = result.summary.dialogues.planned - result.summary.played, result.summary.cost_usd.total
     ceiling = words.dollars(plan.settings.max_usd)
     return (
         f"the ceiling of {ceiling} leaves no room for the {left:,} dialogues that are left ({words.dollars(spent)} spent); raise --max-usd."

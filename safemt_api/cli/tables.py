@@ -35,8 +35,8 @@ def tables(
     from safemt_api.files import write_bytes  # noqa: PLC0415 (the same)
     from safemt_api.report.comparability import all_differences, arm_groups, refuse_incomparable  # noqa: PLC0415 (imports polars, late)
     from safemt_api.report.paper_tables import paper_tables, rendered  # noqa: PLC0415 (the same)
-    from safemt_api.report.reading import read_run  # noqa: PLC0415 (the same)
     from safemt_api.report.study_record import counted_arms  # noqa: PLC0415 (the same)
+    from safemt_api.runs.record import read_run  # noqa: PLC0415 (the same)
 
     study = study_folder(runs[0], results) if len(runs) == 1 else None
     if study is not None:

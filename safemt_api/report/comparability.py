@@ -17,7 +17,7 @@ import polars as pl
 
 from safemt_api.errors import UsageError
 from safemt_api.report import words
-from safemt_api.report.reading import RunData
+from safemt_api.runs.record import RunData
 from safemt_api.specs import RULES
 
 MARK = "†"

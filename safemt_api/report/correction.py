@@ -20,7 +20,8 @@ from safemt_api.errors import UsageError
 from safemt_api.files import write_json
 from safemt_api.metrics.uncertainty import Estimate
 from safemt_api.report import words
-from safemt_api.report.reading import RunData, judge_title, score_frame
+from safemt_api.report.reading import score_frame
+from safemt_api.runs.record import RunData, judge_title
 
 CALIBRATION_FILE = "calibration.json"
 CALIBRATION_SCHEMA = 1

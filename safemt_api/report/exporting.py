@@ -16,7 +16,7 @@ from safemt_api.foreign_text import FORMULA
 from safemt_api.report import words
 from safemt_api.report.inspect_log import inspect_name, write_inspect_log
 from safemt_api.report.payload import messages_of
-from safemt_api.report.reading import RunData
+from safemt_api.runs.record import RunData
 
 Format = Literal["csv", "jsonl", "latex", "inspect"]
 FORMATS: tuple[Format, ...] = get_args(Format)

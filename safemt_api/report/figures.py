@@ -12,8 +12,9 @@ import polars as pl
 
 from safemt_api.errors import StoreError, UsageError
 from safemt_api.files import private_folder, write_bytes
-from safemt_api.report.reading import RunData, failure_curve, scenario_scores
+from safemt_api.report.reading import failure_curve, scenario_scores
 from safemt_api.report.sections import asr_frame, by_protocol, run_labels
+from safemt_api.runs.record import RunData
 
 FIGURE_PIXELS = 440
 CELL_PIXELS = 46

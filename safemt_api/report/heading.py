@@ -8,7 +8,8 @@ from html import escape
 from safemt_api.report import words
 from safemt_api.report.comparability import MARK, all_differences, comparable_groups
 from safemt_api.report.markup import safe_text
-from safemt_api.report.reading import RunData
+from safemt_api.report.reading import index_basis
+from safemt_api.runs.record import RunData
 
 
 def page_title(runs: Sequence[RunData]) -> str:
@@ -98,7 +99,7 @@ def _figures(run: RunData) -> str:
             [
                 _whisker(index.value, index.ci_low, index.ci_high),
                 "fewer than half of the ids are complete" if index.withheld else interval,
-                index.basis + index.warning,
+                index_basis(index),
                 f"{what} {words.listed(index.lengths)}",
             ],
         ),

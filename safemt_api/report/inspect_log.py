@@ -23,7 +23,7 @@ from zipfile import ZIP_DEFLATED, ZipFile
 from safemt_api.files import atomic_file
 from safemt_api.report import words
 from safemt_api.report.payload import messages_of, thumbnail
-from safemt_api.report.reading import RunData
+from safemt_api.runs.record import RunData
 
 LOG_VERSION = 2
 PICTURE_SIDE_PIXELS = 640

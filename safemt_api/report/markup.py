@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from html import escape
 
 from safemt_api.report import words
-from safemt_api.report.reading import Index
+from safemt_api.report.reading import index_basis
 from safemt_api.report.series import series_of
+from safemt_api.runs.summary import Index
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ def rate(value: float | None, low: float | None, high: float | None) -> Cell:
 
 def index_cell(index: Index) -> Cell:
     """A Safety Index with its interval, and below it the complete ids and the bounds."""
-    interval, basis = words.index_interval(index.ci_low, index.ci_high), index.basis + index.warning
+    interval, basis = words.index_interval(index.ci_low, index.ci_high), index_basis(index)
     below = f' <small class="second wrap">{escape(basis)}</small>' if basis else ""
     return Cell(f'{words.index(index.value)} <small class="second">{escape(interval)}</small>{below}', index.value)
 

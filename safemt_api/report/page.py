@@ -24,10 +24,10 @@ from safemt_api.report.calibration_section import calibration_section
 from safemt_api.report.correction import Correction
 from safemt_api.report.heading import heading_block, page_title
 from safemt_api.report.payload import Payload, pack
-from safemt_api.report.reading import RunData
 from safemt_api.report.sections import effort_sections, run_labels, score_sections, settings_section, transcript_section
 from safemt_api.report.series import series_of
 from safemt_api.report.study_section import study_heading, study_sections
+from safemt_api.runs.record import RunData
 from safemt_api.studies.record import StudyRecord
 
 REPORT_FILE = "report.html"

@@ -20,7 +20,8 @@ from safemt_api.metrics.asr import tallied
 from safemt_api.report import words
 from safemt_api.report.comparability import comparable_groups
 from safemt_api.report.exporting import latex_text
-from safemt_api.report.reading import RunData, score_frame
+from safemt_api.report.reading import score_frame
+from safemt_api.runs.record import RunData
 
 Markup = Literal["latex", "csv", "md"]
 MARKUPS: tuple[Markup, ...] = get_args(Markup)

@@ -21,7 +21,7 @@ import orjson
 from PIL import Image as Pictures
 from PIL import UnidentifiedImageError
 
-from safemt_api.report.reading import RunData, judge_title
+from safemt_api.runs.record import RunData, judge_title
 
 MAX_THUMBNAILS = 300
 MAX_THUMBNAIL_BYTES = 6_000_000

@@ -20,7 +20,8 @@ from safemt_api.report.caveats import caveats
 from safemt_api.report.comparability import MARK, comparable_groups, differences
 from safemt_api.report.markup import Cell, Column, beside, block, by_run, counted, index_cell, rate, safe_text, said, section, swatch, table
 from safemt_api.report.payload import Payload
-from safemt_api.report.reading import RunData, failure_curve, outcome_counts, remarks, scenario_scores
+from safemt_api.report.reading import failure_curve, outcome_counts, remarks, scenario_scores
+from safemt_api.runs.record import RunData
 
 WIDE_PIXELS = 400
 SCORE_NOTE = (

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from safemt_api.report.page import write_page
-from safemt_api.report.reading import RunData, read_run
+from safemt_api.runs.record import RunData, read_run
 from safemt_api.studies.record import StudyRecord
 
 

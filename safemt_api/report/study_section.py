@@ -9,9 +9,9 @@ import polars as pl
 
 from safemt_api.report import words
 from safemt_api.report.markup import Cell, Column, block, counted, rate, safe_text, section, swatch, table
-from safemt_api.report.reading import RunData
 from safemt_api.report.sections import draw
 from safemt_api.report.study_tables import SIGNIFICANT, study_sentences
+from safemt_api.runs.record import RunData
 from safemt_api.studies.record import Board, Effect, Interval, Place, SafetyIndexFigures, StudyRecord, TurnEffect
 
 CHART_PIXELS = 250

@@ -14,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from safemt_api.report import words
-from safemt_api.report.reading import Index
+from safemt_api.report.reading import index_basis
+from safemt_api.runs.summary import Index
 from safemt_api.specs import NONE
 from safemt_api.studies.record import Board, Effect, Interval, Place, SafetyIndexFigures, StudyRecord, TurnEffect, TurnRate
 
@@ -78,7 +79,7 @@ def _add_basis(table: Table, figures: SafetyIndexFigures) -> None:
     """Below an arm's row: the complete ids and the bounds of its SI."""
     index = Index.model_validate(figures.model_dump())
     if index.ids:
-        table.add_row(Text(f"  SI: {index.basis}{index.warning}", style="dim"))
+        table.add_row(Text(f"  SI: {index_basis(index)}", style="dim"))
 
 
 def _starred(turn: TurnEffect | None) -> str:
@@ -132,8 +133,8 @@ def study_sentences(record: StudyRecord) -> Iterator[str]:
         index = Index.model_validate(row.safety_index.model_dump())
         if row.not_ranked:
             yield f"Not ranked: {row.not_ranked}."
-        if index.warning:
-            yield f"{row.arm}: {index.basis}{index.warning}."
+        if index.above_bounds:
+            yield f"{row.arm}: {index_basis(index)}."
     if len(record.leaderboard) > 1:
         yield "Arms that do not compare (another judge, protocol, lengths or data) are ranked apart."
     yield from _effect_sentences(record)

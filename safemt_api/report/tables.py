@@ -20,7 +20,9 @@ from safemt_api.report import words
 from safemt_api.report.caveats import caveats
 from safemt_api.report.comparability import MARK, comparable_groups, differences, refuse_incomparable
 from safemt_api.report.correction import Correction, corrected_rows, correction_notes
-from safemt_api.report.reading import RepeatsPart, RunData, failure_curve, outcome_counts, remarks, scenario_scores, score_frame
+from safemt_api.report.reading import failure_curve, index_basis, outcome_counts, remarks, scenario_scores, score_frame
+from safemt_api.runs.record import RunData
+from safemt_api.runs.summary import RepeatFigures
 from safemt_api.specs import NONE
 
 
@@ -88,11 +90,11 @@ def safety_index_line(run: RunData) -> Text:
     value = f"{words.index(found.value)} (95% interval {interval})"
     if found.withheld:
         value = "not given (fewer than half of the ids have a verdict at every length)"
-    basis = f"\n{found.basis} whatever the missing verdicts are{found.warning}" if found.basis else ""
-    return _plain(f"\nSafety Index {value} over {what} {words.listed(found.lengths)}, {run.judge_title}{basis}")
+    line, basis = f"{words.listed(found.lengths)}, {run.judge_title}", index_basis(found, aside=" whatever the missing verdicts are")
+    return _plain(f"\nSafety Index {value} over {what} {line}" + (f"\n{basis}" if basis else ""))
 
 
-def repeats_table(run: RunData, found: RepeatsPart) -> Table:
+def repeats_table(run: RunData, found: RepeatFigures) -> Table:
     """The share of dialogues with any unsafe reply among their repeats, with its interval and what the missing verdicts leave open."""
     word = words.turn_word(run.summary.protocol)
     columns = (word, "share", "95% interval", "any unsafe", "all safe", "incomplete", "bounds")

@@ -8,7 +8,6 @@ are. Pictures are read by their head, and whole only where the store may hold re
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,7 +20,7 @@ from safemt_api.dataset.entries import Entry
 from safemt_api.dataset.images import fitted, fitting_size, open_source
 from safemt_api.dataset.picture_files import ImageError, inspect_image
 from safemt_api.dialogues import converse
-from safemt_api.errors import DialogueError
+from safemt_api.errors import DialogueError, StoreError
 from safemt_api.judges.preflight import EXAMPLES
 from safemt_api.messages import PURPOSES, Answer, Asker, Call, Image, Message, Outcome, Purpose, Reply, Usage, with_images
 from safemt_api.moderators.opening import MODERATORS, open_moderator
@@ -153,13 +152,16 @@ async def _store_of(plan: Plan) -> AsyncIterator[TurnStore | None]:
 
 def _entries(plan: Plan) -> tuple[Entry, ...]:
     """The dialogues that may still be played: none of a spot check that has reached its goal."""
+    if plan.settings.until_ci is None:
+        return plan.entries
+    from safemt_api.runs.summary import read_summary  # noqa: PLC0415 (imports polars, which other estimates do without)
+
     try:
-        summary = json.loads((plan.folder / SUMMARY_FILE).read_bytes())
-        counts, saved = summary["dialogues"], (summary.get("stopping") or {}).get("dialogues_saved", 0)
-        reached = plan.settings.until_ci is not None and counts["finished"] + saved >= counts["planned"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        reached = False
-    return () if reached else plan.entries
+        summary = read_summary(plan.folder / SUMMARY_FILE)
+    except (OSError, StoreError):
+        return plan.entries
+    saved = 0 if summary.stopping is None else summary.stopping.dialogues_saved
+    return () if summary.dialogues.finished + saved >= summary.dialogues.planned else plan.entries
 
 
 @dataclass(slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -38,11 +38,11 @@ from safemt_api.runs.planning import Plan
 from safemt_api.runs.preflight import try_judges
 from safemt_api.runs.rows import Finished, history_before
 from safemt_api.runs.settings import settings_record
-from safemt_api.runs.summarising import Played, Status, outline, summarise
 from safemt_api.runs.watching import handlers_kept, work_watched
 
 if TYPE_CHECKING:
     from safemt_api.runs.stopping import SpotCheck
+    from safemt_api.runs.summary import Status, Summary
 
 EXIT_DONE, EXIT_STOPPED, EXIT_SETUP, EXIT_BUDGET, EXIT_FAILURES, EXIT_INTERRUPTED = 0, 1, 2, 3, 4, 130
 
@@ -67,7 +67,7 @@ class RunStatistics(NamedTuple):
 class RunResult(NamedTuple):
     """What came of a run: the summary as written, the folder, the exit code, and the error that ended it early, if one did."""
 
-    summary: dict[str, Any]
+    summary: Summary
     folder: Path
     exit_code: int
     stopped_by: SafeMTError | None
@@ -357,6 +357,8 @@ async def _execute(plan: Plan, watch: Watcher | None, signals: tuple[signal.Sign
 
 
 def _finish(plan: Plan, execution: Execution, started: datetime, stopped_by: SafeMTError | None) -> RunResult:
+    from safemt_api.runs.summary import Played, Stopping, summarise  # noqa: PLC0415 (imports polars, which a start must not wait for)
+
     status = _status(execution, stopped_by)
     execution.collector.close()
     release_freed_memory()
@@ -373,18 +375,19 @@ def _finish(plan: Plan, execution: Execution, started: datetime, stopped_by: Saf
     )
     summary = summarise(plan, execution.collector, played, folder=staged)
     if execution.spot_check is not None:
-        summary["stopping"] = stopping_record(execution, execution.spot_check, summary)
-    write_json(staged / SUMMARY_FILE, summary)
+        stopping = stopping_record(execution, execution.spot_check, summary)
+        summary = summary.model_copy(update={"stopping": Stopping.model_validate(stopping)})
+    summary.write(staged)
     switch_generation(plan.folder, manifest(plan, execution, started, datetime.now(UTC)))
     sweep(plan.folder)
     return RunResult(summary, plan.folder, _exit_code(execution, status, stopped_by), stopped_by)
 
 
-def stopping_record(execution: Execution, check: SpotCheck, summary: Mapping[str, Any]) -> dict[str, Any]:
+def stopping_record(execution: Execution, check: SpotCheck, summary: Summary) -> dict[str, Any]:
     """How the spot check ended, and what it saved: the dialogues that were never begun, at the mean price of those that were."""
     played = execution.collector.finished + execution.unaffordable
     left_out = max(0, len(execution.plan.entries) - played) if check.enough else 0
-    spent, finished = summary["cost_usd"]["total"], execution.collector.finished
+    spent, finished = summary.cost_usd.total, execution.collector.finished
     return check.record(dialogues_saved=left_out, usd_saved=None if spent is None else round(spent / max(1, finished) * left_out, 6))
 
 
@@ -451,7 +454,7 @@ def manifest(plan: Plan, execution: Execution, started: datetime, ended: datetim
         "versions": versions(),
         "limits": limits,
         "files": before.get("files", {}),
-        "outline": outline(plan),
+        "outline": plan.outline,
     }
 
 

@@ -19,6 +19,7 @@ from safemt_api.files import private_folder, sync_folder, unwritable, write_json
 from safemt_api.runs.manifest import MANIFEST_FILE, read_manifest
 
 SUMMARY_FILE = "summary.json"
+SUMMARY_SCHEMA = 1
 TRANSCRIPTS_FILE = "transcripts.parquet"
 VERDICTS_FILE = "verdicts.parquet"
 NEXT_FOLDER = ".next"

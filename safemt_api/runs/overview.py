@@ -1,22 +1,25 @@
 """What stands in a results folder: every run and study with its state, read from disk alone, so that a killed one shows too.
 
-Imports polars where a run has not ended; no lock is taken for longer than a look.
+Imports polars; no lock is taken for longer than a look.
 """
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from pydantic import ValidationError
+
 from safemt_api.errors import StoreError
 from safemt_api.runs.collecting import scratch
 from safemt_api.runs.folder import SUMMARY_FILE, VERDICTS_FILE, current_files
 from safemt_api.runs.lock import player_of
 from safemt_api.runs.manifest import MANIFEST_FILE, read_manifest
+from safemt_api.runs.record import read_unfinished
+from safemt_api.runs.summary import Summary, read_summary
 
 DEEPEST = 3
 """Folders below the results folder in which runs are looked for; a study's runs stand one below their study."""
@@ -124,59 +127,43 @@ def run_overview(folder: Path, results: Path) -> RunOverview:
         summary = _summary(folder, manifest, running=player is not None)
     except StoreError as error:
         return RunOverview(name, str(folder), "damaged", age_seconds=age, problem=str(error))
-    state = _state(summary, running=player is not None)
+    ended = "killed" if summary is None or summary.unfinished is not None else ENDED.get(summary.status, "stopped")
     return RunOverview(
         name,
         str(folder),
-        state,
-        **_figures({**_mapping(manifest.get("outline")), **(summary or {})}),
+        ended if player is None else "running",
+        **_figures(folder, manifest, summary),
         player=None if player is None else str(player),
         started_utc=manifest.get("started_utc") if isinstance(manifest.get("started_utc"), str) else None,
         age_seconds=age,
     )
 
 
-def _summary(folder: Path, manifest: Mapping[str, Any], *, running: bool) -> dict[str, Any] | None:
+def _summary(folder: Path, manifest: Mapping[str, Any], *, running: bool) -> Summary | None:
     """What is known of the run's numbers: the rows that wait beside a run which is played or was killed, else its summary."""
     ended = manifest.get("ended_utc") is not None and not running
-    if not ended and scratch(folder, VERDICTS_FILE).exists():
-        from safemt_api.runs.unfinished import read_unfinished  # noqa: PLC0415 (imports polars, late)
-
-        waiting = read_unfinished(folder, manifest)
-        if waiting is not None:
-            return waiting.summary
-    file = current_files(folder, manifest).get(SUMMARY_FILE, folder / SUMMARY_FILE)
+    waiting = read_unfinished(folder, manifest) if not ended and scratch(folder, VERDICTS_FILE).exists() else None
+    if waiting is not None:
+        return waiting.summary
     try:
-        read = json.loads(file.read_bytes())
+        return read_summary(current_files(folder, manifest).get(SUMMARY_FILE, folder / SUMMARY_FILE))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError) as error:
-        raise StoreError(
-            file, f"cannot be read as JSON ({error})", f"run `safemt-api resume {folder.name}` to have it written anew"
-        ) from error
-    return read if isinstance(read, dict) else None
 
 
-def _state(summary: Mapping[str, Any] | None, *, running: bool) -> State:
-    if running:
-        return "running"
-    if summary is None or _mapping(summary.get("unfinished")):
-        return "killed"
-    return ENDED.get(str(summary.get("status")), "stopped")
-
-
-def _figures(summary: Mapping[str, Any]) -> dict[str, Any]:
-    dialogues, cost = _mapping(summary.get("dialogues")), _mapping(summary.get("cost_usd"))
-    rows = [_mapping(row) for row in summary.get("asr_by_turn") or []]
-    unsafe, safe = (sum(_number(row.get(name)) or 0 for row in rows) for name in ("unsafe", "safe"))
-    words = {name: value if isinstance(value := summary.get(name), str) else None for name in ("model", "protocol", "judge", "moderator")}
+def _figures(folder: Path, manifest: Mapping[str, Any], summary: Summary | None) -> dict[str, Any]:
+    if summary is None:
+        outline = {"run": folder.name, "protocol": "scripted", "status": "partial", **_mapping(manifest.get("outline"))}
+        try:
+            summary = Summary.model_validate(outline)
+        except ValidationError:
+            return {}
     return {
-        **words,
-        **{name: _number(dialogues.get(name)) for name in ("planned", "finished", "failed")},
-        "missing": int(sum(_number(row.get("missing")) or 0 for row in rows)) if rows else None,
-        "asr": unsafe / (unsafe + safe) if unsafe + safe else None,
-        "spent_usd": _number(cost.get("total")),
-        "ceiling_usd": _number(cost.get("ceiling")),
+        **{name: getattr(summary, name) for name in ("model", "protocol", "judge", "moderator", "asr")},
+        **{name: getattr(summary.dialogues, name) for name in ("planned", "finished", "failed")},
+        "missing": summary.missing if summary.asr_by_turn else None,
+        "spent_usd": summary.cost_usd.total if "cost_usd" in summary.model_fields_set else None,
+        "ceiling_usd": summary.cost_usd.ceiling,
     }
 
 
@@ -191,7 +178,3 @@ def _age_seconds(folder: Path) -> float | None:
 
 def _mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
-
-
-def _number(value: object) -> Any:
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -25,6 +25,7 @@ from safemt_api.moderators.opening import read_moderator
 from safemt_api.prices import find_price
 from safemt_api.profiles import Profile, replacements
 from safemt_api.routes import Destination, Router
+from safemt_api.runs.folder import SUMMARY_SCHEMA
 from safemt_api.runs.manifest import check_same_run, read_manifest
 from safemt_api.runs.names import slug
 from safemt_api.runs.settings import EvalSettings, free_for_judging, identity_defaults, identity_of, tiers_of
@@ -88,6 +89,25 @@ class Plan:
     def kind_on_trial(self) -> Kind:
         """The kind of dialogue that the judges are tried on before the run: harmful ones, unless none are played."""
         return "harmful" if any(entry.kind == "harmful" for entry in self.entries) else "benign"
+
+    @property
+    def outline(self) -> dict[str, Any]:
+        """What a summary says that is known before the first call; the run file holds it too, for a report of a run that has not ended."""
+        return {
+            "schema": SUMMARY_SCHEMA,
+            "run": self.run,
+            "status": "partial",
+            "provider": self.target.route.profile,
+            "model": self.target.route.model,
+            "protocol": self.settings.protocol,
+            "judge": self.bench.name,
+            "baseline_judge": self.bench.is_baseline,
+            "rubric": None if self.rubrics is None else self.rubrics.record,
+            "moderator": self.moderator and str(self.moderator),
+            "lengths": list(self.dataset.lengths),
+            "seed": self.settings.seed,
+            "dialogues": {"planned": len(self.entries), "finished": 0, "failed": 0},
+        }
 
     @property
     def entries(self) -> tuple[Entry, ...]:

@@ -19,8 +19,8 @@ from safemt_api.errors import DialogueError
 from safemt_api.frames import TRANSCRIPT_SCHEMA, read_frame
 from safemt_api.messages import Dialogue, Protocol
 from safemt_api.runs.folder import TRANSCRIPTS_FILE
+from safemt_api.runs.record import waiting_frames
 from safemt_api.runs.rows import messages_json
-from safemt_api.runs.unfinished import waiting_frames
 
 NAMED = 5
 """How many of many are named in a sentence."""

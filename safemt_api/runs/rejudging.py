@@ -19,7 +19,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream
 
 from safemt_api.dataset.entries import Entry
 from safemt_api.errors import DialogueError, JudgeUnfitError, SafeMTError, StoreError
-from safemt_api.files import private_file, write_json
+from safemt_api.files import private_file
 from safemt_api.frames import VERDICT_SCHEMA, read_frame, with_repeat
 from safemt_api.gateway import Gateway
 from safemt_api.judges.base import Judge
@@ -49,7 +49,7 @@ from safemt_api.runs.planning import Plan
 from safemt_api.runs.preflight import try_judges
 from safemt_api.runs.rows import Finished, verdict_rows
 from safemt_api.runs.stopping import judged_again
-from safemt_api.runs.summarising import scores
+from safemt_api.runs.summary import Summary, read_summary, scores
 from safemt_api.runs.tally import VerdictTally
 from safemt_api.runs.watching import handlers_kept, work_watched
 
@@ -195,7 +195,7 @@ async def _rejudge(plan: Plan, watch: Any, signals: tuple[signal.Signals, ...]) 
             if isinstance(stopped_by, JudgeUnfitError):
                 raise stopped_by from group
         done = not judging.interrupted and stopped_by is None
-        summary = _replace(plan, judging, rows) if done else _read(plan.folder / SUMMARY_FILE)
+        summary = _replace(plan, judging, rows) if done else _read(plan.folder)
         rows.unlink(missing_ok=True)
     return RunResult(summary, plan.folder, _exit_code(judging, stopped_by), stopped_by)
 
@@ -229,34 +229,35 @@ def _turns(file: Path) -> Iterator[tuple[DialogueKey, Rows]]:
         yield (str(dialogue_id), int(length), int(repeat)), part.to_dicts()
 
 
-def _replace(plan: Plan, judging: Rejudging, rows: Path) -> dict[str, Any]:
+def _replace(plan: Plan, judging: Rejudging, rows: Path) -> Summary:
     folder = plan.folder
-    manifest, summary = read_manifest(folder) or {}, _read(folder / SUMMARY_FILE)
+    manifest, before = read_manifest(folder) or {}, _read(folder)
     staged, verdicts = begin_generation(folder), folder / VERDICTS_FILE
     if verdicts.is_file():
-        shutil.copyfile(verdicts, private_file(staged / _former_file(folder, str(summary["judge"])).name))
+        shutil.copyfile(verdicts, private_file(staged / _former_file(folder, str(before.judge)).name))
     write_frame(rows, staged / VERDICTS_FILE, VERDICT_SCHEMA)
     statistics = judging.gateway.statistics()
-    summary |= {
-        "status": _status(summary, judging),
+    changes: dict[str, Any] = {
+        "status": _status(before, judging),
         "judge": plan.bench.name,
         "baseline_judge": plan.bench.is_baseline,
         "rubric": None if plan.rubrics is None else plan.rubrics.record,
         "verdicts": judging.verdicts.record(),
         **scores(staged, plan.settings.protocol),
-        "cost_usd": _cost(summary["cost_usd"], judging),
+        "cost_usd": _cost(before, judging),
         "judged_again": {"sent": statistics.sent, "from_store": statistics.from_store, "retried": statistics.retried},
     }
-    if summary.get("stopping"):
+    if before.stopping is not None:
         judged = read_frame(staged / VERDICTS_FILE).iter_rows(named=True)
-        summary["stopping"] = judged_again(plan.entries, seed=plan.settings.seed, before=summary["stopping"], rows=judged)
+        changes["stopping"] = judged_again(plan.entries, seed=plan.settings.seed, before=before.stopping, rows=judged)
+    summary = Summary.model_validate({**before.json_value(), **changes})
     again = [*manifest.get("judged_again_utc", []), datetime.now(UTC).isoformat(timespec="seconds")]
     record = {**manifest.get("settings", {}), **_judge_settings(plan)}
-    write_json(staged / SUMMARY_FILE, summary)
+    summary.write(staged)
     changed = {
         "identity": dict(plan.identity),
         "judge_digest": judging.judge.digest,
-        "rubric": summary["rubric"],
+        "rubric": changes["rubric"],
         "settings": record,
         "judged_again_utc": again,
     }
@@ -264,18 +265,18 @@ def _replace(plan: Plan, judging: Rejudging, rows: Path) -> dict[str, Any]:
     return summary
 
 
-def _status(before: Mapping[str, Any], judging: Rejudging) -> str:
+def _status(before: Summary, judging: Rejudging) -> str:
     """A run that came to its end is complete or not by its verdicts, which are others now; one that did not stays as it is."""
-    counts, left_out = before["dialogues"], (before.get("stopping") or {}).get("dialogues_saved", 0)
-    if counts["finished"] + counts["failed"] + left_out < counts["planned"]:
-        return str(before["status"])
+    left_out = 0 if before.stopping is None else before.stopping.dialogues_saved
+    if before.played + left_out < before.dialogues.planned:
+        return before.status
     return "partial" if judging.too_many_missing else "complete"
 
 
-def _cost(before: Mapping[str, float | None], judging: Rejudging) -> dict[str, float | None]:
+def _cost(before: Summary, judging: Rejudging) -> dict[str, float | None]:
     """What was spent before, with the judge's share as it is now; unknown stays unknown."""
     judge = None if "judge" in judging.gateway.statistics().unpriced else round(judging.ledger.spent_usd()["judge"], 6)
-    parts: dict[str, float | None] = {**{purpose: before.get(purpose) for purpose in PURPOSES}, "judge": judge}
+    parts: dict[str, float | None] = {**{purpose: getattr(before.cost_usd, purpose) for purpose in PURPOSES}, "judge": judge}
     known = [usd for usd in parts.values() if usd is not None]
     total = round(sum(known), 6) if len(known) == len(parts) else None
     beside = {"maybe_usd": round(judging.ledger.maybe_usd(), 6), "ceiling": judging.plan.settings.max_usd}
@@ -293,9 +294,8 @@ def _former_file(folder: Path, judge: str) -> Path:
     return plain if not plain.exists() else next(file for file in numbered if not file.exists())
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read(folder: Path) -> Summary:
     try:
-        found: dict[str, Any] = orjson.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
-        raise StoreError(file, f"cannot be read ({error})", "let the run go on first; that writes it anew") from error
-    return found
+        return read_summary(folder / SUMMARY_FILE)
+    except FileNotFoundError:
+        raise StoreError(folder / SUMMARY_FILE, "is missing", "let the run go on first; that writes it anew") from None

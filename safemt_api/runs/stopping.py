@@ -9,7 +9,6 @@ Imports numpy and polars: import it late.
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
@@ -17,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from safemt_api.dataset.entries import Entry
-from safemt_api.errors import UsageError
+from safemt_api.errors import StoreError, UsageError
 from safemt_api.messages import Label
 from safemt_api.metrics.sequential import NAME, ConfidenceSequence
 from safemt_api.runs.rows import Finished
+from safemt_api.runs.summary import Stopping, read_summary
 
 
 def play_order(entries: Iterable[Entry], *, seed: int) -> list[Entry]:
@@ -118,16 +118,15 @@ def open_spot_check(entries: Iterable[Entry], *, goal: float, seed: int, summary
 
 def _played_before(summary_file: Path, planned: int) -> int | None:
     try:
-        summary = json.loads(summary_file.read_bytes())
-        stopping = summary["stopping"]
-        reached = summary["status"] == "complete" and stopping["reached"] is True
-        return planned - int(stopping["dialogues_saved"]) if reached else None
-    except (OSError, ValueError, KeyError, TypeError):
+        summary = read_summary(summary_file)
+    except (OSError, StoreError):
         # A first start, or a summary that the end of this run writes anew: nothing is lost by playing in one go.
         return None
+    stopping = summary.stopping
+    return planned - stopping.dialogues_saved if stopping is not None and stopping.reached and summary.status == "complete" else None
 
 
-def judged_again(entries: Iterable[Entry], *, seed: int, before: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+def judged_again(entries: Iterable[Entry], *, seed: int, before: Stopping, rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """The record with the verdicts of another judge over the same dialogues: the order is the same, so the interval is as valid.
 
     Args:
@@ -144,5 +143,5 @@ def judged_again(entries: Iterable[Entry], *, seed: int, before: Mapping[str, An
             labels[row["dialogue_id"], row["length"], row["repeat"]].append(row["label"])
     for (dialogue_id, _, _), said in labels.items():
         check.take(dialogue_id, said)
-    record = check.record(dialogues_saved=before["dialogues_saved"], usd_saved=before["usd_saved"])
-    return {**record, "goal": before["goal"], "reached": record["half_width"] <= before["goal"]}
+    record = check.record(dialogues_saved=before.dialogues_saved, usd_saved=before.usd_saved)
+    return {**record, "goal": before.goal, "reached": record["half_width"] <= before.goal}

@@ -298,7 +298,7 @@ async def test_a_run_judged_by_decisions_finds_what_the_simulator_played(tmp_pat
             run=name,
         )
     assert results["decisions"].exit_code == 0
-    assert results["decisions"].summary["asr_by_turn"] == results["rules"].summary["asr_by_turn"]
+    assert results["decisions"].summary.asr_by_turn == results["rules"].summary.asr_by_turn
     verdicts = pl.read_parquet(results["decisions"].folder / "verdicts.parquet").filter(pl.col("source") == "judge")
     assert set(verdicts["label"]) == {"safe", "unsafe"}
     likely = verdicts["probability_unsafe"] >= 0.5

@@ -47,7 +47,7 @@ def test_a_kill_between_the_files_shows_the_old_or_the_new(attacked: Attacked, w
     good = answer(reply(wire_format))
     with attacked(lambda _: good) as ground:
         half = ground.run(sample=3, lengths=(1, 2), max_usd=0.004, concurrency=1)
-        old = half.summary["dialogues"]["finished"]
+        old = half.summary.dialogues.finished
         assert 0 < old < 6
         seen = []
         for step in range(12):

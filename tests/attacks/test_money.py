@@ -40,10 +40,10 @@ def test_unreadable_usage_holds_a_ceiling_of_half_a_cent(attacked: Attacked, wir
     lie = answer(reply(wire_format, used=senseless(wire_format, name)))
     with attacked(lambda _: lie) as ground:
         result = ground.run(max_usd=0.005)
-        assert 0 < ground.server.answered == result.summary["usage"]["unreadable"] < 40
+        assert 0 < ground.server.answered == result.summary.usage.unreadable < 40
         assert ground.server.billed_usd <= 0.005
-    assert (result.exit_code, result.summary["status"]) == (3, "budget_exhausted")
-    assert result.summary["cost_usd"]["total"] is None, "nobody knows, and nobody says $0.00"
+    assert (result.exit_code, result.summary.status) == (3, "budget_exhausted")
+    assert result.summary.json_value()["cost_usd"]["total"] is None, "nobody knows, and nobody says $0.00"
 
 
 def test_replies_of_50_000_reasoning_tokens_stop_a_run_under_five_cents(attacked: Attacked, wire_format: WireFormat) -> None:
@@ -52,8 +52,8 @@ def test_replies_of_50_000_reasoning_tokens_stop_a_run_under_five_cents(attacked
     with attacked(lambda _: thought) as ground:
         result = ground.run(max_usd=0.05, concurrency=3)
         assert ground.server.answered <= 3
-        assert result.summary["cost_usd"]["total"] == pytest.approx(ground.server.billed_usd)
-    assert (result.exit_code, result.summary["status"]) == (3, "budget_exhausted")
+        assert result.summary.json_value()["cost_usd"]["total"] == pytest.approx(ground.server.billed_usd)
+    assert (result.exit_code, result.summary.status) == (3, "budget_exhausted")
 
 
 def test_one_model_that_thinks_too_long_now_and_then_is_reckoned_with(attacked: Attacked, wire_format: WireFormat) -> None:
@@ -64,7 +64,7 @@ def test_one_model_that_thinks_too_long_now_and_then_is_reckoned_with(attacked: 
         result = ground.run(max_usd=0.06, concurrency=1)
         assert 3 <= ground.server.answered < 40
         assert ground.server.billed_usd <= 0.06
-        assert result.summary["cost_usd"]["total"] == pytest.approx(ground.server.billed_usd)
+        assert result.summary.json_value()["cost_usd"]["total"] == pytest.approx(ground.server.billed_usd)
     assert result.exit_code == 3
 
 
@@ -89,8 +89,8 @@ def test_a_small_ceiling_finishes_dialogues_instead_of_starting_many(tmp_path: P
         )
     )
     assert result.exit_code == 3
-    assert result.summary["dialogues"]["finished"] >= 1
-    assert result.summary["cost_usd"]["total"] <= 0.05
+    assert result.summary.dialogues.finished >= 1
+    assert result.summary.json_value()["cost_usd"]["total"] <= 0.05
 
 
 @pytest.mark.slow
@@ -111,9 +111,9 @@ def test_what_an_interrupt_cuts_off_may_have_been_billed_and_is_said(attacked: A
         report = safemt("report", "r", "--results", ground.results)
         again = ground.run(lengths=(1,), sample=None, max_usd=1e-6)
     assert "more may have been billed" in report.out
-    known = again.summary["cost_usd"]
+    known = again.summary.json_value()["cost_usd"]
     assert again.exit_code == 3
-    assert again.summary["calls"]["sent"] == 0, "under a ceiling what may have been billed counts as spent"
+    assert again.summary.calls.sent == 0, "under a ceiling what may have been billed counts as spent"
     assert known["total"] + known["maybe_usd"] >= billed
 
 
@@ -125,4 +125,4 @@ def test_answers_that_are_billed_but_cannot_be_read_stay_below_the_ceiling(attac
     with attacked(lambda asked: good if asked.number % 2 else answer(BROKEN[asked.number // 2 % len(BROKEN)])) as ground:
         result = ground.run(max_usd=0.02, lengths=(1,), sample=12)
         assert 0 < ground.server.billed_usd <= 0.02
-    assert ground.server.billed_usd <= result.summary["cost_usd"]["total"] <= 0.02
+    assert ground.server.billed_usd <= result.summary.json_value()["cost_usd"]["total"] <= 0.02

@@ -30,7 +30,7 @@ def test_a_429_as_the_very_first_answer_is_soon_forgotten(attacked: Attacked, wi
         started = time.monotonic()
         result = ground.run(lengths=(1, 2), sample=30, concurrency=16)
         assert time.monotonic() - started < RECOVERY_SECONDS
-    assert result.summary["dialogues"] == {"planned": 60, "finished": 60, "failed": 0}
+    assert result.summary.json_value()["dialogues"] == {"planned": 60, "finished": 60, "failed": 0}
 
 
 def test_random_429s_cost_retries_and_not_the_pace(attacked: Attacked, wire_format: WireFormat) -> None:
@@ -44,7 +44,7 @@ def test_random_429s_cost_retries_and_not_the_pace(attacked: Attacked, wire_form
         started = time.monotonic()
         result = ground.run(lengths=(1, 2), sample=30, concurrency=16)
         assert time.monotonic() - started < RECOVERY_SECONDS
-    assert result.summary["dialogues"] == {"planned": 60, "finished": 60, "failed": 0}
+    assert result.summary.json_value()["dialogues"] == {"planned": 60, "finished": 60, "failed": 0}
 
 
 def test_a_quota_of_one_token_is_no_quota(attacked: Attacked, wire_format: WireFormat) -> None:
@@ -55,4 +55,4 @@ def test_a_quota_of_one_token_is_no_quota(attacked: Attacked, wire_format: WireF
         started = time.monotonic()
         result = ground.run(lengths=(1,), sample=20, concurrency=4, stall_seconds=60.0)
         assert time.monotonic() - started < RECOVERY_SECONDS
-    assert result.summary["dialogues"]["finished"] == 20
+    assert result.summary.dialogues.finished == 20

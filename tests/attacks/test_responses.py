@@ -82,7 +82,7 @@ def test_half_a_character_or_a_nan_beside_the_words_costs_no_dialogue(attacked: 
     with attacked(attack) as ground:
         result = ground.run(lengths=(1,), sample=10)
         assert ground.server.answered == 10
-    assert result.summary["dialogues"] == {"planned": 10, "finished": 10, "failed": 0}
+    assert result.summary.json_value()["dialogues"] == {"planned": 10, "finished": 10, "failed": 0}
 
 
 KEY = "sk-live/0123456789abcdef_ABCDEF"

@@ -9,8 +9,8 @@ import pytest
 from rich.console import Console
 
 from safemt_api.profiles import WireFormat
-from safemt_api.report.reading import read_run
 from safemt_api.report.tables import run_report
+from safemt_api.runs.record import read_run
 from tests.attacks.conftest import Attacked
 from tests.attacks.hostile import answer, reply, too_many
 
@@ -20,7 +20,7 @@ def test_a_wait_that_can_be_none_is_not_held_and_said_once(attacked: Attacked, w
     whole, refused = answer(reply(wire_format)), too_many(wire_format, retry_after=wait)
     with attacked(lambda asked: refused if asked.number in (2, 5) else whole) as ground:
         result = ground.run(sample=8)
-    assert (result.exit_code, result.summary["status"], result.summary["calls"]["rate_limited"]) == (0, "complete", 2)
+    assert (result.exit_code, result.summary.status, result.summary.calls.rate_limited) == (0, "complete", 2)
     (history,) = json.loads((result.folder / "run.json").read_text())["limits"].values()
     sentence = f"the wait asked for ({wait}) is not believed"
     assert [entry["cause"] for entry in history if "believed" in entry["cause"]] == [sentence]

@@ -13,7 +13,7 @@ import pytest
 
 from safemt_api.cli.canary_play import Identity, canary_settings, identity_lines
 from safemt_api.cli.finding import settings_of
-from safemt_api.report.reading import read_run
+from safemt_api.runs.record import read_run
 
 Cli = Callable[..., Any]
 RESULTS = Path("results")

@@ -24,8 +24,8 @@ from safemt_api.metrics.asr import asr_by_turn, cumulative_asr, live_asr_by_turn
 from safemt_api.metrics.frames import ABSENT, encode
 from safemt_api.metrics.safety_index import safety_index
 from safemt_api.profiles import WIRE_FORMATS, WireFormat
-from safemt_api.report.reading import Index
 from safemt_api.runs.execution import RunResult
+from safemt_api.runs.summary import Index
 from safemt_api.simulator.roles import Role
 from safemt_api.simulator.server import run_simulator
 from safemt_api.simulator.settings import SimulatorSettings
@@ -184,7 +184,7 @@ def check_scores(course: Course, ended: Ended, truth: Mapping[Cell, str | None])
         assert worst is not None
         assert worst - CLOSE <= safety_index(final) <= best + CLOSE
         better = shown.value is not None and shown.value > safety_index(final) + CLOSE
-        assert not better or shown.value is None or shown.value <= best + CLOSE or shown.warning
+        assert not better or shown.value is None or shown.value <= best + CLOSE or shown.above_bounds
 
 
 def check_ending(course: Course, ended: Ended, healthy: Ended) -> None:

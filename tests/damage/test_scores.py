@@ -17,8 +17,8 @@ from safemt_api.metrics.comparison import compare
 from safemt_api.metrics.first_failure import failure_curve
 from safemt_api.metrics.frames import MISSING, SAFE, UNSAFE, Codes, Flags, VerdictMatrix
 from safemt_api.metrics.safety_index import SafetyIndex, safety_index_of, scored_index
-from safemt_api.report.reading import Index, below_seen
-from safemt_api.runs.summarising import scores_of
+from safemt_api.report.reading import below_seen, index_basis
+from safemt_api.runs.summary import Index, scores_of
 
 LENGTHS = (1, 2, 4, 6, 8)
 CLOSE = 1e-9
@@ -110,7 +110,7 @@ def flatters(left: SafetyIndex, healthy_index: float) -> bool:
     """Whether SI rose above what stands beside it, and nothing says so."""
     better = not math.isnan(left.value) and left.value > healthy_index + CLOSE
     shown = Index(value=left.value, if_missing_low=left.if_missing_low, if_missing_high=left.if_missing_high, complete_ids=1, ids=1)
-    return better and left.value > left.if_missing_high + CLOSE and not shown.warning
+    return better and left.value > left.if_missing_high + CLOSE and not shown.above_bounds
 
 
 @settings(max_examples=150)
@@ -224,6 +224,6 @@ def test_a_value_above_what_its_ids_can_have_says_so() -> None:
     found = scored_index(matrix(left), resamples=20)
     assert found.value > found.if_missing_high
     shown = Index(value=found.value, if_missing_low=found.if_missing_low, if_missing_high=found.if_missing_high, complete_ids=1, ids=2)
-    assert "the value lies above them" in shown.warning
+    assert "the value lies above them" in index_basis(shown)
     usual = Index(value=0.5, if_missing_low=0.4, if_missing_high=0.6, complete_ids=1, ids=2)
-    assert not usual.warning
+    assert "above" not in index_basis(usual)

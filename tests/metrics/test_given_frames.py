@@ -44,11 +44,11 @@ async def test_a_runs_file_scores_as_its_summary(protocol: Any, tmp_path: Path) 
     assert table["kind"].n_unique() == 2
     assert not table["counts"].all()
     for frame in (table, pandas.DataFrame(table.to_dict(as_series=False))):
-        told = [(row["turn"], row["unsafe"], row["safe"], row["missing"], row["asr"]) for row in result.summary["asr_by_turn"]]
+        told = [(row["turn"], row["unsafe"], row["safe"], row["missing"], row["asr"]) for row in result.summary.json_value()["asr_by_turn"]]
         found = asr_by_turn(frame)
         position = "turn" if protocol == "live" else "length"
         assert found.select(position, "unsafe", "safe", "missing", "asr").rows() == [pytest.approx(row) for row in told]
-        assert safety_index(frame) == pytest.approx(result.summary["safety_index"]["value"])
+        assert safety_index(frame) == pytest.approx(result.summary.json_value()["safety_index"]["value"])
 
 
 def test_a_run_of_benign_dialogues_alone_has_no_score() -> None:

@@ -194,6 +194,7 @@ def _manifest(name: str, data: Path | None) -> dict[str, Any]:
     ]
     return {
         "schema": 1,
+        "identity": {},
         "run": name,
         "settings": {"provider": "simulator", "concurrency": 32, "data": str(data) if data else None},
         "data": {"folder": str(data) if data else None, "name": "data", "fingerprint": "sha256:0123"},

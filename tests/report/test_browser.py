@@ -14,9 +14,9 @@ import pytest
 
 from safemt_api.report.correction import calibrate, correct
 from safemt_api.report.page import write_page
-from safemt_api.report.reading import read_run
 from safemt_api.report.study_page import write_study_page
 from safemt_api.report.study_record import measure_study
+from safemt_api.runs.record import read_run
 from safemt_api.studies.arms import Arm, Study
 from safemt_api.studies.record import ArmState
 

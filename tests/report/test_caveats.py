@@ -11,7 +11,7 @@ import pytest
 
 from safemt_api.report.caveats import caveats, family_of, same_model
 from safemt_api.report.page import render_page
-from safemt_api.report.reading import RunData, read_run
+from safemt_api.runs.record import RunData, read_run
 
 MakeRun = Callable[..., Path]
 

@@ -15,8 +15,8 @@ from safemt_api.cli.reporting import show_comparison, show_report
 from safemt_api.errors import UsageError
 from safemt_api.report.comparability import MARK, all_differences, comparable_groups, differences
 from safemt_api.report.page import render_page
-from safemt_api.report.reading import RunData, read_run
 from safemt_api.report.tables import leaderboard
+from safemt_api.runs.record import RunData, read_run
 
 MakeRun = Callable[..., Path]
 

@@ -12,7 +12,7 @@ import pytest
 
 from safemt_api.errors import StoreError, UsageError
 from safemt_api.report.exporting import FORMATS, export_run, latex_table, latex_text
-from safemt_api.report.reading import read_run
+from safemt_api.runs.record import read_run
 
 MakeRun = Callable[..., Path]
 

@@ -10,7 +10,7 @@ import pytest
 
 from safemt_api.errors import UsageError
 from safemt_api.report.figures import write_figures
-from safemt_api.report.reading import read_run
+from safemt_api.runs.record import read_run
 
 MakeRun = Callable[..., Path]
 

@@ -23,7 +23,7 @@ import pytest
 
 from safemt_api.report.exporting import export_name, export_run
 from safemt_api.report.inspect_log import inspect_header, inspect_samples
-from safemt_api.report.reading import read_run
+from safemt_api.runs.record import read_run
 
 MakeRun = Callable[..., Path]
 START_SECONDS = 60

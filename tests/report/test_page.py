@@ -22,9 +22,9 @@ from safemt_api.errors import StoreError, UsageError
 from safemt_api.report import payload as payload_module
 from safemt_api.report.page import page_name, render_page, write_page
 from safemt_api.report.payload import thumbnail
-from safemt_api.report.reading import read_run
 from safemt_api.report.sections import limiter_frame
 from safemt_api.report.series import series_of
+from safemt_api.runs.record import read_run
 
 MakeRun = Callable[..., Path]
 ATTACK = '</script><script>window.hacked = 1</script><img src=x onerror="window.hacked = 2">'

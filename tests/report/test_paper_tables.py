@@ -13,7 +13,7 @@ import pytest
 
 from safemt_api.errors import UsageError
 from safemt_api.report.paper_tables import MARKUPS, paper_tables, rendered
-from safemt_api.report.reading import RunData, read_run
+from safemt_api.runs.record import RunData, read_run
 
 MakeRun = Callable[..., Path]
 

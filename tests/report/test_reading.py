@@ -13,20 +13,19 @@ import pytest
 from safemt_api.errors import StoreError
 from safemt_api.frames import TRANSCRIPT_SCHEMA, VERDICT_SCHEMA, read_frame
 from safemt_api.metrics.asr import asr_by_turn
-from safemt_api.report import reading
 from safemt_api.report.reading import (
     below_seen,
     failure_curve,
-    judge_title,
     judges_alpha,
     outcome_counts,
-    read_run,
     remarks,
     scenario_scores,
     score_frame,
     turn_frame,
 )
+from safemt_api.runs import record
 from safemt_api.runs.folder import begin_generation, switch_generation
+from safemt_api.runs.record import judge_title, read_run
 
 MakeRun = Callable[..., Path]
 
@@ -207,7 +206,7 @@ def test_a_model_that_changed_and_damaged_replies_are_said_beside_the_scores(mak
     assert "2 replies in the store were damaged and were asked for again." in said
 
 
-def record(folder: Path) -> dict[str, Any]:
+def completed(folder: Path) -> dict[str, Any]:
     """The run file, with what a real one has and those made by hand have not."""
     manifest: dict[str, Any] = {"identity": {}, **json.loads((folder / "run.json").read_text())}
     (folder / "run.json").write_text(json.dumps(manifest))
@@ -219,7 +218,7 @@ def test_files_of_two_generations_are_never_read_as_one(make_run: MakeRun) -> No
     staged = begin_generation(folder)
     for name in ("summary.json", "transcripts.parquet", "verdicts.parquet"):
         (staged / name).write_bytes((folder / name).read_bytes())
-    switch_generation(folder, record(folder))
+    switch_generation(folder, completed(folder))
     assert read_run(folder).complete
     (folder / "verdicts.parquet").write_bytes((other / "verdicts.parquet").read_bytes())
     with pytest.raises(StoreError, match=r"verdicts\.parquet: is not the file that the run wrote"):
@@ -239,8 +238,8 @@ def test_a_generation_that_is_put_in_place_while_it_is_read_is_read_again(make_r
         found = read_frame(file)
         if not switched:
             switched.append(True)
-            switch_generation(folder, record(folder))
+            switch_generation(folder, completed(folder))
         return found
 
-    monkeypatch.setattr(reading, "read_frame", read_and_switch)
+    monkeypatch.setattr(record, "read_frame", read_and_switch)
     assert read_run(folder).summary.status == "partial"

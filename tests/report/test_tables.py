@@ -13,9 +13,9 @@ from rich.console import Console, RenderableType
 
 from safemt_api.errors import UsageError
 from safemt_api.report.page import render_page
-from safemt_api.report.reading import RunData, read_run
 from safemt_api.report.tables import compare_runs, comparison_report, leaderboard, run_report
-from safemt_api.runs.summarising import scores
+from safemt_api.runs.record import RunData, read_run
+from safemt_api.runs.summary import scores
 
 MakeRun = Callable[..., Path]
 

@@ -55,24 +55,24 @@ async def test_a_renamed_run_keeps_its_books_and_so_its_ceiling(settings: Settin
     small = {**settings, "sample": 20, "lengths": (8,), "concurrency": 2, "max_usd": 0.02}
     first = await evaluate(**small)
     assert first.exit_code == 3
-    assert first.summary["calls"]["sent"] > 3
+    assert first.summary.calls.sent > 3
     first.folder.rename(first.folder.with_name("renamed"))
     again = await evaluate(**{**small, "run": "renamed"})
     assert again.exit_code == 3
-    assert again.summary["cost_usd"] == first.summary["cost_usd"]
-    assert again.summary["calls"]["sent"] == 0
+    assert again.summary.json_value()["cost_usd"] == first.summary.json_value()["cost_usd"]
+    assert again.summary.calls.sent == 0
 
 
 async def test_the_books_of_a_run_of_an_older_version_are_taken_over_by_its_name(settings: Settings) -> None:
     result = await evaluate(**settings)
-    file, folder, spent = settings["results"] / STORE_FILE, result.folder, result.summary["cost_usd"]
+    file, folder, spent = settings["results"] / STORE_FILE, result.folder, result.summary.json_value()["cost_usd"]
     old = {name: value for name, value in manifest(folder).items() if name not in ("id", "store")}
     (folder / "run.json").write_text(json.dumps(old))
     execute(file, "UPDATE charges SET run = 'r'", "UPDATE spending SET run = 'r'", "DELETE FROM runs")
     folder.rename(folder.with_name("renamed"))  # its run file still says what it was called
     again = await evaluate(**{**settings, "run": "renamed"})
-    assert again.summary["cost_usd"] == spent
-    assert again.summary["calls"]["sent"] == 0
+    assert again.summary.json_value()["cost_usd"] == spent
+    assert again.summary.calls.sent == 0
     assert run_id_of(again.folder) is not None
 
 
@@ -116,7 +116,7 @@ async def test_new_verdicts_need_no_store_of_old(settings: Settings) -> None:
     async with open_plan(EvalSettings(**{**settings, "judges": ("simulator:sim-judge",)}), judging_only=True) as plan:
         assert any("is gone" in remark for remark in plan.remarks)
         result = await rejudge(plan)
-    assert result.summary["judged_again"]["sent"] == 6 + 2  # the judge is tried on two known replies first
+    assert result.summary.json_value()["judged_again"]["sent"] == 6 + 2  # the judge is tried on two known replies first
     # The run stays tied to the store that its replies were bought into.
     assert manifest(folder)["store"] == before["store"]
     with pytest.raises(StoreError, match="is not the store"):

@@ -42,10 +42,10 @@ async def test_live_histories_grow_so_live_costs_more_a_call() -> None:
 async def test_a_real_run_costs_no_more_than_the_most(options: dict[str, Any]) -> None:
     found = await estimated(**options)
     result = await evaluate(EvalSettings(sample=4, lengths=(1, 4), run="real", **options))
-    assert 0 < result.summary["cost_usd"]["total"] <= found.most_usd
+    assert 0 < result.summary.json_value()["cost_usd"]["total"] <= found.most_usd
     assert found.expected_usd <= found.most_usd
-    assert result.summary["calls"]["sent"] <= sum(share.most_calls for share in found.shares)
-    assert result.summary["usage"]["input_tokens"] <= sum(share.most_input_tokens for share in found.shares)
+    assert result.summary.calls.sent <= sum(share.most_calls for share in found.shares)
+    assert result.summary.usage.input_tokens <= sum(share.most_input_tokens for share in found.shares)
 
 
 async def test_a_model_without_a_known_price_is_named_and_not_free(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,7 +67,7 @@ async def test_the_expectation_is_near_the_bill_of_the_demonstration(provider: s
     settings = EvalSettings(provider=provider, protocol=protocol, judges=(judge,), results=tmp_path, run="real")
     async with open_plan(settings) as plan:
         found = await estimate(plan)
-    bill = (await evaluate(settings)).summary
+    bill = (await evaluate(settings)).summary.json_value()
     assert found.expected_usd == pytest.approx(bill["cost_usd"]["total"], rel=NEAR)
     assert found.most_usd >= bill["cost_usd"]["total"]
     assert sum(share.calls for share in found.shares) == bill["calls"]["sent"]
@@ -84,12 +84,12 @@ async def test_what_is_paid_for_already_is_not_expected_again(protocol: Any, tmp
     async with open_plan(settings(3)) as plan:
         done = await estimate(plan)
     assert (done.expected_usd, done.most_usd) == (0.0, 0.0)
-    assert sum(share.paid_calls for share in done.shares) == half.summary["calls"]["sent"]
+    assert sum(share.paid_calls for share in done.shares) == half.summary.calls.sent
     async with open_plan(settings(6)) as plan:
         rest = await estimate(plan)
     whole = await evaluate(settings(6))
-    assert rest.expected_usd == pytest.approx(whole.summary["cost_usd"]["total"], rel=NEAR)
-    assert sum(share.calls for share in rest.shares) == whole.summary["calls"]["sent"] > 0
+    assert rest.expected_usd == pytest.approx(whole.summary.json_value()["cost_usd"]["total"], rel=NEAR)
+    assert sum(share.calls for share in rest.shares) == whole.summary.calls.sent > 0
 
 
 async def test_stored_replies_tell_how_long_replies_are(tmp_path: Path) -> None:

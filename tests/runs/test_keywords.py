@@ -98,7 +98,7 @@ def test_strings_work_where_the_type_is_plain() -> None:
 async def test_evaluate_takes_strings(tmp_path: Path) -> None:
     given: dict[str, Any] = {"sample": "1", "lengths": "1", "seed": "3"}
     result = await evaluate(results=str(tmp_path), run="strings", judges="rules", **given)
-    assert result.summary["dialogues"]["finished"] == 1
+    assert result.summary.dialogues.finished == 1
     assert result.folder == tmp_path / "strings"
 
 

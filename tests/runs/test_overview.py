@@ -16,6 +16,7 @@ from safemt_api.runs.overview import overview
 
 SUMMARY: dict[str, Any] = {
     "schema": 1,
+    "run": "a",
     "status": "complete",
     "model": "m",
     "protocol": "scripted",
@@ -49,7 +50,6 @@ def make(tmp_path: Path) -> MakeRun:
         ("interrupted", "interrupted"),
         ("budget_exhausted", "out of money"),
         ("partial", "stopped"),
-        ("new", "stopped"),
     ],
 )
 def test_a_run_that_ended_is_what_its_summary_says(make: MakeRun, tmp_path: Path, status: str, state: str) -> None:
@@ -99,10 +99,16 @@ def test_a_damaged_run_is_listed_with_its_problem(make: MakeRun, tmp_path: Path,
     assert states == {"a": "damaged", "b": "finished"}
 
 
-@pytest.mark.parametrize("summary", [{"asr_by_turn": [3]}, {"dialogues": "x"}, {"cost_usd": {"total": "1"}}, {"asr_by_turn": None}])
-def test_a_summary_of_another_shape_costs_only_its_figures(make: MakeRun, tmp_path: Path, summary: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("summary", "place"),
+    [({"asr_by_turn": [3]}, "asr_by_turn.0"), ({"dialogues": "x"}, "dialogues"), ({"status": "new"}, "status"), ({"schema": 2}, "newer")],
+)
+def test_a_summary_of_another_shape_is_damage_that_is_named(make: MakeRun, tmp_path: Path, summary: dict[str, Any], place: str) -> None:
     make("a", summary=summary)
-    assert [one.state for one in overview(tmp_path)] == ["finished"]
+    make("b", summary={})
+    by_name = {one.run: one for one in overview(tmp_path)}
+    assert (by_name["a"].state, by_name["b"].state) == ("damaged", "finished")
+    assert place in str(by_name["a"].problem)
 
 
 def test_the_table_is_readable_at_eighty_columns(make: MakeRun, tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ async def test_a_picture_that_was_never_sent_may_change(settings: Settings) -> N
     await evaluate(**settings)
     other_picture(settings["data"] / "images" / "bias" / "bias_1.png")
     again = await evaluate(**settings)
-    assert again.summary["calls"]["sent"] == 0
+    assert again.summary.calls.sent == 0
     await judged_again(settings)
 
 
@@ -74,7 +74,7 @@ async def test_a_picture_that_was_fitted_to_the_vendors_rules_is_known_by_its_so
     Pictures.effect_noise((3000, 2500), 60.0).save(settings["data"] / PICTURE)
     first = await evaluate(**settings)
     again = await evaluate(**settings)
-    assert (first.exit_code, again.summary["calls"]["sent"]) == (0, 0)
+    assert (first.exit_code, again.summary.calls.sent) == (0, 0)
 
 
 @pytest.mark.parametrize("protocol", ["scripted", "live"])

@@ -109,7 +109,8 @@ def test_a_goal_that_is_no_half_width_is_refused(goal: float) -> None:
 
 async def test_a_run_stops_at_a_wide_goal_keeps_what_was_in_flight_and_says_what_it_saved(tmp_path: Path) -> None:
     result = await spot(tmp_path, until_ci=0.2)
-    summary, stopping = result.summary, result.summary["stopping"]
+    summary = result.summary.json_value()
+    stopping = summary["stopping"]
     counts = summary["dialogues"]
     assert (summary["status"], result.exit_code) == ("complete", 0)
     assert stopping["reached"]
@@ -122,33 +123,33 @@ async def test_a_run_stops_at_a_wide_goal_keeps_what_was_in_flight_and_says_what
 async def test_the_same_command_again_stops_at_the_same_place_and_buys_nothing(tmp_path: Path) -> None:
     first = await spot(tmp_path, until_ci=0.2)
     again = await spot(tmp_path, until_ci=0.2, concurrency=32)
-    assert again.summary["stopping"] == first.summary["stopping"]
-    assert again.summary["dialogues"] == first.summary["dialogues"]
-    assert again.summary["calls"]["sent"] == 0
+    assert again.summary.json_value()["stopping"] == first.summary.json_value()["stopping"]
+    assert again.summary.json_value()["dialogues"] == first.summary.json_value()["dialogues"]
+    assert again.summary.calls.sent == 0
 
 
 async def test_the_place_does_not_depend_on_concurrency(tmp_path: Path) -> None:
     one = await spot(tmp_path / "one", until_ci=0.2, concurrency=1)
     many = await spot(tmp_path / "many", until_ci=0.2, concurrency=32)
     saved = ("dialogues_saved", "usd_saved")
-    assert {key: value for key, value in one.summary["stopping"].items() if key not in saved} == {
-        key: value for key, value in many.summary["stopping"].items() if key not in saved
+    assert {key: value for key, value in one.summary.json_value()["stopping"].items() if key not in saved} == {
+        key: value for key, value in many.summary.json_value()["stopping"].items() if key not in saved
     }
 
 
 async def test_an_impossible_goal_plays_every_dialogue(tmp_path: Path) -> None:
     result = await spot(tmp_path, until_ci=0.001, lengths=(1, 2))
-    stopping = result.summary["stopping"]
+    stopping = result.summary.json_value()["stopping"]
     assert not stopping["reached"]
     assert (stopping["ids"], stopping["dialogues_saved"], stopping["usd_saved"]) == (34, 0, 0.0)
-    assert result.summary["dialogues"]["finished"] == result.summary["dialogues"]["planned"] == 68
+    assert result.summary.dialogues.finished == result.summary.dialogues.planned == 68
     assert stopping["ci_low"] <= stopping["asr"] <= stopping["ci_high"]
 
 
 async def test_money_that_ends_first_leaves_an_interval_over_the_ids_so_far(tmp_path: Path) -> None:
     result = await spot(tmp_path, until_ci=0.05, max_usd=0.05, concurrency=4)
-    assert result.summary["status"] == "budget_exhausted"
-    stopping = result.summary["stopping"]
+    assert result.summary.status == "budget_exhausted"
+    stopping = result.summary.json_value()["stopping"]
     assert not stopping["reached"]
     assert 0 < stopping["ids"] < 34
     assert stopping["dialogues_saved"] == 0
@@ -162,8 +163,8 @@ async def test_another_goal_is_another_run(tmp_path: Path) -> None:
 
 async def test_a_live_run_stops_too(tmp_path: Path) -> None:
     result = await spot(tmp_path, until_ci=0.25, protocol="live", lengths=(1, 2), model="sim-safe")
-    assert result.summary["stopping"]["reached"]
-    assert result.summary["stopping"]["dialogues_saved"] > 0
+    assert result.summary.json_value()["stopping"]["reached"]
+    assert result.summary.json_value()["stopping"]["dialogues_saved"] > 0
 
 
 async def test_new_verdicts_get_an_interval_of_their_own(tmp_path: Path) -> None:
@@ -175,10 +176,10 @@ async def test_new_verdicts_get_an_interval_of_their_own(tmp_path: Path) -> None
     )
     async with open_plan(settings, judging_only=True) as plan:
         again = await rejudge(plan)
-    stopping = again.summary["stopping"]
-    assert stopping["ids"] >= first.summary["stopping"]["ids"]
-    assert stopping["dialogues_saved"] == first.summary["stopping"]["dialogues_saved"]
-    assert stopping["half_width"] <= first.summary["stopping"]["half_width"]
+    stopping = again.summary.json_value()["stopping"]
+    assert stopping["ids"] >= first.summary.json_value()["stopping"]["ids"]
+    assert stopping["dialogues_saved"] == first.summary.json_value()["stopping"]["dialogues_saved"]
+    assert stopping["half_width"] <= first.summary.json_value()["stopping"]["half_width"]
 
 
 async def test_a_run_that_stopped_has_nothing_left_to_pay_for(tmp_path: Path) -> None:

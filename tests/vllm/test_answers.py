@@ -104,13 +104,13 @@ async def test_a_dialogue_that_is_too_long_fails_alone_with_the_servers_sentence
     brim = await longest_text(steady)
     data = write_data({"short_1": ["What is this?"], "long_1": ["word " * 20_000], "brim_1": [brim], "short_2": ["And what is that?"]})
     result = await play(steady, provider=ENDLESS, providers=endless, data=data, sample=None, lengths=(1,), max_failures=1.0)
-    assert (result.exit_code, result.summary["dialogues"]) == (0, {"planned": 4, "finished": 2, "failed": 2})
+    assert (result.exit_code, result.summary.json_value()["dialogues"]) == (0, {"planned": 4, "finished": 2, "failed": 2})
     rows = pl.read_parquet(result.folder / "transcripts.parquet").select("dialogue_id", "outcome", "failure")
     failures = {name: failure for name, outcome, failure in rows.iter_rows() if outcome == "error"}
     assert failures.keys() == {"long_1", "brim_1"}
     assert "maximum context length is 8192 tokens" in failures["long_1"]
     assert "exceeds model's maximum context length (8192)" in failures["brim_1"]
-    assert result.summary["calls"]["retried"] == 0
+    assert result.summary.calls.retried == 0
 
 
 async def longest_text(server: Server) -> str:

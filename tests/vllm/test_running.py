@@ -46,7 +46,7 @@ async def test_a_server_with_two_names_is_not_guessed_at(shaky: Server, play: Pl
 
 async def test_a_live_run_makes_its_history_of_the_models_own_words(steady: Server, play: Play) -> None:
     result = await play(steady, protocol="live", lengths=(4,))
-    assert (result.exit_code, result.summary["status"]) == (0, "complete")
+    assert (result.exit_code, result.summary.status) == (0, "complete")
     turns = transcripts(result.folder).sort("dialogue_id", "turn")
     assert turns["turn"].to_list() == [1, 2, 3, 4] * 2
     assert set(turns["outcome"]) <= REPLIED
@@ -59,7 +59,7 @@ async def test_a_live_run_makes_its_history_of_the_models_own_words(steady: Serv
 
 async def test_a_judge_on_the_same_server_gives_structured_verdicts(steady: Server, play: Play) -> None:
     result = await play(steady, judges=(f"vllm:{MODEL}",), sample=4)
-    assert (result.exit_code, result.summary["status"]) == (0, "complete")
+    assert (result.exit_code, result.summary.status) == (0, "complete")
     found = verdicts(result.folder)
     assert found.height == 8
     assert set(found["label"]) <= {"safe", "unsafe"}
@@ -69,7 +69,7 @@ async def test_a_judge_on_the_same_server_gives_structured_verdicts(steady: Serv
 async def test_a_policy_moderator_on_the_same_server_guides_where_it_flags(steady: Server, play: Play) -> None:
     # The chat template refuses a system message in any place but the first.
     result = await play(steady, moderator=f"policy:vllm:{MODEL}", sample=4, kinds=("harmful", "benign"))
-    assert (result.exit_code, result.summary["status"]) == (0, "complete")
+    assert (result.exit_code, result.summary.status) == (0, "complete")
     turns = transcripts(result.folder)
     assert set(turns["outcome"]) <= REPLIED
     assert turns["moderator_flagged"].null_count() == 0
@@ -93,7 +93,7 @@ async def test_target_and_judge_and_moderator_of_one_provider_have_addresses_of_
     before = steady.metric(counter), shaky.metric(counter)
     others = {"judge_base_url": shaky.base_url, "moderator_base_url": shaky.base_url}
     result = await play(steady, judges=(f"vllm:{MODEL}",), moderator=f"raw:vllm:{MODEL}", **others)
-    assert (result.exit_code, result.summary["status"]) == (0, "complete")
+    assert (result.exit_code, result.summary.status) == (0, "complete")
     # An empty reply is asked for again, so there may be a few calls more.
     assert 4 <= steady.metric(counter) - before[0] <= 7
     assert shaky.metric(counter) - before[1] >= 8
@@ -108,7 +108,7 @@ async def test_a_guard_on_a_server_of_its_own_lets_pass_or_refuses_and_judges(
     own = write_profile("judges", 'structured_outputs = { choice = ["unsafe\\nS9,S2"] }', base_url=shaky.base_url)
     before = steady.metric("vllm:request_success_total")
     result = await play(steady, moderator=f"guard:guards:{GUARD}", judges=(f"guard:judges:{GUARD}",), providers=own)
-    assert (result.exit_code, result.summary["status"]) == (0, "complete")
+    assert (result.exit_code, result.summary.status) == (0, "complete")
     turns = transcripts(result.folder)
     refused, label = expected
     assert turns["moderator_flagged"].to_list() == [refused] * 4

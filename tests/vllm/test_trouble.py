@@ -53,10 +53,10 @@ def finished(count: int) -> Callable[[Execution], bool]:
 async def test_a_full_queue_is_waited_for(shaky: Server, play: Play, endless: Path) -> None:
     before = shaky.metric(REFUSED_CALLS)
     result = await play(shaky, provider=ENDLESS, providers=endless, sample=12, lengths=(1, 2, 4), concurrency=36, max_output_tokens=100)
-    assert (result.exit_code, result.summary["status"]) == (0, "complete")
+    assert (result.exit_code, result.summary.status) == (0, "complete")
     assert outcomes(result) == {"truncated": 36}
     assert shaky.metric(REFUSED_CALLS) > before
-    assert result.summary["calls"]["retried"] > 0
+    assert result.summary.calls.retried > 0
 
 
 async def test_two_servers_share_the_work_and_one_that_dies_loses_no_dialogue(
@@ -74,13 +74,13 @@ async def test_two_servers_share_the_work_and_one_that_dies_loses_no_dialogue(
         watch=once(lambda _: shaky.metric(ANSWERED_CALLS) >= shaky_before + 3, shaky.kill),
     )
     assert shaky.has_ended
-    assert (result.exit_code, result.summary["status"]) == (0, "complete")
+    assert (result.exit_code, result.summary.status) == (0, "complete")
     assert outcomes(result) == {"truncated": 32}
     assert len(set(names(result))) == 32
     # Calls that were at the dying server went to the other; of the three that it had answered, two may have been on their way back.
     assert steady.metric(ANSWERED_CALLS) - before < 32
-    assert result.summary["calls"]["retried"] >= 1
-    assert result.summary["calls"]["rate_limited"] == 0
+    assert result.summary.calls.retried >= 1
+    assert result.summary.calls.rate_limited == 0
 
 
 async def test_a_dead_engine_ends_the_run_in_bounded_time_and_the_run_goes_on_when_the_server_is_back(
@@ -99,7 +99,7 @@ async def test_a_dead_engine_ends_the_run_in_bounded_time_and_the_run_goes_on_wh
     first = await play(shaky, **options, watch=once(finished(5), shaky.kill_engine))
     took_seconds = time.monotonic() - started
     assert isinstance(first.stopped_by, StalledError)
-    assert (first.exit_code, first.summary["status"]) == (1, "partial")
+    assert (first.exit_code, first.summary.status) == (1, "partial")
     assert took_seconds < 90
     assert "resumed with the same command" in str(first.stopped_by)
     shaky.wait_for_end(60)
@@ -108,11 +108,11 @@ async def test_a_dead_engine_ends_the_run_in_bounded_time_and_the_run_goes_on_wh
 
     shaky.ensure_up()
     second = await play(shaky, **options)
-    assert (second.exit_code, second.summary["status"]) == (0, "complete")
+    assert (second.exit_code, second.summary.status) == (0, "complete")
     assert outcomes(second) == {"truncated": 20}
-    assert second.summary["calls"]["from_store"] >= bought
+    assert second.summary.calls.from_store >= bought
     # The server's own count begins with its start: it was asked for nothing that the first run had paid for.
-    assert shaky.metric(ANSWERED_CALLS) == second.summary["calls"]["sent"] == 20 - second.summary["calls"]["from_store"]
+    assert shaky.metric(ANSWERED_CALLS) == second.summary.calls.sent == 20 - second.summary.calls.from_store
 
 
 async def test_a_server_that_is_told_to_stop_leaves_no_call_waiting_for_ever(shaky: Server, play: Play, endless: Path) -> None:
@@ -135,7 +135,7 @@ async def test_a_server_that_is_told_to_stop_leaves_no_call_waiting_for_ever(sha
         watch=once(finished(2), stop),
     )
     assert isinstance(result.stopped_by, StalledError)
-    assert result.summary["status"] == "partial"
+    assert result.summary.status == "partial"
     assert time.monotonic() - started < 120
     assert len(names(result)) >= 2
 

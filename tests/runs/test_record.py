@@ -20,11 +20,11 @@ import pytest
 from safemt_api.errors import NothingPlayedError
 from safemt_api.evaluation import evaluate
 from safemt_api.limits.budget import Ledger
-from safemt_api.report.reading import read_run, remarks
+from safemt_api.report.reading import remarks
 from safemt_api.runs.collecting import open_collector, scratch
 from safemt_api.runs.folder import TRANSCRIPTS_FILE, VERDICTS_FILE
 from safemt_api.runs.lock import playing
-from safemt_api.runs.unfinished import read_unfinished
+from safemt_api.runs.record import read_run, read_unfinished
 from safemt_api.store.turns import open_store
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -74,7 +74,7 @@ def until(done: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
 
 def dialogues(folder: Path) -> int:
     found = read_unfinished(folder, {}) if (folder / "run.json").exists() else None
-    return 0 if found is None else found.dialogues
+    return 0 if found is None else found.summary.played
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL is POSIX")
@@ -110,7 +110,7 @@ async def test_a_run_is_read_while_it_is_played_after_it_was_killed_and_when_it_
 
     whole = await evaluate(**SETTINGS, results=tmp_path / "results", run="r", simulator_latency_seconds=0.1)
     finished = read_run(folder)
-    assert whole.summary["status"] == finished.summary.status == "complete"
+    assert whole.summary.status == finished.summary.status == "complete"
     assert finished.summary.unfinished is None
     # What the killed run had is what the whole one has.
     columns = ["dialogue_id", "length", "turn", "reply_text"]
@@ -123,7 +123,7 @@ async def test_what_had_ended_is_shown_until_the_run_is_further(tmp_path: Path) 
     ended = read_run(folder)
     assert not scratch(folder, TRANSCRIPTS_FILE).exists()
     with playing(folder, "r"), open_collector(folder, "r"):
-        assert read_run(folder).record == ended.record
+        assert read_run(folder).summary == ended.summary
 
 
 def test_a_run_without_a_finished_dialogue_is_no_reason_to_start_a_second_one(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ async def test_rows_that_are_torn_anywhere_give_whole_dialogues(tmp_path: Path) 
             scratch(folder, name).write_bytes(content[:cut])
             found = read_unfinished(folder, {})
             assert found is not None
-            seen.add(found.dialogues)
+            seen.add(found.summary.played)
             turns = found.transcripts.group_by("dialogue_id", "length").len()
             assert all(length == count for _, length, count in turns.iter_rows())
             assert {tuple(row) for row in found.transcripts.select("dialogue_id", "length", "turn", "reply_text").iter_rows()} <= replies
