@@ -39,8 +39,7 @@ from safemt_api.metrics.asr import pooled_asr
 from safemt_api.metrics.comparison import paired, paired_differences
 from safemt_api.metrics.first_failure import failure_curve
 from safemt_api.metrics.frames import MISSING, Codes, Floats, VerdictMatrix
-from safemt_api.metrics.safety_index import combined, scored_index, spreads
-from safemt_api.metrics.scores import scores_with_intervals
+from safemt_api.metrics.safety_index import combined, scored_index, scores_with_intervals, spreads
 from safemt_api.metrics.sequential import ConfidenceSequence
 from safemt_api.metrics.uncertainty import proportion_interval
 

@@ -14,8 +14,19 @@ from narwhals.typing import IntoDataFrame
 
 from safemt_api.errors import UsageError
 from safemt_api.metrics.first_failure import failure_curve
-from safemt_api.metrics.frames import KEY, LIVE_KEY, MISSING, SAFE, UNSAFE, Floats, VerdictMatrix, checked, encode, label_codes
-from safemt_api.metrics.given_frames import given_verdicts
+from safemt_api.metrics.frames import (
+    KEY,
+    LIVE_KEY,
+    MISSING,
+    SAFE,
+    UNSAFE,
+    Floats,
+    VerdictMatrix,
+    checked,
+    encode,
+    given_verdicts,
+    label_codes,
+)
 from safemt_api.metrics.uncertainty import DEFAULT_LEVEL, DEFAULT_RESAMPLES, Estimate, proportion_interval, proportion_intervals, ratio
 
 RATES = ("asr", "if_missing_safe", "if_missing_unsafe")

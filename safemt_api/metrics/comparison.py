@@ -15,8 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import polars as pl
 
-from safemt_api.errors import UsageError
-from safemt_api.metrics.frames import MISSING, SAFE, Floats, VerdictMatrix, encode
+from safemt_api.metrics.frames import MISSING, SAFE, Floats, VerdictMatrix, encode, shared
 from safemt_api.metrics.safety_index import (
     complete_ids,
     pseudo_ids,
@@ -37,6 +36,8 @@ from safemt_api.metrics.uncertainty import (
     percentile_estimate,
     ratio,
 )
+
+UNPAIRED = "they cannot be compared pair by pair"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,7 +91,7 @@ def compare(
         UsageError: A frame breaks the contract of ``asr_by_turn``, or the runs share no id or no length.
     """
     whole_a, whole_b = encode(frame_a), encode(frame_b)
-    own_a, own_b = shared(whole_a, whole_b)
+    own_a, own_b = shared((whole_a, whole_b), so=UNPAIRED)
     a, b = paired(own_a, own_b)
     only_a, only_b = (tuple(sorted(set(x.ids) - set(y.ids))) for x, y in ((whole_a, whole_b), (whole_b, whole_a)))
     by_length, asr, index = paired_differences(a, b, resamples=resamples, seed=seed, level=level)
@@ -120,18 +121,9 @@ def compare(
     )
 
 
-def shared(a: VerdictMatrix, b: VerdictMatrix) -> tuple[VerdictMatrix, VerdictMatrix]:
-    """Both runs on their common ids, lengths and repeats, each with all verdicts it has there; repeats are paired in their order."""
-    ids, lengths = sorted(set(a.ids) & set(b.ids)), sorted(set(a.lengths) & set(b.lengths))
-    if not ids or not lengths:
-        raise UsageError(f"the two runs share no {'length' if ids else 'dialogue id'}, so they cannot be compared pair by pair")
-    repeats = min(a.repeats, b.repeats)
-    return a.restricted(ids, lengths).first(repeats), b.restricted(ids, lengths).first(repeats)
-
-
 def paired(a: VerdictMatrix, b: VerdictMatrix) -> tuple[VerdictMatrix, VerdictMatrix]:
     """Both runs on their common ids and lengths, with a verdict missing in both wherever it is missing in one."""
-    a, b = shared(a, b)
+    a, b = shared((a, b), so=UNPAIRED)
     both = a.judged & b.judged
     codes_a, codes_b = (np.where(both, x.codes, MISSING).astype(np.int8) for x in (a, b))
     return replace(a, codes=codes_a), replace(b, codes=codes_b)
@@ -151,7 +143,9 @@ def mcnemar(only_a: int, only_b: int) -> float:
 def swap_test(net: Sequence[int]) -> float:
     """Exact two-sided p value of "swapping the runs within an id changes nothing", from each id's difference in unsafe verdicts."""
     sizes, counts = np.unique(np.abs(np.asarray(net, dtype=np.int64)), return_counts=True)
-    swaps = [IntegerVariable(-int(size), _two_points(int(size)), int(count)) for size, count in zip(sizes, counts, strict=True) if size]
+    # An id's difference has one sign or the other: two points, 2 x size apart, each with chance .5.
+    two_points = {size: np.bincount([0, 2 * size]) / 2 for size in map(int, sizes) if size}
+    swaps = [IntegerVariable(-size, two_points[size], int(count)) for size, count in zip(map(int, sizes), counts, strict=True) if size]
     return exact_two_sided_p(swaps, float(sum(net)))
 
 
@@ -163,12 +157,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
         worst = max(worst, min(1.0, (len(known) - rank) * p))
         adjusted[i] = worst
     return adjusted
-
-
-def _two_points(size: int) -> Floats:
-    chances = np.zeros(2 * size + 1)
-    chances[[0, -1]] = 0.5
-    return chances
 
 
 def _pooled(matrix: VerdictMatrix) -> float:
@@ -271,9 +259,9 @@ def _filled(rows: list[dict[str, float]]) -> pl.DataFrame:
 def _by_scenario(frame_a: pl.DataFrame, frame_b: pl.DataFrame, *, resamples: int, seed: int, level: float) -> pl.DataFrame | None:
     if "scenario" not in frame_a.columns or "scenario" not in frame_b.columns:
         return None
-    shared = set(frame_a["scenario"].drop_nulls().to_list()) & set(frame_b["scenario"].drop_nulls().to_list())
+    common = set(frame_a["scenario"].drop_nulls().to_list()) & set(frame_b["scenario"].drop_nulls().to_list())
     rows = []
-    for scenario in sorted(shared):
+    for scenario in sorted(common):
         parts = (encode(frame.filter(pl.col("scenario") == scenario)) for frame in (frame_a, frame_b))
         rows.append({"scenario": scenario} | _scenario_row(*parts, resamples=resamples, seed=seed, level=level))
     if not rows:

@@ -18,8 +18,7 @@ from safemt_api.frames import with_repeat
 from safemt_api.metrics.asr import matrix_asr_with_intervals
 from safemt_api.metrics.comparison import Comparison, compare, holm, paired
 from safemt_api.metrics.frames import KEY, VerdictMatrix, checked, encode
-from safemt_api.metrics.safety_index import SafetyIndex
-from safemt_api.metrics.scores import Scores, scores_of_matrices
+from safemt_api.metrics.safety_index import SafetyIndex, Scores, scores_of_matrices
 from safemt_api.metrics.uncertainty import (
     DEFAULT_LEVEL,
     DEFAULT_RESAMPLES,

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
+import narwhals as nw
 import numpy as np
 import polars as pl
+from narwhals.typing import IntoDataFrame
 from numpy.typing import NDArray
 
 from safemt_api.errors import UsageError
@@ -27,6 +30,9 @@ SAFE, UNSAFE, MISSING, ABSENT = 0, 1, -1, -2
 LABELS = ("safe", "unsafe")
 KEY = ("dialogue_id", "length", "repeat")
 LIVE_KEY = (*KEY, "turn")
+
+RUN_COLUMNS = ("dialogue_id", "length", "turn", "counts", "kind", "label")
+"""What tells a run's verdicts from a frame of one's own: there are a column ``label`` and none that is called ``verdict``."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -129,6 +135,19 @@ def encode_checked(frame: pl.DataFrame, *, column: str) -> VerdictMatrix:
     return VerdictMatrix(tuple(ids.to_list()), tuple(lengths.to_list()), codes, repeats)
 
 
+def shared(matrices: Sequence[VerdictMatrix], *, so: str) -> list[VerdictMatrix]:
+    """The runs on their common ids, lengths and repeats, each with all verdicts it has there; repeats are paired in their order.
+
+    Raises:
+        UsageError: They share no id or no length; ``so`` says what follows from that.
+    """
+    ids, lengths = (sorted(set.intersection(*map(set, keys))) for keys in zip(*((one.ids, one.lengths) for one in matrices), strict=True))
+    if not ids or not lengths:
+        raise UsageError(f"the runs share no {'length' if ids else 'dialogue id'}, so {so}")
+    repeats = min(one.repeats for one in matrices)
+    return [one.restricted(ids, lengths).first(repeats) for one in matrices]
+
+
 def label_codes(labels: pl.Series) -> Codes:
     """Labels as 0 (safe), 1 (unsafe) and -1 (null)."""
     return (labels == "unsafe").cast(pl.Int8).fill_null(MISSING).to_numpy()
@@ -160,3 +179,50 @@ def _refuse_duplicates(frame: pl.DataFrame, key: Sequence[str]) -> None:
 
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "") if names else "none"
+
+
+class GivenVerdicts(NamedTuple):
+    """A verdict frame; ``live`` if it is of a live run, which has one row a turn."""
+
+    frame: pl.DataFrame
+    live: bool = False
+
+
+def given_verdicts(frame: IntoDataFrame) -> GivenVerdicts:
+    """The verdicts that scores read: of a run's file the rows that count, on harmful dialogues.
+
+    Args:
+        frame: A verdict frame, or a run's ``verdicts.parquet``, in polars, pandas, or any other form that narwhals reads.
+
+    Raises:
+        UsageError: It is no frame, or a run's verdicts without any on harmful dialogues.
+    """
+    own = _as_polars(frame)
+    if "verdict" in own.columns or not set(RUN_COLUMNS) <= set(own.columns):
+        return GivenVerdicts(own)
+    own = with_repeat(own)
+    counting = own.filter(pl.col("counts") & (pl.col("kind") == "harmful"))
+    if own.height and not counting.height:
+        raise UsageError("the run's verdicts hold none that counts on a harmful dialogue, and benign ones have no ASR and no Safety Index")
+    verdicts = counting.select("dialogue_id", "scenario", "length", "repeat", "turn", verdict="label")
+    if verdicts.filter(pl.col("turn") < pl.col("length")).height:
+        return GivenVerdicts(verdicts, live=True)
+    return GivenVerdicts(verdicts.drop("turn"))
+
+
+def _as_polars(frame: IntoDataFrame) -> pl.DataFrame:
+    if isinstance(frame, pl.DataFrame):
+        return frame
+    if isinstance(frame, pl.LazyFrame):
+        raise UsageError("the verdicts are a LazyFrame; give its .collect()")
+    try:
+        given = nw.from_native(frame, eager_only=True)
+    except TypeError:
+        raise UsageError(f"verdicts come as a frame of polars or pandas, not as {type(frame).__name__}") from None
+    # By lists: polars would need pyarrow to take a pandas frame, and an empty cell may be None, NaN or NA there.
+    return pl.DataFrame({name: _values(given[name]) for name in given.columns}, strict=False)
+
+
+def _values(column: nw.Series[Any]) -> list[object]:
+    empty = column.is_null().to_list()
+    return [None if gone else value for value, gone in zip(column.to_list(), empty, strict=True)]

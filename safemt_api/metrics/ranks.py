@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from safemt_api.errors import UsageError
-from safemt_api.metrics.frames import Floats, VerdictMatrix, checked_level, encode
+from safemt_api.metrics.frames import Floats, VerdictMatrix, checked_level, encode, shared
 from safemt_api.metrics.safety_index import enough_complete, pseudo_ids, safety_index_of, safety_index_samples, score_columns
 from safemt_api.metrics.uncertainty import DEFAULT_LEVEL, DEFAULT_RESAMPLES, bayesian_sums
 
@@ -42,8 +41,8 @@ def ranks(
         UsageError: A frame breaks the contract of ``asr_by_turn``, or the runs share no id or no length.
     """
     checked_level(level)
-    matrices = _shared({name: encode(frame) for name, frame in frames.items()})
-    placed = {name: matrix for name, matrix in matrices.items() if enough_complete(matrix)}
+    matrices = shared([encode(frame) for frame in frames.values()], so="they have no common ranking") if frames else []
+    placed = {name: matrix for name, matrix in zip(frames, matrices, strict=True) if enough_complete(matrix)}
     if not placed:
         return {}
     values = np.array([safety_index_of(matrix) for matrix in placed.values()])
@@ -54,15 +53,6 @@ def ranks(
     # A tie over few ids may put every resample on one side of the place itself: the range always holds it.
     best, worst = np.minimum(low, now[0]), np.maximum(high, now_last[0])
     return {name: Rank(float(values[i]), int(now[0, i]), int(best[i]), int(worst[i])) for i, name in enumerate(placed)}
-
-
-def _shared(matrices: Mapping[str, VerdictMatrix]) -> dict[str, VerdictMatrix]:
-    ids = set.intersection(*(set(matrix.ids) for matrix in matrices.values())) if matrices else set()
-    lengths = set.intersection(*(set(matrix.lengths) for matrix in matrices.values())) if matrices else set()
-    if matrices and not (ids and lengths):
-        raise UsageError(f"the runs share no {'length' if ids else 'dialogue id'}, so they have no common ranking")
-    repeats = min((matrix.repeats for matrix in matrices.values()), default=1)
-    return {name: matrix.restricted(sorted(ids), sorted(lengths)).first(repeats) for name, matrix in matrices.items()}
 
 
 def _paired_samples(matrices: Sequence[VerdictMatrix], *, resamples: int, seed: int) -> Floats:

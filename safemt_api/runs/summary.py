@@ -25,7 +25,7 @@ from safemt_api.messages import Protocol, Purpose, Usage
 from safemt_api.metrics.asr import live_asr_with_intervals
 from safemt_api.metrics.effects import benign_rate
 from safemt_api.metrics.repeats import repeats
-from safemt_api.metrics.scores import scores_with_intervals
+from safemt_api.metrics.safety_index import scores_with_intervals
 from safemt_api.runs.folder import SUMMARY_FILE, SUMMARY_SCHEMA, VERDICTS_FILE
 
 if TYPE_CHECKING:

@@ -18,8 +18,7 @@ from safemt_api.metrics.first_failure import first_failure
 from safemt_api.metrics.frames import encode
 from safemt_api.metrics.ranks import ranks
 from safemt_api.metrics.repeats import any_unsafe, repeats
-from safemt_api.metrics.safety_index import safety_index, safety_index_with_interval
-from safemt_api.metrics.scores import scores_with_intervals
+from safemt_api.metrics.safety_index import safety_index, safety_index_with_interval, scores_with_intervals
 
 Build = Callable[..., pl.DataFrame]
 

@@ -8,8 +8,7 @@ import polars as pl
 from polars.testing import assert_frame_equal
 
 from safemt_api.metrics.asr import asr_by_turn_with_intervals
-from safemt_api.metrics.safety_index import safety_index_with_interval
-from safemt_api.metrics.scores import scores_with_intervals
+from safemt_api.metrics.safety_index import safety_index_with_interval, scores_with_intervals
 
 Build = Callable[..., pl.DataFrame]
 
