@@ -35,10 +35,10 @@ from safemt_api.runs.execution import (
     in_order,
     shown,
 )
+from safemt_api.runs.location import STUDY_FILE
 from safemt_api.runs.lock import playing
 from safemt_api.runs.manifest import read_manifest
 from safemt_api.runs.opening import open_shared
-from safemt_api.runs.overview import STUDY_FILE
 from safemt_api.runs.planning import Plan, choose_data
 from safemt_api.runs.watching import handlers_kept, work_watched
 from safemt_api.simulator.settings import SimulatorSettings

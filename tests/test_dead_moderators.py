@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from safemt_api.cli.running import shortfall, undecided
+from safemt_api.cli.eval import shortfall, undecided
 from safemt_api.evaluation import evaluate, open_plan
 from safemt_api.messages import Protocol
 from safemt_api.report.reading import remarks

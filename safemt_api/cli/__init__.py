@@ -48,7 +48,7 @@ def _guarded(arguments: list[str], *, debug: bool) -> int:
 
 def _run(arguments: list[str]) -> None:
     if arguments in PLAIN_LIST:
-        from safemt_api.cli.listing import provider_lines  # noqa: PLC0415 (only for this command)
+        from safemt_api.cli.vendors import provider_lines  # noqa: PLC0415 (only for this command)
 
         sys.stdout.write(printable("\n".join(provider_lines(None))) + "\n")
         return

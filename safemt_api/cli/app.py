@@ -7,19 +7,15 @@ from typing import Annotated
 import typer
 
 from safemt_api.cli.canary import canary
-from safemt_api.cli.command import GroupedCommand
-from safemt_api.cli.compare import compare
 from safemt_api.cli.data import data_app
-from safemt_api.cli.eval import evaluate
-from safemt_api.cli.export import export
+from safemt_api.cli.eval import evaluate, resume
 from safemt_api.cli.judge import judge_app
+from safemt_api.cli.options import GroupedCommand
 from safemt_api.cli.providers import providers_app
-from safemt_api.cli.report import report
-from safemt_api.cli.resume import resume
+from safemt_api.cli.report import compare, export, paper, report
 from safemt_api.cli.runs import runs
 from safemt_api.cli.simulate import simulate
 from safemt_api.cli.study import ablate, defend, study, sweep
-from safemt_api.cli.tables import tables
 
 EPILOGUE = (
     "Keys come from the environment or from .env in the working directory. "
@@ -68,5 +64,5 @@ app.add_typer(data_app, name="data")
 app.add_typer(providers_app, name="providers")
 app.command("simulate", cls=GroupedCommand)(simulate)
 app.command("export", cls=GroupedCommand)(export)
-app.command("tables", cls=GroupedCommand)(tables)
+app.command("tables", cls=GroupedCommand)(paper)
 app.command("runs", cls=GroupedCommand)(runs)

@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
+import difflib
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from safemt_api.cli import options
-from safemt_api.cli.command import GroupedCommand
+from safemt_api.cli.options import GroupedCommand, imported_on_use
+from safemt_api.errors import MAX_PROBLEMS_SHOWN, UsageError
 from safemt_api.runs.options import numbers
+
+with imported_on_use():
+    from safemt_api import files
+    from safemt_api.cli import terminal
+    from safemt_api.dataset import elements, entries, findings, hub, picture_files, shipped, statistics
+    from safemt_api.report import dialogue_page, words
+    from safemt_api.runs import planning
+
+if TYPE_CHECKING:
+    from safemt_api.dataset.entries import Dataset
+    from safemt_api.dataset.picture_files import Inspection
+    from safemt_api.messages import Dialogue
+
+EXIT_BAD_DATA = 2
+Facts = tuple[tuple[str, str], ...]
 
 data_app = typer.Typer(help="Check, describe, show and download dialogues.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -18,20 +37,44 @@ Folder = Annotated[
 ]
 
 
+def _folder(given: Path | None) -> Path:
+    """The folder meant: the one given, else SAFEMT_DATA, else the demonstration set."""
+    named = os.environ.get(planning.DATA_VARIABLE)
+    return given or (Path(named) if named else shipped.demonstration_folder())
+
+
 @data_app.command("check", cls=GroupedCommand)
 def check(folder: Folder = None, as_json: options.FiguresAsJson = False) -> None:
     """List everything that is wrong with a data folder, every picture decoded; exit code 2 if anything is."""
-    from safemt_api.cli.inspecting import check_data  # noqa: PLC0415 (imports Pillow, which --help must not)
-
-    raise typer.Exit(check_data(folder, as_json=as_json))
+    given = _folder(folder)
+    found = findings.examine(given)
+    if as_json:
+        problems = [str(problem) for problem in found.problems]
+        counts = {"dialogues": found.dialogues, "pictures": found.pictures}
+        terminal.put_json({"folder": str(given), **counts, "problems": problems, "notes": found.notes})
+    else:
+        for line in (*map(str, found.problems), *(f"note: {note}" for note in found.notes)):
+            terminal.put(line)
+    checked = f"{given}: {found.dialogues:,} dialogues and {found.pictures:,} pictures checked"
+    count = len(found.problems)
+    terminal.say(f"{checked}, {count:,} problem{'s' * (count != 1)}, {len(found.notes):,} notes" if count else f"{checked}, no problem")
+    raise typer.Exit(EXIT_BAD_DATA if found.problems else 0)
 
 
 @data_app.command("stats", cls=GroupedCommand)
 def stats(folder: Folder = None, as_json: options.FiguresAsJson = False) -> None:
     """Count dialogues by scenario and length, words and pictures."""
-    from safemt_api.cli.inspecting import show_statistics  # noqa: PLC0415 (imports Pillow and rich, which --help must not)
-
-    show_statistics(folder, as_json=as_json)
+    given = _folder(folder)
+    dataset = entries.load_dataset(given, skip_invalid=True)
+    if dataset.problems:
+        terminal.say(f"{dataset.left_out} invalid dialogues are left out (`safemt-api data check {given}` lists them)")
+    counted = statistics.dataset_statistics(dataset)
+    if as_json:
+        terminal.put_json(counted)
+        return
+    for part in counted.tables():
+        rows = [[words.printable(cell) for cell in row] for row in part.rows]
+        terminal.show(terminal.table(words.printable(f"\n{part.title}"), part.columns, rows))
 
 
 @data_app.command("show", cls=GroupedCommand)
@@ -48,9 +91,66 @@ def show(
     ] = None,
 ) -> None:
     """Show one id of a data folder: its dialogues, and its picture or what it is."""
-    from safemt_api.cli.showing import show_dialogue  # noqa: PLC0415 (imports Pillow and rich, which --help must not)
+    dataset = entries.load_dataset(_folder(folder), lengths=None if lengths is None else numbers(lengths), skip_invalid=True)
+    dialogues = _dialogues(dataset, dialogue_id)
+    try:
+        paths = dict.fromkeys(path for dialogue in dialogues for path in dialogue.image_paths)
+        pictures = {path: picture_files.inspect_image(dataset.folder, path) for path in paths}
+        if page is None:
+            _print(dialogues, _facts(dialogues, pictures, dataset.folder))
+            return
+        facts = _facts(dialogues, pictures, Path())
+        files.write_bytes(page, dialogue_page.dialogue_page(dataset, dialogues, facts, pictures).encode("utf-8"))
+    except picture_files.ImageError as error:
+        raise UsageError(f"{dialogue_id}: {error}") from error
+    terminal.say(f"page: {page}")
 
-    show_dialogue(dialogue_id, folder, lengths=None if lengths is None else numbers(lengths), page=page)
+
+def _dialogues(dataset: Dataset, dialogue_id: str) -> list[Dialogue]:
+    found = sorted((entry for entry in dataset.entries if entry.id == dialogue_id), key=lambda entry: entry.length)
+    if not found:
+        close = difflib.get_close_matches(dialogue_id, dataset.ids, n=3)
+        meant = (
+            f"did you mean {' or '.join(map(elements.shown, close))}?" if close else f"its ids look like {elements.shown(dataset.ids[0])}"
+        )
+        left_out = f" ({dataset.left_out} invalid dialogues were left out)" if dataset.left_out else ""
+        raise UsageError(f"{dataset.folder} has no valid dialogue {dialogue_id!r}{left_out}; {meant}")
+    return [dataset.read(entry) for entry in found]
+
+
+def _facts(dialogues: Sequence[Dialogue], pictures: Mapping[str, Inspection], folder: Path) -> Facts:
+    """What stands above the dialogues; a page, which may be passed on, does not name the folder of its pictures."""
+    first = dialogues[0]
+    optional = (("method", first.method), ("source", first.source), ("language", first.language), ("twin", first.pair))
+    names = ["picture"] if len(pictures) == 1 else [f"picture {number}" for number in range(1, len(pictures) + 1)]
+    return (
+        ("id", first.id),
+        ("scenario", first.scenario),
+        ("kind", first.kind),
+        *((name, value) for name, value in optional if value),
+        ("goal", first.goal.strip()),
+        ("lengths", words.listed(tuple(dialogue.length for dialogue in dialogues))),
+        *((name, _described(folder / path, found)) for name, (path, found) in zip(names, pictures.items(), strict=True)),
+        *(() if pictures else (("picture", "none"),)),
+    )
+
+
+def _described(path: Path, found: Inspection) -> str:
+    size = f"{found.width_pixels} × {found.height_pixels} pixels, {found.size_bytes / 1e3:,.0f} KB"
+    return f"{path} ({found.media_type}, {size})"
+
+
+def _print(dialogues: Sequence[Dialogue], facts: Facts) -> None:
+    terminal.show(terminal.grid((name, "dim", value) for name, value in facts))
+    paths = dict.fromkeys(path for dialogue in dialogues for path in dialogue.image_paths)
+    numbers = {path: number for number, path in enumerate(paths, 1)} if len(paths) > 1 else {}
+    for dialogue in dialogues:
+        terminal.show(terminal.heading(f"\n{dialogue.length} user turn{'s' if dialogue.length > 1 else ''}\n"))
+        spoken = (
+            (dialogue_page.who_with_pictures(line, numbers), "bold" if line.role == "user" else "dim", line.text.strip())
+            for line in dialogue.lines
+        )
+        terminal.show(terminal.grid(spoken, spaced=True))
 
 
 @data_app.command("fetch", cls=GroupedCommand)
@@ -60,6 +160,20 @@ def fetch(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Download the authors' copy from Hugging Face, after saying its licence and size (needs the extra: pip install 'safemt-api[data]')."""
-    from safemt_api.cli.inspecting import fetch_data  # noqa: PLC0415 (beside the others)
-
-    raise typer.Exit(fetch_data(to, revision=revision, yes=yes))
+    terminal.say(hub.describe_source().sentence)
+    if not yes and not terminal.agrees(f"Download into {to}?"):
+        terminal.say("not downloaded (--yes does not ask)")
+        raise typer.Exit(EXIT_BAD_DATA)
+    folder = hub.fetch_dataset(to, revision=revision)
+    terminal.say(f"downloaded into {folder}; checking all dialogues and pictures, which takes a moment")
+    found = findings.examine(folder)
+    if found.problems:
+        for problem in found.problems[:MAX_PROBLEMS_SHOWN]:
+            terminal.put(str(problem))
+        terminal.say(
+            f"what is in {folder} has {len(found.problems):,} problems (`safemt-api data check {folder}` lists all); run the same command "
+            "again to complete a broken download, or leave the bad ones out with eval --skip-invalid"
+        )
+        raise typer.Exit(EXIT_BAD_DATA)
+    counted = f"{found.dialogues:,} dialogues and {found.pictures:,} pictures"
+    terminal.say(f"the data is in {folder}, {counted}, checked: safemt-api eval --data {folder}")

@@ -1,11 +1,36 @@
-"""``safemt-api eval``: evaluate a model."""
+"""``safemt-api eval`` and ``resume``: say what will happen, ask if it is dear, run, show."""
 
 from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from safemt_api.cli import options
-from safemt_api.runs.settings import settings_from
+from safemt_api.cli.options import imported_on_use
+from safemt_api.runs.settings import EvalSettings, settings_from
+
+with imported_on_use():
+    from safemt_api import errors, evaluation
+    from safemt_api.cli import progress, report, terminal
+    from safemt_api.judges import base as judging
+    from safemt_api.report import words
+    from safemt_api.runs import estimating, execution, location
+
+if TYPE_CHECKING:
+    from safemt_api.cli.progress import Watched
+    from safemt_api.runs.estimating import Estimate
+    from safemt_api.runs.execution import RunResult
+    from safemt_api.runs.planning import Plan
+    from safemt_api.runs.summary import Summary
+
+MAX_REASONS_SHOWN = 5
+EXIT_DECLINED = 2
 
 
 @options.takes_settings("eval")
@@ -14,6 +39,155 @@ def evaluate(given: options.Given, *, dry_run: options.DryRun = False, as_json: 
 
     Without any option the demonstration set runs against the built-in simulator: no key, no network, no bill.
     """
-    from safemt_api.cli.running import run_evaluation  # noqa: PLC0415 (imports SDKs and polars, which --help must not)
+    running = partial(_evaluate, settings_from(given), dry_run=dry_run, as_json=as_json, yes=yes)
+    raise typer.Exit(terminal.run_loop(running))
 
-    raise typer.Exit(run_evaluation(settings_from(given), dry_run=dry_run, as_json=as_json, yes=yes))
+
+@options.takes_settings("resume")
+def resume(
+    given: options.Given,
+    run: options.RunName,
+    *,
+    results: options.Results = options.RESULTS,
+    as_json: options.AsJson = False,
+    yes: options.Yes = False,
+) -> None:
+    """Let a run go on where it stopped; replies that are in the store are not bought again.
+
+    The settings are those of the run; pace and money may be given anew.
+    """
+    settings = replace(location.settings_of(run, results), **given)
+    raise typer.Exit(terminal.run_loop(partial(_evaluate, settings, dry_run=False, as_json=as_json, yes=yes)))
+
+
+async def _evaluate(settings: EvalSettings, *, dry_run: bool, as_json: bool, yes: bool) -> int:
+    async with evaluation.open_plan(settings, dry_run=dry_run) as plan:
+        terminal.say(*plan.remarks)
+        if dry_run:
+            found = await estimating.estimate(plan)
+            terminal.put_json(found.record()) if as_json else show_estimate(found)
+            return 0
+        result = await play(plan, yes=yes)
+    if result is None:
+        return EXIT_DECLINED
+    if as_json or result.summary.played:
+        report.show_run(result.folder, as_json=as_json, summary=result.summary)
+    terminal.say(*ending(plan, result))
+    return result.exit_code
+
+
+async def play(plan: Plan, *, yes: bool) -> RunResult | None:
+    """Play a plan with its progress shown; ``None`` where it is dear and the user does not want it."""
+    if terminal.should_ask(yes=yes, max_usd=plan.settings.max_usd):
+        found = await estimating.estimate(plan)
+        if found.expected_usd > terminal.ASK_ABOVE_USD and not terminal.agrees(f"{cost_sentence(found)} Start?"):
+            terminal.say("not started")
+            return None
+    terminal.say(opening(plan))
+    return await execution.execute(plan, watch=watcher(), signals=terminal.ENDING_SIGNALS)
+
+
+def watcher() -> Callable[[Watched], Coroutine[Any, Any, None]]:
+    """The progress display that suits standard error."""
+    console = terminal.error_console()
+    return partial(progress.watch_live, console=console) if console.is_terminal else progress.watch_lines
+
+
+def opening(plan: Plan) -> str:
+    """What is about to be played."""
+    target = plan.target.route
+    verb = "going on with" if plan.resumed else "run"
+    guarded = f", moderator {plan.moderator}" if plan.moderator else ""
+    what = f"{len(plan.entries):,} dialogues of lengths {words.listed(plan.dataset.lengths)} from {plan.dataset.name}"
+    return f"{verb} {plan.run}: {target.profile}:{target.model}, {plan.settings.protocol}, {what}, judge {plan.bench.name}{guarded}"
+
+
+def show_estimate(found: Estimate) -> None:
+    """Calls, tokens and dollars by model, expected and at most."""
+    columns = ("who", "model", "calls", "in store", "input tokens", "output tokens", "expected", "at most")
+    rows = [
+        (
+            share.purpose,
+            words.printable(share.model),
+            *map(words.count, (share.calls, share.paid_calls, share.input_tokens, share.output_tokens)),
+            *map(words.dollars, (share.expected_usd, share.most_usd)),
+        )
+        for share in found.shares
+    ]
+    title = words.printable(f"{found.run}: {found.dialogues:,} dialogues, nothing sent")
+    terminal.show(terminal.table(title, columns, rows, left=2), "")
+    terminal.show(f"Expected cost {words.dollars(found.expected_usd)}, at most {words.dollars(found.most_usd)} without retries.")
+    if found.unpriced:
+        terminal.show(words.printable(f"No price is known for {', '.join(found.unpriced)}: not in these sums."))
+    terminal.show("What is in the store is not bought again, and not in these figures; --max-usd holds a ceiling whatever happens.")
+
+
+def cost_sentence(found: Estimate) -> str:
+    """What is to be expected, said before it is spent."""
+    unknown = " (and calls whose price is not known)" if found.unpriced else ""
+    amounts = f"{words.dollars(found.expected_usd)}{unknown}, at most {words.dollars(found.most_usd)}"
+    return f"This is expected to cost {amounts}; --max-usd sets a ceiling."
+
+
+def ending(plan: Plan, result: RunResult) -> list[str]:
+    """Which dialogues failed, why the run ended early, and the exact command to go on; nothing after a good end."""
+    return [*failures(result.summary), *missing_verdicts(result.summary), *undecided(result.summary), *_stopping(plan, result)]
+
+
+def failures(summary: Summary) -> list[str]:
+    """The dialogues that failed, grouped by their reason, the commonest first."""
+    reasons = Counter(failure.why for failure in summary.failures)
+    first = {why: next(one for one in summary.failures if one.why == why) for why in reasons}
+    return [
+        f"failed: {count:,} dialogue{'s' if count > 1 else ''} (such as {first[why].dialogue_id}, length {first[why].length}): {why}"
+        for why, count in reasons.most_common(MAX_REASONS_SHOWN)
+    ]
+
+
+def missing_verdicts(summary: Summary) -> list[str]:
+    """How many replies have no verdict though there was something to judge, and why, the commonest reason first."""
+    # Where there is no reply to judge it is said already: the dialogue failed.
+    said = (judging.NO_REPLY, judging.NOT_SENT)
+    shown = [(why, count) for why, count in summary.verdicts.missing_reasons.items() if why not in said][:MAX_REASONS_SHOWN]
+    return [f"no verdict: {count:,} repl{'ies' if count > 1 else 'y'}: {why}" for why, count in shown]
+
+
+def undecided(summary: Summary) -> list[str]:
+    """How often the moderator came to no decision, and why, the commonest reason first."""
+    reasons = {} if summary.moderation is None else summary.moderation.failure_reasons
+    shown = list(reasons.items())[:MAX_REASONS_SHOWN]
+    return [f"no decision of the moderator: {count:,} time{'s' if count > 1 else ''}: {why}" for why, count in shown]
+
+
+def _stopping(plan: Plan, result: RunResult) -> list[str]:
+    summary, settings = result.summary, plan.settings
+    if result.exit_code == execution.EXIT_DONE:
+        return []
+    elsewhere = "" if str(settings.results) == "results" else f" --results {shlex.quote(str(settings.results))}"
+    resuming = f"go on with: safemt-api resume {shlex.quote(plan.run)}{elsewhere}"
+    if result.exit_code == execution.EXIT_FAILURES:
+        over = f"more than --max-failures {settings.max_failures:g} allows" if settings.max_failures < 1 else "so nothing was measured"
+        return [f"{shortfall(summary)}, {over}; {resuming}"]
+    reasons = {execution.EXIT_INTERRUPTED: "interrupted; everything so far is kept.", execution.EXIT_BUDGET: _budget_sentence(plan, result)}
+    reason = f"{result.stopped_by}." if result.stopped_by else reasons.get(result.exit_code, "ended early.")
+    return [f"stopped: {reason}", resuming + (" --max-usd X" if result.exit_code == execution.EXIT_BUDGET else "")]
+
+
+def shortfall(summary: Summary) -> str:
+    """How many dialogues cannot count, in words."""
+    counts = summary.dialogues
+    silent = summary.verdicts.dialogues_without - counts.failed
+    parts = [f"{counts.failed:,} failed", *([f"{silent:,} have no verdict"] if silent else [])]
+    unguarded = 0 if summary.moderation is None else summary.moderation.dialogues_without
+    parts += [f"{unguarded:,} went without their moderator"] if unguarded else []
+    return f"of {counts.planned:,} dialogues {' and '.join(parts)}"
+
+
+def _budget_sentence(plan: Plan, result: RunResult) -> str:
+    if isinstance(result.stopped_by, errors.BudgetExhaustedError):
+        return f"{result.stopped_by}."
+    left, spent = result.summary.dialogues.planned - result.summary.played, result.summary.cost_usd.total
+    ceiling = words.dollars(plan.settings.max_usd)
+    return (
+        f"the ceiling of {ceiling} leaves no room for the {left:,} dialogues that are left ({words.dollars(spent)} spent); raise --max-usd."
+    )

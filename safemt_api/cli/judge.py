@@ -2,19 +2,41 @@
 
 from __future__ import annotations
 
+import csv
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from typer._click.core import Context  # typer's own base of its Context; the signature must match
 from typer.core import TyperGroup
 
 from safemt_api.cli import options
-from safemt_api.cli.command import GroupedCommand
-from safemt_api.errors import did_you_mean
-from safemt_api.runs.settings import MOST
+from safemt_api.cli.options import GroupedCommand, imported_on_use
+from safemt_api.errors import UsageError, did_you_mean
+from safemt_api.foreign_text import harmless_cell
+from safemt_api.runs.options import Group
+from safemt_api.runs.settings import MOST, EvalSettings
+from safemt_api.runs.settings import options as settings_options
+
+with imported_on_use():
+    from safemt_api import evaluation
+    from safemt_api.calibration import agreement, sheet
+    from safemt_api.cli import eval as playing
+    from safemt_api.cli import report, terminal
+    from safemt_api.report import correction, words
+    from safemt_api.runs import execution, location, record, rejudging
+
+if TYPE_CHECKING:
+    from safemt_api.calibration.agreement import Agreement
+    from safemt_api.calibration.sheet import SheetRow
+    from safemt_api.report.correction import Calibration
 
 DEFAULT_COMMAND = "run"
+ANSWERS = {"s": "safe", "u": "unsafe", "": ""}
 
 
 class JudgeGroup(TyperGroup):
@@ -50,12 +72,28 @@ def judge(
 
     The former verdicts stay beside the new ones as verdicts-JUDGE.parquet.
     """
-    from safemt_api.cli.judging import run_judging  # noqa: PLC0415 (imports SDKs and polars, which --help must not)
-    from safemt_api.errors import UsageError  # noqa: PLC0415 (beside the one above)
-
     if "judges" not in given:
         raise UsageError("say who is to judge with --judge: rules, PROVIDER:MODEL, guard:PROVIDER:MODEL, …")
-    raise typer.Exit(run_judging(run, given, results=results, as_json=as_json))
+    usual = {one.name: one.default for one in settings_options() if one.option.group is Group.JUDGE}
+    settings = replace(location.settings_of(run, results), **{**usual, **given})
+    raise typer.Exit(terminal.run_loop(partial(_judge, settings, as_json=as_json)))
+
+
+async def _judge(settings: EvalSettings, *, as_json: bool) -> int:
+    async with evaluation.open_plan(settings, judging_only=True) as plan:
+        terminal.say(*plan.remarks, f"judging {plan.run} with {plan.bench.name}; the target is not called")
+        result = await rejudging.rejudge(plan, watch=playing.watcher(), signals=terminal.ENDING_SIGNALS)
+    if result.exit_code in (execution.EXIT_DONE, execution.EXIT_FAILURES):
+        report.show_run(result.folder, as_json=as_json, summary=result.summary)
+        terminal.say(*playing.missing_verdicts(result.summary))
+        if result.exit_code == execution.EXIT_FAILURES:
+            over = f"more than --max-failures {settings.max_failures:g} allows"
+            terminal.say(f"{playing.shortfall(result.summary)}, {over}; the same command asks again for what is missing")
+        return result.exit_code
+    reason = "interrupted" if result.exit_code == execution.EXIT_INTERRUPTED else str(result.stopped_by)
+    kept = "The run's verdicts are as they were; the same command goes on, and what was judged is not bought again."
+    terminal.say(f"stopped: {reason}. {kept}")
+    return result.exit_code
 
 
 @judge_app.command("label", cls=GroupedCommand)
@@ -78,9 +116,57 @@ def label(
     results: options.Results = options.RESULTS,
 ) -> None:
     """Draw replies for labelling by hand, as a CSV sheet or in the terminal."""
-    from safemt_api.cli.labelling import label_run  # noqa: PLC0415 (imports polars, which --help must not)
+    found = record.read_run(location.locate(run, results).folder)
+    target = output or found.folder / "labels.csv"
+    rows = correction.sheet_of(found, n=n, seed=seed)
+    if not here:
+        sheet.write_sheet(target, rows)
+        terminal.say(f"{len(rows)} replies to label in {target}: write safe or unsafe into the last column, then")
+        terminal.say(f"  safemt-api judge calibrate {run} {target}")
+        return
+    if target.exists():
+        raise UsageError(f"{target}: exists already and may hold labels; choose another --output or move it away")
+    terminal.say(f"{_written(target, _asked(rows))} rows written to {target}; safemt-api judge calibrate {run} {target} reads them")
 
-    label_run(run, results=results, n=n, output=output, seed=seed, here=here)
+
+def _asked(rows: Sequence[SheetRow]) -> Iterator[tuple[SheetRow, str]]:
+    for number, row in enumerate(rows, start=1):
+        answer = _answer(row, f"{number} of {len(rows)}: {row.scenario}, length {row.length}, turn {row.turn}")
+        if answer is None:
+            return
+        yield row, answer
+
+
+def _answer(row: SheetRow, title: str) -> str | None:
+    """The label, empty when undecided, ``None`` to end."""
+    while True:
+        sys.stderr.write(f"{words.printable(title)}\n  [v]iew, [s]afe, [u]nsafe, Enter to skip, [q]uit > ")
+        sys.stderr.flush()
+        line = sys.stdin.readline()
+        typed = line.strip().casefold()[:1]
+        if not line or typed == "q":
+            return None
+        if typed == "v":
+            sys.stderr.write(f"{words.printable(row.dialogue)}\n\nThe reply to label:\n{words.printable(row.reply)}\n")
+        elif typed in ANSWERS:
+            return ANSWERS[typed]
+
+
+def _written(target: Path, labelled: Iterator[tuple[SheetRow, str]]) -> int:
+    """How many rows; each is on disk before the next is asked for, so that Ctrl-C loses none."""
+    count = 0
+    try:
+        with target.open("x", encoding="utf-8-sig", errors="replace", newline="") as stream:
+            writer = csv.writer(stream)
+            writer.writerow(sheet.SHEET_COLUMNS)
+            for row, label in labelled:
+                place = (row.id, str(row.length), str(row.turn), row.scenario, row.dialogue, row.reply)
+                writer.writerow([*map(harmless_cell, place), label])
+                stream.flush()
+                count += 1
+    except OSError as error:
+        raise UsageError(f"{target}: cannot be written ({error.strerror})") from error
+    return count
 
 
 @judge_app.command("calibrate", cls=GroupedCommand)
@@ -94,6 +180,32 @@ def calibrate(
 
     Written beside the run as calibration.json, which ``report --calibration`` takes, for other runs of the same judge too.
     """
-    from safemt_api.cli.calibrating import show_calibration  # noqa: PLC0415 (imports polars, which --help must not)
+    found = record.read_run(location.locate(run, results).folder)
+    measured = correction.calibrate(found, labels)
+    if as_json:
+        whole, by_scenario = agreement.agreement(measured.labels), agreement.agreement_by_scenario(measured.labels)
+        terminal.put_json({"judge": measured.judge_title, "labels": measured.file, "agreement": whole, "by_scenario": by_scenario})
+    else:
+        _show_calibration(measured)
+    written = correction.write_calibration(found.folder, measured)
+    terminal.say(f"written: {written}", f"  safemt-api report {run} --calibration {written}")
 
-    show_calibration(run, labels, results=results, as_json=as_json)
+
+def _show_calibration(found: Calibration) -> None:
+    whole, by_scenario = agreement.agreement(found.labels), agreement.agreement_by_scenario(found.labels)
+    terminal.show(f"{found.judge_title} against {whole.labelled} labels of {found.file}")
+    cells = [("label: unsafe", whole.true_unsafe, whole.false_safe), ("label: safe", whole.false_unsafe, whole.true_safe)]
+    confusion = [(name, str(unsafe), str(safe)) for name, unsafe, safe in cells]
+    terminal.show(terminal.table("\nConfusion (replies)", ("", "judge: unsafe", "judge: safe"), confusion))
+    for title, said in zip(("sensitivity", "specificity", "Cohen's kappa"), _three(whole), strict=True):
+        terminal.show(f"{title}: {said}")
+    rows = [(words.printable(scenario), str(one.labelled), *_three(one)) for scenario, one in by_scenario.items() if one is not None]
+    if rows:
+        terminal.show(terminal.table("\nBy scenario", ("scenario", "labelled", "sensitivity", "specificity", "kappa"), rows))
+    if few := [scenario for scenario, one in by_scenario.items() if one is None]:
+        terminal.show(f"Fewer than {agreement.MIN_PER_SCENARIO} labels, so no figures of their own: {', '.join(few)}.")
+
+
+def _three(found: Agreement) -> tuple[str, str, str]:
+    said = correction.estimate_said
+    return said(found.sensitivity), said(found.specificity), said(found.kappa)

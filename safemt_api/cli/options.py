@@ -1,15 +1,26 @@
-"""Options on the command line: those of the settings, derived from their fields, and those that several commands have beside them."""
+"""What commands are made of: options derived from the settings' fields, options that several have, and ``--help`` in groups."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import wraps
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import LazyLoader
 from inspect import Parameter, Signature, signature
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any, Concatenate
 
 import typer
+from typer._click.core import Context  # typer's own base of its Context; the signature must match
+from typer._click.formatting import HelpFormatter  # the same
+from typer.core import TyperCommand, TyperOption
 
+from safemt_api.cli.defaults import defaults_for
+from safemt_api.errors import UsageError
 from safemt_api.runs.options import RUNS, Command, Group, OptionField
 from safemt_api.runs.settings import options
 
@@ -84,3 +95,63 @@ Yes = Annotated[
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print the calls, tokens and cost to expect, and send nothing.", rich_help_panel=Group.PACE)
 ]
+
+OWN = __name__.partition(".")[0] + "."
+OTHERS = "Options"
+
+
+class _OnUse(PathFinder):
+    """Finds modules of this package that load when they are first used."""
+
+    @classmethod
+    def find_spec(cls, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
+        """The module's spec, with a lazy loader around its own."""
+        spec = super().find_spec(fullname, path, target) if fullname.startswith(OWN) else None
+        if spec is not None and spec.loader is not None:
+            spec.loader = LazyLoader(spec.loader)
+        return spec
+
+
+@contextmanager
+def imported_on_use() -> Iterator[None]:
+    """Own modules that are imported in the block load when something of theirs is first used.
+
+    A command's module names at its top what the command needs, and its ``--help`` still costs none of it: SDKs, polars and rich are loaded
+    when the command runs.
+    """
+    sys.meta_path.insert(0, _OnUse)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(_OnUse)
+
+
+class GroupedCommand(TyperCommand):
+    """A command whose options stand in their groups (``rich_help_panel``, which typer itself heeds only when it paints with rich)."""
+
+    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
+        """Refuse an option that takes one value and stands there twice: click would take the last and say nothing."""
+        _, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        for parameter, count in Counter(order).items():
+            single = isinstance(parameter, TyperOption) and not parameter.multiple and not parameter.is_flag
+            if single and count > 1:
+                raise UsageError(f"{parameter.opts[-1]} was given {count} times, and takes one value")
+        given = {parameter.name for parameter in order}
+        if "help" not in given:
+            ctx.default_map = defaults_for(
+                self.name, frozenset(one.name for one in self.get_params(ctx) if one.name and one.name not in given)
+            )
+        return super().parse_args(ctx, args)
+
+    def format_options(self, ctx: Context, formatter: HelpFormatter) -> None:
+        """Write arguments, then each group in the order of ``Group``, then what belongs to none."""
+        sections: dict[str, list[tuple[str, str]]] = {"Arguments": [], **{group: [] for group in Group}, OTHERS: []}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                here = "Arguments" if parameter.param_type_name == "argument" else getattr(parameter, "rich_help_panel", None) or OTHERS
+                sections[here].append(record)
+        for name, records in sections.items():
+            if records:
+                with formatter.section(name):
+                    formatter.write_dl(records)

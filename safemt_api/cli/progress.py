@@ -13,7 +13,7 @@ from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
-from safemt_api.cli.printing import say
+from safemt_api.cli.terminal import say
 from safemt_api.gateway import GatewayStatistics
 from safemt_api.messages import Usage
 from safemt_api.report import words

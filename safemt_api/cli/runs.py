@@ -7,6 +7,12 @@ from typing import Annotated
 import typer
 
 from safemt_api.cli import options
+from safemt_api.cli.options import imported_on_use
+
+with imported_on_use():
+    from safemt_api.cli import terminal
+    from safemt_api.report import run_table
+    from safemt_api.runs import overview
 
 
 def runs(
@@ -16,15 +22,9 @@ def runs(
     as_json: options.AsJson = False,
 ) -> None:
     """List the runs of a results folder: state, progress, ASR so far, missing verdicts, spend, age."""
-    from safemt_api.cli.json_output import put_json  # noqa: PLC0415 (only what this command needs)
-    from safemt_api.cli.printing import output_console  # noqa: PLC0415 (imports rich)
-    from safemt_api.report.run_table import run_table, watch_table  # noqa: PLC0415 (the same)
-    from safemt_api.runs.overview import overview  # noqa: PLC0415 (the same)
-
-    console = output_console()
     if as_json:
-        put_json(overview(results))
+        terminal.put_json(overview.overview(results))
     elif watch:
-        watch_table(results, console)
+        run_table.watch_table(results, terminal.output_console())
     else:
-        console.print(run_table(overview(results), results))
+        terminal.show(run_table.run_table(overview.overview(results), results))

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+from functools import partial
 from typing import Annotated
 
 import typer
 
+from safemt_api.cli.options import imported_on_use
 from safemt_api.runs.settings import MOST
+
+with imported_on_use():
+    from safemt_api import simulator
+    from safemt_api.cli import terminal
 
 
 def simulate(
@@ -31,15 +38,26 @@ def simulate(
     ] = None,
 ) -> None:
     """Run the simulator as a server on this machine until Ctrl-C: three wire formats, personas, judges, moderators, faults on demand."""
-    from safemt_api.cli.simulating import serve_simulator  # noqa: PLC0415 (imports the server, which --help must not)
-    from safemt_api.simulator.settings import FaultPlan, SimulatorSettings  # noqa: PLC0415 (the same)
-
-    settings = SimulatorSettings(
+    played = simulator.SimulatorSettings(
         seed=seed,
         latency_seconds=latency_seconds,
-        faults=FaultPlan.parse(fault),
+        faults=simulator.FaultPlan.parse(fault),
         requests_per_minute=None if rpm is None else int(rpm),
         tokens_per_minute=None if tpm is None else int(tpm),
         prompt_cache=prompt_cache,
     )
-    serve_simulator(settings, port=port, max_seconds=max_seconds)
+    terminal.run_loop(partial(simulator.serve, played, port=port, max_seconds=max_seconds, announce=_announce))
+
+
+def _announce(port: int) -> None:
+    openai, anthropic, google = (
+        simulator.base_url(port, "openai_chat"),
+        simulator.base_url(port, "anthropic_messages"),
+        simulator.base_url(port, "google_genai"),
+    )
+    terminal.put("The simulator listens on loopback; Ctrl-C ends it.")
+    terminal.put(f"  {openai:32} openai_chat          safemt-api eval --provider simulator --base-url {openai}")
+    terminal.put(f"  {anthropic:32} anthropic_messages   safemt-api eval --provider simulator-anthropic --base-url {anthropic}")
+    terminal.put(f"  {google:32} google_genai         safemt-api eval --provider simulator-google --base-url {google}")
+    terminal.put(f"Models: {', '.join(simulator.MODELS)}")
+    sys.stdout.flush()

@@ -2,20 +2,47 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
+import anyio
 import typer
 
 from safemt_api.cli import options
+from safemt_api.cli.options import imported_on_use
 from safemt_api.errors import UsageError
 from safemt_api.foreign_text import printable
 from safemt_api.runs.options import Group
-from safemt_api.studies.ablate import ablate as ablation
-from safemt_api.studies.arms import Study
-from safemt_api.studies.defend import defend as defence
-from safemt_api.studies.sweep import sweep as sweeping
+
+with imported_on_use():
+    from safemt_api import files
+    from safemt_api import study as studying
+    from safemt_api.cli import terminal
+    from safemt_api.report import page as pages
+    from safemt_api.report import study_tables, words
+    from safemt_api.runs import estimating, execution, location
+    from safemt_api.studies import ablate as ablations
+    from safemt_api.studies import defend as defences
+    from safemt_api.studies import file as study_file
+    from safemt_api.studies import shipped
+    from safemt_api.studies import sweep as sweeps
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from safemt_api.runs.estimating import Estimate
+    from safemt_api.runs.execution import RunStatistics
+    from safemt_api.runs.planning import Plan
+    from safemt_api.studies.arms import Study
+    from safemt_api.study import StudyExecution, StudyResult
+
+REFRESH_SECONDS = 0.5
+LINE_SECONDS = 10.0
+EXIT_DECLINED = 2
 
 Save = Annotated[
     Path | None,
@@ -58,15 +85,12 @@ def study(
 
     The same command goes on where it stopped; an arm that was added to the file later starts where it stands.
     """
-    from safemt_api.studies.file import read_study  # noqa: PLC0415 (imports what --help must not)
-    from safemt_api.studies.shipped import find_study, shipped_names  # noqa: PLC0415 (the same)
-
     if show is not None:
-        typer.echo(printable(find_study(show).read_text(encoding="utf-8")), nl=False)
+        typer.echo(printable(shipped.find_study(show).read_text(encoding="utf-8")), nl=False)
         return
     if name is None:
-        raise UsageError(f"which study? Give a file, or one that ships: {', '.join(shipped_names())}")
-    _play(read_study(find_study(name)), max_usd=max_usd, results=results, dry_run=dry_run, as_json=as_json, yes=yes)
+        raise UsageError(f"which study? Give a file, or one that ships: {', '.join(shipped.shipped_names())}")
+    _play(study_file.read_study(shipped.find_study(name)), max_usd=max_usd, results=results, dry_run=dry_run, as_json=as_json, yes=yes)
 
 
 @options.takes_settings("eval", leave_out=("provider", "model", "run", "results", "max_usd", "until_ci", "show"))
@@ -85,7 +109,7 @@ def sweep(
     yes: options.Yes = False,
 ) -> None:
     """Evaluate several models over the same dialogues at the same time: a ranking with the range that the data leave open."""
-    _keep_or_play(sweeping(target, given, name=name, max_usd=max_usd), save, results=results, dry_run=dry_run, as_json=as_json, yes=yes)
+    _keep_or_play(sweeps.sweep(target, given, name=name, max_usd=max_usd), save, results=results, dry_run=dry_run, as_json=as_json, yes=yes)
 
 
 @options.takes_settings("eval", leave_out=("run", "results", "max_usd", "until_ci", "show"))
@@ -105,7 +129,7 @@ def ablate(
     yes: options.Yes = False,
 ) -> None:
     """Say what picture and history do: the same model shown the whole dialogue, and all but one part of it."""
-    made = ablation(given, without=without or (), name=name, max_usd=max_usd)
+    made = ablations.ablate(given, without=without or (), name=name, max_usd=max_usd)
     _keep_or_play(made, save, results=results, dry_run=dry_run, as_json=as_json, yes=yes)
 
 
@@ -144,24 +168,119 @@ def defend(
     A study whose arms differ in the moderator: the same command goes on where it stopped, and target calls that are the same in two arms
     are bought once.
     """
-    made = defence(moderator, given, base_urls=moderator_base_url or (), name=name, max_usd=max_usd)
+    made = defences.defend(moderator, given, base_urls=moderator_base_url or (), name=name, max_usd=max_usd)
     _keep_or_play(made, save, results=results, dry_run=dry_run, as_json=as_json, yes=yes)
 
 
 def _keep_or_play(made: Study, save: Path | None, *, results: Path, **how: Any) -> None:
-    from safemt_api.files import write_text  # noqa: PLC0415 (only where a file is to be kept)
-    from safemt_api.studies.file import study_text  # noqa: PLC0415 (imports what --help must not)
-
-    if save is not None:
-        for arm in made.arms:
-            made.settings(arm)
-        write_text(save, study_text(made))
-        return
-    _play(made, results=results, **how)
+    if save is None:
+        _play(made, results=results, **how)
+    for arm in made.arms:
+        made.settings(arm)
+    files.write_text(save, study_file.study_text(made))
 
 
-def _play(made: Study, *, results: Path, max_usd: float | None = None, dry_run: bool, as_json: bool, yes: bool) -> None:
-    from safemt_api.cli.study_play import run_study  # noqa: PLC0415 (imports SDKs and polars, which --help must not)
-
+def _play(made: Study, *, results: Path, max_usd: float | None = None, dry_run: bool, as_json: bool, yes: bool) -> NoReturn:
     whole = made if max_usd is None else replace(made, max_usd=max_usd)
-    raise typer.Exit(run_study(whole, results=results, dry_run=dry_run, as_json=as_json, yes=yes))
+    raise typer.Exit(terminal.run_loop(partial(_played, whole, results=results, dry_run=dry_run, as_json=as_json, yes=yes)))
+
+
+async def _played(study: Study, *, results: Path, dry_run: bool, as_json: bool, yes: bool) -> int:
+    if dry_run or terminal.should_ask(yes=yes, max_usd=study.max_usd):
+        async with studying.open_study(study, results=results, dry_run=dry_run) as plans:
+            found = {name: await estimating.estimate(plan) for name, plan in plans.items()}
+        if dry_run:
+            _show_estimates(found, as_json=as_json)
+            return 0
+        expected = sum(one.expected_usd for one in found.values())
+        question = f"This study is expected to cost {words.dollars(expected)}; --max-usd sets a ceiling. Start?"
+        if expected > terminal.ASK_ABOVE_USD and not terminal.agrees(question):
+            terminal.say("not started")
+            return EXIT_DECLINED
+    watch = _watch_live if terminal.error_console().is_terminal else _watch_lines
+    result = await studying.play_study(study, results=results, watch=watch, signals=terminal.ENDING_SIGNALS, opening=_say_opening)
+    terminal.put_json(result.record.json_value()) if as_json else terminal.show(study_tables.study_report(result.record))
+    terminal.say(*_ending(study, result, results))
+    return result.exit_code
+
+
+def _say_opening(plans: Mapping[str, Plan]) -> None:
+    first = next(iter(plans.values()))
+    terminal.say(*dict.fromkeys(remark for plan in plans.values() for remark in plan.remarks))
+    what = f"{len(first.entries):,} dialogues each, lengths {words.listed(first.dataset.lengths)}, from {first.dataset.name}"
+    going_on = sum(plan.resumed for plan in plans.values())
+    terminal.say(f"{len(plans)} arms ({', '.join(plans)}) over {what}" + (f"; {going_on} go on" if going_on else ""))
+
+
+def _show_estimates(found: Mapping[str, Estimate], *, as_json: bool) -> None:
+    if as_json:
+        terminal.put_json({name: one.record() for name, one in found.items()})
+        return
+    amounts = {name: (one.expected_usd, one.most_usd) for name, one in found.items()}
+    amounts["all"] = (sum(expected for expected, _ in amounts.values()), sum(most for _, most in amounts.values()))
+    rows = [(name, *map(words.dollars, both)) for name, both in amounts.items()]
+    terminal.show(terminal.table("", ("arm", "expected", "at most"), rows))
+    terminal.say("each arm by itself; a call that two arms share is bought once")
+
+
+async def _watch_live(playing: StudyExecution) -> None:
+    with terminal.live() as live:
+        try:
+            while True:
+                live.update(_progress(playing), refresh=True)
+                await anyio.sleep(REFRESH_SECONDS)
+        finally:
+            live.update(_progress(playing), refresh=True)
+
+
+async def _watch_lines(playing: StudyExecution) -> None:
+    while True:
+        await anyio.sleep(LINE_SECONDS)
+        terminal.say(_line(playing.statistics(), arms=len(playing.study.arms)))
+
+
+def _line(found: Mapping[str, RunStatistics], *, arms: int) -> str:
+    """How far all arms are in one line: a study of 17 of them has no room for each."""
+    if not found:
+        return f"{arms} arms are about to begin"
+    slowest = min(found, key=lambda name: found[name].finished)
+    done, planned = (sum(getattr(one, name) for one in found.values()) for name in ("finished", "planned"))
+    missing = sum(one.without_verdict for one in found.values())
+    parts = [f"{len(found)} of {arms} arms: {done:,} of {planned:,} dialogues", f"slowest {slowest} {_done(found[slowest])}"]
+    parts += [f"{missing:,} without verdict"] if missing else []
+    return " · ".join([*parts, words.dollars(sum(one.spent_usd for one in found.values()))])
+
+
+def _progress(playing: StudyExecution) -> Table:
+    found = playing.statistics()
+    rows = []
+    for arm in playing.study.arms:
+        one = found.get(arm.name)
+        if one is None:
+            rows.append((arm.name, words.NOTHING, *[""] * 5))
+            continue
+        ended = " (left out)" if arm.name in playing.left_out else ""
+        silent = max(0, one.without_verdict - one.failed)
+        counts = (_done(one), str(one.failed), str(silent), words.percent(one.asr_so_far), str(one.gateway.in_flight))
+        rows.append((arm.name + ended, *counts, words.dollars(one.spent_usd)))
+    return terminal.table("", ("arm", "done", "failed", "no verdict", "ASR so far", "in flight", "cost"), rows)
+
+
+def _done(one: RunStatistics) -> str:
+    return f"{one.finished:,} of {one.planned:,}"
+
+
+def _ending(study: Study, result: StudyResult, results: Path) -> list[str]:
+    """Which arms were left out and why, where the study is, and how to go on."""
+    said = [f"arm {name} was left out: {why}" for name, why in result.left_out.items()]
+    said.append(f"study: {result.folder / location.STUDY_FILE}, page: {result.folder / pages.REPORT_FILE}")
+    reasons = {
+        execution.EXIT_INTERRUPTED: "interrupted; everything so far is kept",
+        execution.EXIT_BUDGET: f"the ceiling of {words.dollars(study.max_usd)} is reached; raise --max-usd",
+        execution.EXIT_FAILURES: "more dialogues failed or lack a verdict than --max-failures allows",
+    }
+    if result.exit_code != execution.EXIT_DONE:
+        reason = reasons.get(result.exit_code, "an arm could not go on")
+        elsewhere = "" if str(results) == "results" else f" (--results {shlex.quote(str(results))})"
+        said.append(f"stopped: {reason}. The same command goes on where it stopped{elsewhere}.")
+    return said

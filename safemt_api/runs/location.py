@@ -9,7 +9,10 @@ from typing import Any, NamedTuple
 from safemt_api.errors import StoreError, UsageError, did_you_mean
 from safemt_api.runs.manifest import MANIFEST_FILE, read_manifest
 from safemt_api.runs.names import is_run_name
+from safemt_api.runs.settings import EvalSettings, settings_from_record
 from safemt_api.store.turns import STORE_FILE
+
+STUDY_FILE = "study.json"
 
 
 class Location(NamedTuple):
@@ -36,6 +39,30 @@ def locate(run: str, results: Path) -> Location:
     folder = folder.resolve()
     root = _root(folder)
     return Location(folder.relative_to(root).as_posix(), results if root == results.resolve() else root, folder)
+
+
+def settings_of(run: str, results: Path) -> EvalSettings:
+    """The settings that a run was started with, from its run file; ``results`` in them is the folder that the run belongs to.
+
+    Raises:
+        UsageError: There is no such run, or its run file does not hold them all.
+        StoreError: The run file is damaged.
+    """
+    found = locate(run, results)
+    record = (read_manifest(found.folder) or {}).get("settings")
+    if not isinstance(record, dict) or "provider" not in record:
+        raise StoreError(
+            found.folder / MANIFEST_FILE, "does not hold the run's settings", "give the original eval command with the same --run"
+        )
+    return settings_from_record(record, run=found.run, results=found.results)
+
+
+def study_folder(name: str, results: Path) -> Path | None:
+    """The folder of a study given by name under ``results``, or by path; ``None`` where there is none."""
+    given = Path(name).expanduser()
+    places = [results / name] if is_run_name(name) else []
+    places += [given.parent if given.name == STUDY_FILE else given]
+    return next((place for place in places if (place / STUDY_FILE).is_file()), None)
 
 
 def _known(run: str, results: Path) -> str:

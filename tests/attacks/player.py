@@ -13,7 +13,7 @@ from pathlib import Path
 
 PRELOADED = (
     "safemt_api.cli.app",
-    "safemt_api.cli.running",
+    "safemt_api.cli.eval",
     "safemt_api.runs.execution",
     "safemt_api.report.page",
     "openai",

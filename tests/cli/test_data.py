@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from safemt_api.cli import inspecting
+from safemt_api.dataset import hub
 from safemt_api.dataset.shipped import demonstration_folder
 from safemt_api.report.dialogue_page import MAX_AS_IT_IS_BYTES
 
@@ -116,7 +116,7 @@ def downloads(monkeypatch: pytest.MonkeyPatch, *, broken: bool) -> None:
             (target / "images" / "fraud" / "fraud_1.png").write_bytes(b"half")
         return target
 
-    monkeypatch.setattr(inspecting, "fetch_dataset", fetched)
+    monkeypatch.setattr(hub, "fetch_dataset", fetched)
 
 
 def test_a_download_is_checked_before_it_is_called_in(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from safemt_api.cli import running
+from safemt_api.cli import terminal
 from safemt_api.runs.lock import playing
 from safemt_api.runs.settings import EvalSettings, settings_from_record, settings_record
 from safemt_api.store.turns import BUSY_TIMEOUT_SECONDS
@@ -327,7 +327,7 @@ def test_a_dear_run_on_a_terminal_asks_first(cli: Cli, small: Small, monkeypatch
         def readline(self) -> str:
             return "no\n"
 
-    monkeypatch.setattr(running, "ASK_ABOVE_USD", 0.0)
+    monkeypatch.setattr(terminal, "ASK_ABOVE_USD", 0.0)
     monkeypatch.setattr("sys.stdin", Terminal())
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     said = cli(*small, "--run", "dear")

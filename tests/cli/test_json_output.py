@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from safemt_api.cli.json_output import plain
+from safemt_api.cli.terminal import plain
 
 Cli = Callable[..., Any]
 SMALL = ("--sample", "2", "--lengths", "1,2")

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from safemt_api.cli import _explained, checking, our_error
-from safemt_api.cli.listing import key_state
+from safemt_api import simulator
+from safemt_api.cli import _explained, our_error, providers
+from safemt_api.cli.vendors import key_state
 from safemt_api.errors import BudgetExhaustedError, UsageError
 from safemt_api.simulator.requests import COLOURS
 
@@ -97,7 +98,7 @@ def test_check_works_over_each_wire_format(cli: Cli, name: str) -> None:
 
 
 def test_check_fails_a_model_that_names_another_colour(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checking, "COLOURS", {"red": COLOURS["blue"]})
+    monkeypatch.setattr(simulator, "COLOURS", {"red": COLOURS["blue"]})
     said = cli("providers", "check", "simulator")
     assert said.code == 2
     assert "answers, but does not see: the circle in the picture is red, and it said: blue" in said.err
@@ -107,7 +108,7 @@ def test_check_fails_a_model_that_names_another_colour(cli: Cli, monkeypatch: py
     ("text", "names"), [("Blue.", True), ("**blue**", True), ("red or blue", False), ("It is blueish", False), ("", False)]
 )
 def test_an_answer_names_the_colour_or_it_does_not(text: str, names: bool) -> None:
-    assert checking.names_colour(text, "blue") is names
+    assert providers.names_colour(text, "blue") is names
 
 
 def test_check_says_what_is_wrong(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +139,7 @@ def test_an_unexpected_error_shows_its_traceback_only_with_debug(cli: Cli, monke
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("odd")
 
-    monkeypatch.setattr("safemt_api.cli.inspecting.check_data", broken)
+    monkeypatch.setattr("safemt_api.dataset.findings.examine", broken)
     said = cli("data", "check")
     assert said.code == 1
     assert "unexpected RuntimeError: odd" in said.err

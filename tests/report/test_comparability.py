@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 from rich.console import Console
 
-from safemt_api.cli.reporting import show_comparison, show_report
+from safemt_api.cli.report import compare, report
 from safemt_api.errors import UsageError
 from safemt_api.report.comparability import MARK, all_differences, comparable_groups, differences
 from safemt_api.report.page import render_page
@@ -95,18 +95,18 @@ def test_compare_refuses_and_anyway_marks(make_run: MakeRun, tmp_path: Path, cap
     first, other = _run(make_run, "one"), _run(make_run, "two", judge="openai:judge")
     results = first.folder.parent
     with pytest.raises(UsageError, match="judge two --judge rules"):
-        show_comparison("one", "two", results=results, seed=0, anyway=False)
-    show_comparison("one", "two", results=results, seed=0, anyway=True)
+        compare("one", "two", results=results, seed=0, anyway=False)
+    compare("one", "two", results=results, seed=0, anyway=True)
     assert f"{MARK} Not comparable: judge" in capsys.readouterr().out
     assert other.name == "two"
 
 
 def test_report_refuses_and_anyway_marks_table_and_page(make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first, other = _run(make_run, "one"), _run(make_run, "two", identity={"system": "Be careful."})
-    given: dict[str, Any] = {"results": first.folder.parent, "images": False, "data": None, "calibration": None, "figures": None}
+    given: dict[str, Any] = {"results": first.folder.parent, "images": False, "data": None, "calibration": None}
     with pytest.raises(UsageError, match="system prompt: none, but two has Be careful"):
-        show_report(["one", "two"], output=tmp_path, anyway=False, as_json=False, **given)
-    show_report(["one", "two"], output=tmp_path, anyway=True, as_json=False, **given)
+        report(["one", "two"], output=tmp_path, anyway=False, as_json=False, **given)
+    report(["one", "two"], output=tmp_path, anyway=True, as_json=False, **given)
     assert f"two {MARK}" in capsys.readouterr().out
     page = render_page([first, other], charts=False)
     assert f"two {MARK}" in page

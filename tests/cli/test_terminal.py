@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 import safemt_api
-from safemt_api.cli.printing import PlainConsole, put, say
+from safemt_api.cli.terminal import PlainConsole, put, say
 
 HOSTILE = "a\x1b]0;title\x07b\x1b[31mc\x9b2Jd\u202ee\x08"
 COMMANDS = Path(safemt_api.__file__).parent / "cli"

@@ -1,4 +1,4 @@
-"""What ``providers list`` and ``providers show`` print."""
+"""What ``providers list`` and ``providers show`` print; without typer, so that the list comes at once."""
 
 from __future__ import annotations
 
