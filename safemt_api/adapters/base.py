@@ -132,9 +132,7 @@ def open_adapter(
     """
     if wire_format not in ADAPTERS:
         raise UsageError(f"no wire format called {wire_format!r}; there are: {', '.join(sorted(ADAPTERS))}")
-    if api_key is not None and not (api_key.isascii() and api_key.isprintable() and " " not in api_key):
-        names = " or ".join(profile.key_variables) or "the variable"
-        raise UsageError(f"the API key for {profile.name} holds a blank, a line break or a non-ASCII sign: set {names} again")
+    check_key(profile, api_key)
     module, name = ADAPTERS[wire_format]
     with bare_environment():
         try:
@@ -146,6 +144,17 @@ def open_adapter(
             raise UsageError(f"{profile.name} needs the SDK of {extra}: pip install 'safemt-api[{extra}]'") from missing
         adapter: Adapter = getattr(found, name)(Connection(profile, base_url, api_key, client, timeouts))
     return adapter
+
+
+def check_key(profile: Profile, api_key: str | None) -> None:
+    """Refuse a key that no HTTP header could hold; the sentence does not show it.
+
+    Raises:
+        UsageError: It is none.
+    """
+    if api_key is not None and not (api_key.isascii() and api_key.isprintable() and " " not in api_key):
+        names = " or ".join(profile.key_variables) or "the variable"
+        raise UsageError(f"the API key for {profile.name} holds a blank, a line break or a non-ASCII sign: set {names} again")
 
 
 @contextmanager

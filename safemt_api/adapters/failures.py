@@ -23,13 +23,13 @@ from safemt_api.adapters.bodies import Body, count, first, label, mapping, names
 from safemt_api.adapters.headers import retry_after_seconds, unbelievable_wait
 from safemt_api.errors import (
     AccountError,
+    CallError,
     DialogueError,
     EndpointError,
     InterceptedError,
     NoCapacityError,
     PictureTooLargeError,
     RateLimitedError,
-    SafeMTError,
     ServerError,
     StopRunError,
 )
@@ -138,6 +138,23 @@ def status_in_body(value: object) -> int:
     error = mapping(_unwrapped(value).get("error"))
     digits = (label(error.get("code")), label(error.get("status")), label(error.get("status_code")))
     return next((int(text) for text in digits if re.fullmatch("[3-5][0-9]{2}", text)), 0)
+
+
+def status_of_type(value: object) -> int:
+    """The status that an error of Anthropic's comes with alone, by its type; inside a batch there is none."""
+    types = {
+        "invalid_request_error": 400,
+        "authentication_error": 401,
+        "billing_error": 402,
+        "permission_error": 403,
+        "not_found_error": 404,
+        "request_too_large": 413,
+        "rate_limit_error": 429,
+        "api_error": 500,
+        "timeout_error": 504,
+        "overloaded_error": 529,
+    }
+    return types.get(words(mapping(mapping(value).get("error")).get("type")), 0)
 
 
 def filtered_categories(holder: Mapping[str, Any]) -> str | None:
@@ -278,10 +295,11 @@ def _spent_for_the_day(failure: Failure, wait_seconds: float | None) -> bool:
     return failure.says(_DAILY) and (wait_seconds is None or wait_seconds > LONG_QUOTA_WAIT_SECONDS)
 
 
-Make = Callable[[Case], SafeMTError]
+Failed = CallError | StopRunError
+Make = Callable[[Case], Failed]
 
 
-def _says(error: type[SafeMTError], sentence: str) -> Make:
+def _says(error: type[StopRunError], sentence: str) -> Make:
     return lambda case: error(sentence.format(case=case))
 
 
@@ -301,31 +319,31 @@ _no_pictures = _says(
 )
 
 
-def _bad_key(case: Case) -> SafeMTError:
+def _bad_key(case: Case) -> Failed:
     variables = " or ".join(case.profile.key_variables)
     cure = f"check {variables}" if variables else "this server wants a key, and the profile names no variable for one (key_variables)"
     denied = "refuses access" if case.failure.status == 403 else "does not accept the API key"
     return AccountError(f"{case.who} {denied} ({case.where}){case.said}; {cure}")
 
 
-def _intercepted(case: Case) -> SafeMTError:
+def _intercepted(case: Case) -> Failed:
     sentence = f"something before {case.who} refuses the request ({case.where}, and no error of a model API){case.said}"
     return InterceptedError(sentence, status=case.failure.status, code=case.code)
 
 
-def _no_path(case: Case) -> SafeMTError:
+def _no_path(case: Case) -> Failed:
     hint = "; most OpenAI-compatible servers want an address that ends in /v1" if case.profile.wire_format == "openai_chat" else ""
     return EndpointError(f"{case.base_url} has no such path ({case.where}){case.said}; check --base-url{hint}")
 
 
-def _bad_parameter(case: Case) -> SafeMTError:
+def _bad_parameter(case: Case) -> Failed:
     return StopRunError(
         f"{case.who} does not take {case.failure.parameter or 'a parameter'} for {case.model} ({case.where}){case.said}; "
         "leave the option out, or set what the model takes in the profile ([[models]])"
     )
 
 
-def _no_room(case: Case) -> SafeMTError:
+def _no_room(case: Case) -> Failed:
     return NoCapacityError(
         f"{case.who} has no room for this in the tier that was asked for ({case.where}){case.said}",
         status=case.failure.status or None,
@@ -334,7 +352,7 @@ def _no_room(case: Case) -> SafeMTError:
     )
 
 
-def _slow_down(case: Case) -> SafeMTError:
+def _slow_down(case: Case) -> Failed:
     wait_seconds = case.wait_seconds
     if _spent_for_the_day(case.failure, wait_seconds):
         long = wait_seconds is not None and wait_seconds > LONG_QUOTA_WAIT_SECONDS
@@ -354,7 +372,7 @@ def _spell(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min" if minutes else f"{seconds:.0f} s"
 
 
-def _server_failed(case: Case) -> SafeMTError:
+def _server_failed(case: Case) -> Failed:
     status = case.failure.status
     return ServerError(
         f"{case.who} failed ({case.where}){_CHANGING.sub('…', case.said)}",
@@ -366,7 +384,7 @@ def _server_failed(case: Case) -> SafeMTError:
     )
 
 
-def _rejected(case: Case) -> SafeMTError:
+def _rejected(case: Case) -> Failed:
     said = case.said or f": {case.failure.parameter or 'no reason given'}"
     sentence = f"{case.who} rejects the request ({case.where}){said}"
     side = count(mapping(case.failure.error.get("details")).get("max_side_length_pixels"))
@@ -434,6 +452,6 @@ RULES: tuple[Rule, ...] = (
 """The last row takes whatever is left: the vendor rejects this one request."""
 
 
-def meaning(case: Case) -> SafeMTError:
+def meaning(case: Case) -> Failed:
     """Our exception for the failure."""
     return next(rule.make(case) for rule in RULES if rule.applies(case.failure))

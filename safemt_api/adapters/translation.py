@@ -6,6 +6,7 @@ vendor's word that it declined (``declines``: that becomes a ``Reply``), or a fa
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -19,7 +20,15 @@ from safemt_api.adapters.declines import declined
 from safemt_api.adapters.failures import Case, Failure, is_on_hold, meaning, read_failure, status_in_body
 from safemt_api.adapters.headers import quota_hints
 from safemt_api.adapters.http_client import OversizeError, room_for
-from safemt_api.errors import ConnectionFailedError, DialogueError, EndpointError, NoCapacityError, SafeMTError, ServerError, StopRunError
+from safemt_api.errors import (
+    CallError,
+    ConnectionFailedError,
+    DialogueError,
+    EndpointError,
+    NoCapacityError,
+    ServerError,
+    StopRunError,
+)
 from safemt_api.messages import Call, Reply
 from safemt_api.tokens import most_output_tokens
 
@@ -146,6 +155,26 @@ class Translator:
         failure = read_failure(status=response.status_code, headers=response.headers, body=body)
         return self.reply_or_raise(failure, model=model), response.headers
 
+    def failure(self, error: Exception, *, model: str = "") -> CallError | StopRunError:
+        """Our exception for an SDK's that ended something else than a call (a batch's upload, a look at its state)."""
+        try:
+            reply, _ = self.declined_or_raise(error, model=model)
+        except (CallError, StopRunError) as ours:
+            return ours.with_traceback(None)
+        return DialogueError(f"{self.vendor} rejects the request: {reply.detail or reply.finish_reason}")
+
+    def row(self, value: object, *, status: int, model: str, read: Read) -> Reply | CallError | StopRunError:
+        """What became of a row of a batch, whose ``value`` is what the call alone would have been answered with under ``status``."""
+        body = Body(json.dumps(value), value)
+        try:
+            if status == 200:
+                reply = self.read(body, {}, model, read)
+            else:
+                reply = self.reply_or_raise(read_failure(status=status, headers={}, body=body), model=model)
+        except (CallError, StopRunError) as error:
+            return error.with_traceback(None)
+        return replace(reply, served_tier="batch")
+
     def reply_or_raise(self, failure: Failure, *, model: str) -> Reply:
         """The reply where the vendor declined.
 
@@ -171,7 +200,7 @@ class Translator:
         """The failure of an HTTP 200 that is no answer; it may well have been billed."""
         return ServerError(f"{self.vendor} sent no usable reply: {what}", status=200, code="unusable_reply", maybe_billed=True)
 
-    def _without_status(self, kind: Kind, error: Exception) -> SafeMTError:
+    def _without_status(self, kind: Kind, error: Exception) -> CallError | StopRunError:
         cause = _http_cause(error)
         name = type(cause).__name__
         if isinstance(cause, OversizeError):

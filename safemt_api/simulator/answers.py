@@ -43,6 +43,7 @@ class Words:
     tokens: Tokens
     call_id: str
     usage_readable: bool = True
+    tier: str = "standard"
 
 
 def count_tokens(text: str) -> int:
@@ -76,6 +77,7 @@ def _openai(words: Words) -> Mapping[str, Any]:
         "object": "chat.completion",
         "created": CREATED,
         "model": words.model,
+        "service_tier": "default" if words.tier == "standard" else words.tier,
         "choices": [{"index": 0, "message": message, "finish_reason": finish, "logprobs": None}],
         "usage": {
             "prompt_tokens": tokens.input,
@@ -105,7 +107,7 @@ def _anthropic(words: Words) -> Mapping[str, Any]:
             "cache_creation_input_tokens": tokens.written,
             "output_tokens": tokens.output,
             "output_tokens_details": {"thinking_tokens": tokens.reasoning},
-            "service_tier": "standard",
+            "service_tier": words.tier,
         },
     }
 
@@ -122,7 +124,7 @@ _GOOGLE_FINISH = {
 
 
 def _google(words: Words) -> Mapping[str, Any]:
-    usage = _google_usage(words.tokens)
+    usage = {**_google_usage(words.tokens), "serviceTier": words.tier}
     about = {"usageMetadata": usage, "modelVersion": words.model, "responseId": words.call_id}
     if words.stop == "prompt_blocked":
         return {"promptFeedback": {"blockReason": "PROHIBITED_CONTENT"}, **about}
@@ -226,6 +228,7 @@ SHAPES: Mapping[WireFormat, Mapping[str, Shape]] = {
         "bad_image": Shape(400, "invalid_request_error", "invalid_image_format"),
         "no_images": Shape(400, "invalid_request_error"),
         "rate_limit": Shape(429, "requests", "rate_limit_exceeded"),
+        "flex_refusal": Shape(429, "server_error", "resource_unavailable"),
         "error_500": Shape(500, "server_error"),
         "error_503": Shape(503, "server_error", "service_unavailable"),
         "overloaded_529": Shape(529, "server_error", "overloaded"),
@@ -262,6 +265,7 @@ SHAPES: Mapping[WireFormat, Mapping[str, Shape]] = {
         "bad_image": Shape(400, "INVALID_ARGUMENT"),
         "no_images": Shape(400, "INVALID_ARGUMENT"),
         "rate_limit": Shape(429, "RESOURCE_EXHAUSTED", details=(_PER_MINUTE,)),
+        "flex_refusal": Shape(503, "UNAVAILABLE"),
         "error_500": Shape(500, "INTERNAL"),
         "error_503": Shape(503, "UNAVAILABLE"),
         "overloaded_529": Shape(503, "UNAVAILABLE"),
@@ -279,6 +283,7 @@ MESSAGES: Mapping[str, str] = {
     "bad_key": "The API key is not valid.",
     "no_credit": "The current quota is used up; check the plan and billing details. (limit: 0)",
     "rate_limit": "Too many requests for this account; slow down.",
+    "flex_refusal": "Resource unavailable: there is no room in this tier for the moment.",
     "error_500": "The simulated server had an error.",
     "error_503": "The simulated service is unavailable for the moment.",
     "overloaded_529": "The simulated model is overloaded.",

@@ -20,7 +20,7 @@ class SimulatorStatistics(NamedTuple):
 
     ``calls`` counts well-formed POSTs to a model, ``answered`` those that got an answer in full, ``repeated`` the answers given again to a
     body that had been answered before (bought twice), ``rate_limited`` the 429s of the quotas (not those of the fault plan), ``rejected``
-    the requests that were wrong themselves.
+    the requests that were wrong themselves. ``tiers`` holds answers and their tokens by the tier that served, which is what is billed.
     """
 
     calls: int
@@ -35,6 +35,7 @@ class SimulatorStatistics(NamedTuple):
     in_flight: int
     peak_in_flight: int
     truth_left_out: int
+    tiers: dict[str, dict[str, int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,7 @@ class Books:
     in_flight: int = 0
     peak_in_flight: int = 0
     truth_left_out: int = 0
+    tiers: dict[str, Counter[str]] = field(default_factory=dict)
 
     def call_came(self, body_digest: str) -> int:
         """Count a call; returns which attempt of this body it is, from 1."""
@@ -119,9 +121,11 @@ class Books:
         self.in_flight += change
         self.peak_in_flight = max(self.peak_in_flight, self.in_flight)
 
-    def call_answered(self, body_digest: str, truth: Truth | None, *, tokens: tuple[int, int, int]) -> None:
+    def call_answered(self, body_digest: str, truth: Truth | None, *, tokens: tuple[int, int, int], tier: str = "standard") -> None:
         """Note an answer that was handed to the network in full; ``tokens`` are input, output and cached."""
         self.answers[body_digest] += 1
+        names = ("answers", "input_tokens", "output_tokens", "cached_input_tokens")
+        self.tiers.setdefault(tier, Counter()).update(dict(zip(names, (1, *tokens), strict=True)))
         self.input_tokens += tokens[0]
         self.output_tokens += tokens[1]
         self.cached_input_tokens += tokens[2]
@@ -148,4 +152,5 @@ class Books:
             in_flight=self.in_flight,
             peak_in_flight=self.peak_in_flight,
             truth_left_out=self.truth_left_out,
+            tiers={tier: dict(counts) for tier, counts in self.tiers.items()},
         )

@@ -5,14 +5,16 @@ Of a picture is told whether it is one and of which type, from its first bytes, 
 
 from __future__ import annotations
 
+import re
 from base64 import b64decode
 from binascii import Error as Base64Error
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from io import BytesIO
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import parse_qs
 
 from PIL import Image as Pictures
 
@@ -22,6 +24,7 @@ from safemt_api.simulator.answers import TroubleError
 
 Json = Mapping[str, Any]
 
+GENERATE = re.compile(r"/v1(?:beta)?/models/([^/:]+):generateContent")
 OLD_ANTHROPIC_VERSION = "2023-06-01"
 _SAMPLING = ("temperature", "top_p", "top_k")
 
@@ -91,6 +94,36 @@ def _media_type(head: bytes) -> str | None:
 
 
 @dataclass(frozen=True, slots=True)
+class Request:
+    """One HTTP request; header names are in lower case."""
+
+    method: str
+    target: str
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def path(self) -> str:
+        """The target without its query."""
+        return self.target.partition("?")[0]
+
+    @property
+    def key(self) -> str:
+        """The API key in whichever place the vendor's SDK puts it."""
+        bearer = self.headers.get("authorization", "").partition(" ")[2]
+        found = bearer or self.headers.get("x-api-key") or self.headers.get("x-goog-api-key")
+        return (found or parse_qs(self.target.partition("?")[2]).get("key", [""])[0]).strip()
+
+    @property
+    def wire_format(self) -> WireFormat:
+        """The wire format that the request speaks, by its path and else by its headers."""
+        google = GENERATE.fullmatch(self.path) or self.path.startswith(("/upload/", "/v1beta/"))
+        if google or "x-goog-api-key" in self.headers:
+            return "google_genai"
+        return "anthropic_messages" if self.path == "/v1/messages" or "anthropic-version" in self.headers else "openai_chat"
+
+
+@dataclass(frozen=True, slots=True)
 class Spoken:
     """One message of a request: who, the words, and whether the client marked the prefix up to it as cacheable."""
 
@@ -113,6 +146,7 @@ class Question:
     cache_mark: bool = False
     user_texts: tuple[str, ...] = field(default=())
     sampling_seed: int = 0
+    tier: str = "standard"
 
     @property
     def guided(self) -> bool:
@@ -136,7 +170,8 @@ def read_openai(body: Json) -> Question:
     form = body.get("response_format")
     schema = form.get("json_schema", {}).get("schema") if isinstance(form, dict) and isinstance(form.get("json_schema"), dict) else None
     limit = body.get("max_completion_tokens", body.get("max_tokens"))
-    return _question("openai_chat", _text(body, "model"), "", spoken, schema=schema, limit=limit, sampling_seed=body.get("seed"))
+    question = _question("openai_chat", _text(body, "model"), "", spoken, schema=schema, limit=limit, sampling_seed=body.get("seed"))
+    return replace(question, tier="flex") if body.get("service_tier") == "flex" else question
 
 
 def _openai_message(message: object, at: int) -> Spoken:
@@ -220,7 +255,8 @@ def read_google(body: Json, *, model: str) -> Question:
     config = config if isinstance(config, dict) else {}
     schema = _either(config, "responseJsonSchema", "response_json_schema") or _either(config, "responseSchema", "response_schema")
     limit = _either(config, "maxOutputTokens", "max_output_tokens")
-    return _question("google_genai", model, system, spoken, schema=schema, limit=limit, sampling_seed=config.get("seed"))
+    question = _question("google_genai", model, system, spoken, schema=schema, limit=limit, sampling_seed=config.get("seed"))
+    return replace(question, tier="flex") if str(_either(body, "serviceTier", "service_tier")).lower() == "flex" else question
 
 
 def _google_content(content: object, at: int) -> Spoken:

@@ -14,13 +14,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from http import HTTPStatus
-from typing import cast
+from typing import Any, cast
 
 from safemt_api.errors import UsageError
 from safemt_api.profiles import WireFormat
 from safemt_api.simulator.answers import TroubleError, trouble_body
 from safemt_api.simulator.books import SimulatorStatistics, Truth
-from safemt_api.simulator.service import Request, Response, Service
+from safemt_api.simulator.requests import Request
+from safemt_api.simulator.service import Response, Service
 from safemt_api.simulator.settings import SimulatorSettings
 
 LOOPBACK = "127.0.0.1"
@@ -51,6 +52,15 @@ class Simulator:
     def truth(self) -> list[Truth]:
         """What was played, once per body, oldest first."""
         return list(self._service.books.truths.values())
+
+    @property
+    def batches(self) -> list[dict[str, Any]]:
+        """Every batch that was created, as ``/simulator/batches`` tells it."""
+        return self._service.desk.record()
+
+    def advance(self, seconds: float) -> None:
+        """Let so much time pass for batches."""
+        self._service.desk.offset_seconds += seconds
 
     def base_url(self, wire_format: WireFormat = "openai_chat") -> str:
         """The address to give to a client of the wire format."""
@@ -200,7 +210,7 @@ class _Connection(asyncio.Protocol):
             self._send_half(response)
             return
         if response.body_digest is not None:
-            self._service.books.call_answered(response.body_digest, response.truth, tokens=response.tokens)
+            self._service.books.call_answered(response.body_digest, response.truth, tokens=response.tokens, tier=response.tier)
         self._transport.write(_head(response, close=last) + response.body)
         self._idle()
         if last:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from heapq import heappop, heappush
 from typing import Any, Literal
-from urllib.parse import parse_qs
 
 import orjson
 
@@ -32,9 +31,10 @@ from safemt_api.simulator.answers import (
     models_body,
     trouble_body,
 )
+from safemt_api.simulator.batches import BatchDesk
 from safemt_api.simulator.books import Books, Truth, truth_of
 from safemt_api.simulator.classifiers import decide_google, decide_openai, moderate
-from safemt_api.simulator.requests import Question, read_anthropic, read_google, read_openai
+from safemt_api.simulator.requests import GENERATE, Question, Request, read_anthropic, read_google, read_openai
 from safemt_api.simulator.roles import MODELS, Played, check_model, play
 from safemt_api.simulator.settings import TRANSIENT_FAULTS, SimulatorSettings
 
@@ -43,40 +43,11 @@ Ending = Literal["whole", "reset", "stall", "cut"]
 BAD_KEY = "bad-key"
 NO_CREDIT_KEY = "no-credit"
 CONTEXT_TOKENS = 128_000
-_GENERATE = re.compile(r"/v1(?:beta)?/models/([^/:]+):generateContent")
+_BATCHING = re.compile(r"(?:/upload)?/v1(?:beta)?/(?:files|batches|messages/batches)\b|/v1(?:beta)?/models/[^/:]+:batchGenerateContent")
 NOT_ANSWERED = frozenset({"too_long", "firewall"})
 _CLASSIFYING = frozenset({"/v1/moderations", "/v1/decisions", "/v1beta/decisions"})
 _FIREWALL = b"<!doctype html><html><head><title>403 Forbidden</title></head><body>Blocked by a content management policy.</body></html>"
 _HTML = b"<!doctype html><html><head><title>502 Bad Gateway</title></head><body><h1>Bad Gateway</h1></body></html>"
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One HTTP request; header names are in lower case."""
-
-    method: str
-    target: str
-    headers: Mapping[str, str]
-    body: bytes
-
-    @property
-    def path(self) -> str:
-        """The target without its query."""
-        return self.target.partition("?")[0]
-
-    @property
-    def key(self) -> str:
-        """The API key in whichever place the vendor's SDK puts it."""
-        bearer = self.headers.get("authorization", "").partition(" ")[2]
-        found = bearer or self.headers.get("x-api-key") or self.headers.get("x-goog-api-key")
-        return (found or parse_qs(self.target.partition("?")[2]).get("key", [""])[0]).strip()
-
-    @property
-    def wire_format(self) -> WireFormat:
-        """The wire format that the request speaks, by its path and else by its headers."""
-        if _GENERATE.fullmatch(self.path) or self.path.startswith("/v1beta/") or "x-goog-api-key" in self.headers:
-            return "google_genai"
-        return "anthropic_messages" if self.path == "/v1/messages" or "anthropic-version" in self.headers else "openai_chat"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +63,7 @@ class Response:
     body_digest: str | None = None
     truth: Truth | None = None
     tokens: tuple[int, int, int] = (0, 0, 0)
+    tier: str = "standard"
 
 
 class Service:
@@ -112,6 +84,7 @@ class Service:
             burst_seconds=settings.burst_seconds,
         )
         self.cache = PromptCache(minimum_tokens=settings.prompt_cache_minimum_tokens) if settings.prompt_cache else None
+        self.desk = BatchDesk(settings, self._answer_row)
         self._slots_free_at = [0.0] * (settings.slots or 0)
 
     def work_seconds(self, now: float) -> float:
@@ -126,11 +99,41 @@ class Service:
     def handle(self, request: Request, *, now: float) -> Response:
         """The response to a request."""
         try:
-            return self._get(request) if request.method == "GET" else self._post(request, now)
+            return self._at_the_desk(request, now) or (self._get(request) if request.method == "GET" else self._post(request, now))
         except TroubleError as trouble:
             return self._reject(request, trouble)
         except RecursionError:
             return self._reject(request, TroubleError("bad_request", "the body is nested too deeply"))
+
+    def _at_the_desk(self, request: Request, now: float) -> Response | None:
+        if not _BATCHING.match(request.path):
+            return None
+        _check_key(request.key)
+        reply = self.desk.handle(request, now)
+        if reply is None:
+            raise _unknown_path(request)
+        body = orjson.dumps(reply.value) if reply.content is None else reply.content
+        kind = "application/json" if reply.content is None else "application/jsonl"
+        return Response(reply.status, body, reply.headers, content_type=kind, ending=reply.ending)
+
+    def _answer_row(self, wire_format: WireFormat, path: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, bytes]:
+        """The answer to one row of a batch, booked as bought in that tier; faults of the line become errors of the row."""
+        request = Request("POST", path, headers, body)
+        try:
+            question = _read(request, _json(body), path.rpartition("/")[2].partition(":")[0])
+            _check(question, check_images=self.settings.check_images)
+            response = self._converse(question, request, None)
+        except TroubleError as trouble:
+            response = self._trouble(wire_format, trouble, call_id="row")
+        if (
+            response.ending != "whole"
+            or response.content_type != "application/json"
+            or (response.status == 200 and not response.body_digest)
+        ):
+            response = self._trouble(wire_format, TroubleError("error_500", MESSAGES["error_500"]), call_id="row")
+        if response.body_digest is not None:
+            self.books.call_answered(response.body_digest, response.truth, tokens=response.tokens, tier="batch")
+        return response.status, response.body
 
     def _reject(self, request: Request, trouble: TroubleError) -> Response:
         self.books.rejected += request.method == "POST"
@@ -142,6 +145,8 @@ class Service:
             return Response(200, b'{"status":"ok"}')
         if path == "/simulator/statistics":
             return Response(200, orjson.dumps(self.books.statistics()._asdict()))
+        if path == "/simulator/batches":
+            return Response(200, orjson.dumps(self.desk.record()))
         if path == "/simulator/truth":
             return Response(200, orjson.dumps([truth.as_dict() for truth in self.books.truths.values()]))
         if path == "/v1/models":
@@ -155,7 +160,10 @@ class Service:
         if path == "/simulator/reset":
             self.reset()
             return Response(200, b"{}")
-        generate = _GENERATE.fullmatch(path)
+        if path == "/simulator/advance":
+            self.desk.offset_seconds += float(_json(request.body).get("seconds", 0))
+            return Response(200, b"{}")
+        generate = GENERATE.fullmatch(path)
         if not generate and path not in _CLASSIFYING and path not in {"/v1/chat/completions", "/v1/messages"}:
             raise _unknown_path(request)
         _check_key(request.key)
@@ -176,22 +184,30 @@ class Service:
         self.books.call_came(digest)
         return Response(200, orjson.dumps(answer), delayed=True, body_digest=digest)
 
-    def _converse(self, question: Question, request: Request, now: float) -> Response:
+    def _converse(self, question: Question, request: Request, now: float | None) -> Response:
+        """The answer to a question; one in a batch has no ``now``, because it counts against no quota by the minute."""
         digest = _digest(request)
         attempt = self.books.call_came(digest)
         call_id = f"{digest[:20]}-{attempt}"
+        tier = question.tier if now is not None else "batch"
         used, _ = input_tokens(question)
-        wait = self.quotas.take(now=now, tokens=used)
+        wait = self.quotas.take(now=now, tokens=used) if now is not None else 0.0
         if wait > 0.0:
             self.books.rate_limited += 1
             trouble = TroubleError("rate_limit", MESSAGES["rate_limit"], wait_seconds=wait if self.settings.announce_limits else None)
             return self._trouble(question.wire_format, trouble, call_id=call_id)
+        if tier == "flex":
+            turned = self.settings.faults.flex(seed=self.settings.seed, model=question.model, body_digest=digest, attempt=attempt)
+            self.books.faults.update([turned] if turned else [])
+            if turned == "flex_refusal":
+                return self._trouble(question.wire_format, TroubleError(turned, MESSAGES[turned]), call_id=call_id)
+            tier = "standard" if turned == "flex_served_standard" else tier
         fault = self._fault(question, digest, attempt)
         if fault is not None:
             self.books.faults[fault] += 1
         if fault in TRANSIENT_FAULTS and fault is not None:
             return self._play_transient(fault, question, call_id)
-        return self._play_outcome(fault, question, call_id, digest)
+        return self._play_outcome(fault, question, call_id, digest, tier)
 
     def _fault(self, question: Question, digest: str, attempt: int) -> str | None:
         plan, seed, model = self.settings.faults, self.settings.seed, question.model
@@ -228,11 +244,11 @@ class Service:
         endings: dict[str, Ending] = {"reset": "reset", "stall": "stall", "truncated_body": "cut"}
         return Response(200, body, headers, ending=endings[fault], delayed=True)
 
-    def _play_outcome(self, fault: str | None, question: Question, call_id: str, digest: str) -> Response:
+    def _play_outcome(self, fault: str | None, question: Question, call_id: str, digest: str, tier: str) -> Response:
         wire_format = question.wire_format
         played = play(question, self.settings)
         trouble = _outcome_trouble(fault, question)
-        words = replace(self._words(question, played, _stop(fault), call_id), usage_readable=fault != "unreadable_usage")
+        words = replace(self._words(question, played, _stop(fault), call_id), usage_readable=fault != "unreadable_usage", tier=tier)
         self.quotas.spend(words.tokens.output)
         if trouble is not None:
             words = replace(words, text="", tokens=Tokens(0, 0))
@@ -241,7 +257,8 @@ class Service:
             words = replace(words, text="", tokens=Tokens(0, 0))
             response = Response(403, _FIREWALL, content_type="text/html", delayed=True)
         else:
-            response = Response(200, answer_body(wire_format, words), self._headers(wire_format, call_id), delayed=True)
+            served: Headers = (("x-gemini-service-tier", tier),) if wire_format == "google_genai" else ()
+            response = Response(200, answer_body(wire_format, words), self._headers(wire_format, call_id) + served, delayed=True)
         truth = truth_of(
             question,
             played,
@@ -251,7 +268,7 @@ class Service:
             keep_texts=self.settings.keep_texts,
         )
         tokens = words.tokens
-        return replace(response, body_digest=digest, truth=truth, tokens=(tokens.input, tokens.output, tokens.cached))
+        return replace(response, body_digest=digest, truth=truth, tokens=(tokens.input, tokens.output, tokens.cached), tier=tier)
 
     def _words(self, question: Question, played: Played, stop: Stop, call_id: str) -> Words:
         text = "" if stop in {"content_filter", "prompt_blocked", "refusal"} else played.text

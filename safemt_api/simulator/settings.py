@@ -47,7 +47,25 @@ OUTCOME_FAULTS: tuple[str, ...] = (
 by the filter, ``refusal_beside_words`` leaves the whole reply beside the vendor's refusal, ``firewall`` is a 403 of something before it,
 ``unreadable_usage`` is a whole reply that tells its tokens in no way that can be read."""
 
-FAULTS = TRANSIENT_FAULTS + OUTCOME_FAULTS
+FLEX_FAULTS: tuple[str, ...] = ("flex_refusal", "flex_served_standard")
+"""Drawn for every attempt that asks for the flex tier: there is no room (unbilled), or the standard tier serves it, at its price."""
+
+BATCH_FAULTS: tuple[str, ...] = (
+    "batch_stuck",
+    "batch_expired",
+    "batch_rejected",
+    "batch_hidden",
+    "create_lost",
+    "rows_twice",
+    "rows_unknown",
+    "results_cut",
+    "results_gone",
+)
+"""Drawn once for a batch. ``batch_stuck`` gets half-way and then nowhere until it expires, ``batch_expired`` ends half-way,
+``batch_rejected`` fails after it was created, ``batch_hidden`` is answered with 404 at first, ``create_lost`` breaks the connection after
+it was created; results come twice, hold an unknown id, break off at the first reading, or were deleted."""
+
+FAULTS = TRANSIENT_FAULTS + OUTCOME_FAULTS + FLEX_FAULTS + BATCH_FAULTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +103,7 @@ class FaultPlan:
     stall_seconds: float = 60.0
 
     def __post_init__(self) -> None:
-        for family in (TRANSIENT_FAULTS, OUTCOME_FAULTS):
+        for family in (TRANSIENT_FAULTS, OUTCOME_FAULTS, FLEX_FAULTS, BATCH_FAULTS):
             if sum(fault.share for fault in self.faults if fault.kind in family and fault.model == "*") > 1.0 + 1e-9:
                 raise UsageError("the shares of the faults add up to more than 1; lower some of them")
 
@@ -102,11 +120,11 @@ class FaultPlan:
     def __str__(self) -> str:
         return ",".join(str(fault) for fault in self.faults)
 
-    def scripted(self, *, model: str, attempt: int) -> str | None:
+    def scripted(self, *, model: str, attempt: int, family: tuple[str, ...] = TRANSIENT_FAULTS + OUTCOME_FAULTS) -> str | None:
         """The fault that the script puts on this attempt (counted from 1), if any; scripts follow one another in the order given."""
         passed = 0
         for fault in self.faults:
-            if fault.first and fnmatchcase(model, fault.model):
+            if fault.first and fault.kind in family and fnmatchcase(model, fault.model):
                 passed += fault.first
                 if attempt <= passed:
                     return fault.kind
@@ -115,6 +133,16 @@ class FaultPlan:
     def transient(self, *, seed: int, model: str, body_digest: str, attempt: int) -> str | None:
         """The random fault of this attempt, if any."""
         return self._drawn(TRANSIENT_FAULTS, seed=seed, model=model, key=(body_digest, str(attempt)))
+
+    def flex(self, *, seed: int, model: str, body_digest: str, attempt: int) -> str | None:
+        """What happens to an attempt for being asked in the flex tier, if anything."""
+        scripted = self.scripted(model=model, attempt=attempt, family=FLEX_FAULTS)
+        return scripted or self._drawn(FLEX_FAULTS, seed=seed, model=model, key=(body_digest, str(attempt)))
+
+    def batch(self, *, seed: int, model: str, number: int) -> str | None:
+        """What goes wrong with the batch of this number (counted from 1), if anything."""
+        scripted = self.scripted(model=model, attempt=number, family=BATCH_FAULTS)
+        return scripted or self._drawn(BATCH_FAULTS, seed=seed, model=model, key=(str(number),))
 
     def outcome(self, *, seed: int, model: str, user_texts: Sequence[str]) -> str | None:
         """The vendor's word on this conversation, if it is drawn; knows neither wire format nor attempt."""
@@ -168,6 +196,7 @@ class SimulatorSettings:
     Attributes:
         seed: Decides every draw.
         latency_seconds: Wait before every reply.
+        batch_seconds: How long a batch is worked on.
         slots: Calls that are worked on at the same time; others wait for their turn, as on a server of one's own. ``None``: no limit.
         faults: What goes wrong, and how often.
         requests_per_minute: The account's quota; ``None`` means no limit. Above it calls get 429.
@@ -193,6 +222,7 @@ class SimulatorSettings:
 
     seed: int = 0
     latency_seconds: float = 0.0
+    batch_seconds: float = 0.2
     slots: int | None = None
     faults: FaultPlan = NO_FAULTS
     requests_per_minute: int | None = None
@@ -220,8 +250,9 @@ class SimulatorSettings:
             value = getattr(self, name)
             if value is not None and not 0.0 <= value <= 1.0:
                 raise UsageError(f"simulator setting {name} must lie between 0 and 1, not {value}")
-        if self.latency_seconds < 0:
-            raise UsageError(f"simulator setting latency_seconds must not be negative, but is {self.latency_seconds}")
+        for name in ("latency_seconds", "batch_seconds"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"simulator setting {name} must not be negative, but is {getattr(self, name)}")
         for name in ("requests_per_minute", "tokens_per_minute", "burst_seconds", "slots"):
             value = getattr(self, name)
             if value is not None and value <= 0:
