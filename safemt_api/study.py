@@ -19,7 +19,7 @@ from safemt_api.evaluation import open_plan, open_simulators
 from safemt_api.files import private_folder
 from safemt_api.messages import Answer, Asker, Call
 from safemt_api.moderators.opening import open_moderator
-from safemt_api.report.study_page import write_study_page
+from safemt_api.report.page import write_study_page
 from safemt_api.report.study_record import measure_study
 from safemt_api.runs.balance import Balance
 from safemt_api.runs.execution import (

@@ -13,7 +13,7 @@ from rich.console import Console
 from safemt_api.errors import AccountError, EndpointError
 from safemt_api.evaluation import evaluate
 from safemt_api.profiles import WIRE_FORMATS, WireFormat
-from safemt_api.report.tables import run_report
+from safemt_api.report.views import run_report
 from safemt_api.runs.execution import RunResult
 from safemt_api.runs.record import read_run
 from safemt_api.simulator import run_simulator

@@ -15,7 +15,7 @@ import pytest
 from safemt_api.errors import StoreError
 from safemt_api.evaluation import evaluate, open_plan
 from safemt_api.files import atomic_file, private_file, private_folder, write_json, write_text
-from safemt_api.report.exporting import export_run
+from safemt_api.report.exports import export_run
 from safemt_api.report.page import write_page
 from safemt_api.runs.record import read_run
 from safemt_api.runs.rejudging import rejudge

@@ -76,8 +76,8 @@ def test_rubrics_policies_and_page_parts_ship() -> None:
     assert load_policies is not None
     assert len(list((PACKAGE / "moderators" / "policies").glob("*.md"))) == 18
     assert render_page is not None
-    for name in ("web/style.css", "web/transcripts.js", "web/page.html"):
-        assert (PACKAGE / "report" / name).stat().st_size > 0
+    for name in ("style.css", "transcripts.js", "page.html"):
+        assert (PACKAGE / "report" / "web" / name).stat().st_size > 0
     assert (PACKAGE / "py.typed").is_file()
 
 

@@ -12,11 +12,11 @@ import pytest
 
 from safemt_api.errors import SettingsChangedError, UsageError
 from safemt_api.evaluation import evaluate, open_plan
-from safemt_api.report.comparability import differences
-from safemt_api.report.exporting import export_run
+from safemt_api.report.comparability import compare_runs, differences
+from safemt_api.report.exports import export_run
 from safemt_api.report.page import render_page
 from safemt_api.report.reading import remarks
-from safemt_api.report.tables import compare_runs, run_report
+from safemt_api.report.views import run_report
 from safemt_api.runs.collecting import open_collector, scratch
 from safemt_api.runs.estimating import estimate
 from safemt_api.runs.folder import TRANSCRIPTS_FILE, VERDICTS_FILE

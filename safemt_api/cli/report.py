@@ -20,18 +20,7 @@ from safemt_api.runs.settings import MOST
 with imported_on_use():
     from safemt_api import files
     from safemt_api.cli import terminal
-    from safemt_api.report import (
-        comparability,
-        correction,
-        exporting,
-        figures,
-        page,
-        paper_tables,
-        study_page,
-        study_record,
-        study_tables,
-        tables,
-    )
+    from safemt_api.report import comparability, correction, exports, page, study_record, tables, views
     from safemt_api.runs import location, record
 
 if TYPE_CHECKING:
@@ -95,7 +84,7 @@ def report(
         raise UsageError("--data says where the pictures are, and --no-images leaves them out; give one of the two")
     folder = location.study_folder(runs[0], results) if len(runs) == 1 else None
     study = None if folder is None else study_record.measure_again(folder)
-    found = _runs(runs, results) if folder is None or study is None else study_page.arm_runs(folder, study)
+    found = _runs(runs, results) if folder is None or study is None else page.arm_runs(folder, study)
     if study is None and not anyway:
         comparability.refuse_incomparable(comparability.all_differences(found), found[0].name)
     corrections = [] if calibration is None else corrections_of(found, calibration)
@@ -107,16 +96,16 @@ def report(
     written = page.write_page(target, found, images=images, data_folder=data, corrections=corrections, study=study)
     terminal.say(f"page: {written}")
     if figures_to is not None and found:
-        terminal.say(f"figures: {', '.join(file.name for file in figures.write_figures(found, figures_to))} in {figures_to}")
+        terminal.say(f"figures: {', '.join(file.name for file in exports.write_figures(found, figures_to))} in {figures_to}")
 
 
 def _print(runs: Sequence[RunData], study: StudyRecord | None, corrections: Sequence[Correction], *, as_json: bool) -> None:
     if as_json:
         terminal.put_json([run.summary.json_value() for run in runs] if study is None else study.json_value())
         return
-    whole = None if study is None else study_tables.study_report(study)
-    terminal.show(whole or (tables.run_report(runs[0]) if len(runs) == 1 else tables.leaderboard(runs)))
-    terminal.show(*map(tables.correction_report, corrections))
+    whole = None if study is None else views.study_report(study)
+    terminal.show(whole or (views.run_report(runs[0]) if len(runs) == 1 else views.leaderboard(runs)))
+    terminal.show(*map(views.correction_report, corrections))
 
 
 def _runs(names: Sequence[str], results: Path) -> list[RunData]:
@@ -177,7 +166,7 @@ def show_run(folder: Path, *, as_json: bool, summary: Summary) -> None:
     if as_json:
         terminal.put_json(summary.json_value())
     else:
-        terminal.show(tables.run_report(run))
+        terminal.show(views.run_report(run))
     failed = run.transcripts.filter(run.transcripts["failure"].is_not_null()).unique(("dialogue_id", "length"))
     reasons = Counter(failed["failure"].to_list()).most_common(FAILURES_SHOWN)
     terminal.say(*(f"{count} failed: {reason}" for reason, count in reasons), f"page: {written}")
@@ -194,11 +183,11 @@ def compare(
 ) -> None:
     """Compare two runs over the ids they share: differences with intervals, tests, and a verdict in plain words."""
     first, second = (record.read_run(location.locate(name, results).folder) for name in (a, b))
-    comparison = tables.compare_runs(first, second, seed=seed, anyway=anyway)
+    comparison = comparability.compare_runs(first, second, seed=seed, anyway=anyway)
     if as_json:
         terminal.put_json(comparison)
     else:
-        terminal.show(tables.comparison_report(first, second, comparison))
+        terminal.show(views.comparison_report(first, second, comparison))
 
 
 def export(
@@ -209,8 +198,8 @@ def export(
 ) -> None:
     """Write a run in the format of another tool."""
     found = record.read_run(location.locate(run, results).folder)
-    target = output or found.folder / exporting.export_name(found, to.value)
-    terminal.say(f"written: {exporting.export_run(found, to.value, target)}")
+    target = output or found.folder / exports.export_name(found, to.value)
+    terminal.say(f"written: {exports.export_run(found, to.value, target)}")
 
 
 def paper(
@@ -226,13 +215,13 @@ def paper(
     if study is not None:
         arms = study_record.counted_arms(study)
         terminal.say(*arms.left_out)
-        made = paper_tables.paper_tables(arms.runs, arms.references, comparability.arm_groups(arms.runs))
+        made = tables.paper_tables(arms.runs, arms.references, comparability.arm_groups(arms.runs))
     else:
         found = [record.read_run(location.locate(name, results).folder) for name in runs]
         if not anyway:
             comparability.refuse_incomparable(comparability.all_differences(found), found[0].name)
-        made = paper_tables.paper_tables(found)
-    text = paper_tables.rendered(made, to.value)
+        made = tables.paper_tables(found)
+    text = exports.rendered(made, to.value)
     if output is None:
         sys.stdout.write(printable(text))
     else:

@@ -11,7 +11,7 @@ from safemt_api.cli.options import imported_on_use
 
 with imported_on_use():
     from safemt_api.cli import terminal
-    from safemt_api.report import run_table
+    from safemt_api.report import views
     from safemt_api.runs import overview
 
 
@@ -25,6 +25,6 @@ def runs(
     if as_json:
         terminal.put_json(overview.overview(results))
     elif watch:
-        run_table.watch_table(results, terminal.output_console())
+        views.watch_runs(results, terminal.output_console())
     else:
-        terminal.show(run_table.run_table(overview.overview(results), results))
+        terminal.show(views.run_list(overview.overview(results), results))

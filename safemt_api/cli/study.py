@@ -23,7 +23,7 @@ with imported_on_use():
     from safemt_api import study as studying
     from safemt_api.cli import terminal
     from safemt_api.report import page as pages
-    from safemt_api.report import study_tables, words
+    from safemt_api.report import views, words
     from safemt_api.runs import estimating, execution, location
     from safemt_api.studies import ablate as ablations
     from safemt_api.studies import defend as defences
@@ -199,7 +199,7 @@ async def _played(study: Study, *, results: Path, dry_run: bool, as_json: bool, 
             return EXIT_DECLINED
     watch = _watch_live if terminal.error_console().is_terminal else _watch_lines
     result = await studying.play_study(study, results=results, watch=watch, signals=terminal.ENDING_SIGNALS, opening=_say_opening)
-    terminal.put_json(result.record.json_value()) if as_json else terminal.show(study_tables.study_report(result.record))
+    terminal.put_json(result.record.json_value()) if as_json else terminal.show(views.study_report(result.record))
     terminal.say(*_ending(study, result, results))
     return result.exit_code
 

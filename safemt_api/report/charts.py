@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -16,7 +16,12 @@ import polars as pl
 import vl_convert
 
 from safemt_api.foreign_text import drawable
-from safemt_api.report.series import COLOURS, series_of
+from safemt_api.messages import PURPOSES
+from safemt_api.report import words
+from safemt_api.report.reading import failure_curve, outcome_counts
+from safemt_api.report.table import COLOURS, series_of
+from safemt_api.report.tables import run_labels
+from safemt_api.runs.record import RunData
 
 Chart: TypeAlias = Any
 """An altair chart of whatever layering; altair's own annotations lose the class at ``properties``."""
@@ -210,6 +215,59 @@ def limiter(frame: pl.DataFrame, palette: Palette, *, width: int) -> Chart:
     return chart.encode(x=x, y=y, color=_color(palette, names), strokeDash=_dash(palette, names)).properties(
         width=width, height=round(width * 0.4)
     )
+
+
+LINE_SCHEMA = {"run": pl.String, "turn": pl.Int64, "asr": pl.Float64, "ci_low": pl.Float64, "ci_high": pl.Float64}
+
+
+def asr_frame(runs: Sequence[RunData]) -> pl.DataFrame:
+    """ASR by turn of several runs: ``run``, ``turn``, ``asr``, ``ci_low``, ``ci_high``."""
+    rows = [
+        (label, row.turn, row.asr, row.ci_low, row.ci_high)
+        for label, run in zip(run_labels(runs), runs, strict=True)
+        for row in run.summary.asr_by_turn
+    ]
+    return pl.DataFrame(rows, schema=LINE_SCHEMA, orient="row")
+
+
+def failure_frame(runs: Sequence[RunData]) -> pl.DataFrame:
+    """Their failure curves (``failure_curve``), by ``run``."""
+    curves = [failure_curve(run).with_columns(run=pl.lit(label)) for label, run in zip(run_labels(runs), runs, strict=True)]
+    return pl.concat(curves, how="diagonal_relaxed")
+
+
+def outcome_frame(runs: Sequence[RunData]) -> pl.DataFrame:
+    """Calls by ``run`` and ``outcome``."""
+    rows = [(label, *one) for label, run in zip(run_labels(runs), runs, strict=True) for one in outcome_counts(run).items()]
+    return pl.DataFrame(rows, schema={"run": pl.String, "outcome": pl.String, "calls": pl.Int64}, orient="row")
+
+
+def cost_frame(runs: Sequence[RunData]) -> pl.DataFrame:
+    """Dollars by ``run`` and ``purpose``."""
+    rows = [
+        (label, name, getattr(run.summary.cost_usd, name) or 0.0)
+        for label, run in zip(run_labels(runs), runs, strict=True)
+        for name in PURPOSES
+    ]
+    return pl.DataFrame(rows, schema={"run": pl.String, "purpose": pl.String, "usd": pl.Float64}, orient="row")
+
+
+def limiter_frame(histories: Mapping[str, object]) -> pl.DataFrame:
+    """The limiter histories of run files in one frame: ``run``, ``seconds``, ``concurrency``; what is not of that shape is left out."""
+    rows = [
+        {"run": f"{run} · {account}" if account else run, "seconds": float(seconds), "concurrency": float(allowed)}
+        for run, history in histories.items()
+        for account, entry in _limiter_entries(history)
+        if isinstance(seconds := entry.get("at_seconds"), int | float) and isinstance(allowed := entry.get("concurrency"), int | float)
+    ]
+    return pl.DataFrame(rows, schema={"run": pl.String, "seconds": pl.Float64, "concurrency": pl.Float64})
+
+
+def _limiter_entries(accounts: object) -> Iterable[tuple[str, Mapping[str, Any]]]:
+    known = accounts if isinstance(accounts, Mapping) else {}
+    for name, history in known.items():
+        account = words.printable(str(name), limit=40) if len(known) > 1 else ""
+        yield from ((account, entry) for entry in (history if isinstance(history, list) else ()) if isinstance(entry, Mapping))
 
 
 def _config(palette: Palette) -> dict[str, Any]:

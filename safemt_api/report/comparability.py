@@ -16,7 +16,9 @@ from itertools import groupby
 import polars as pl
 
 from safemt_api.errors import UsageError
+from safemt_api.metrics.comparison import Comparison, compare
 from safemt_api.report import words
+from safemt_api.report.reading import score_frame
 from safemt_api.runs.record import RunData
 from safemt_api.specs import RULES
 
@@ -109,6 +111,23 @@ def refuse_incomparable(found: Sequence[Difference], first: str) -> None:
     if found:
         listed = "\n".join(f"  {words.printable(str(difference))}" for difference in found)
         raise UsageError(f"the scores do not compare with those of {first} (--anyway shows them all the same, marked):\n{listed}")
+
+
+def compare_runs(a: RunData, b: RunData, *, seed: int = 0, anyway: bool = False) -> Comparison:
+    """The paired comparison of two runs of the same protocol, over harmful dialogues and, if live, their final turns.
+
+    Raises:
+        UsageError: The scores do not compare and ``anyway`` is not set, the protocols differ, or the runs share no dialogue.
+    """
+    found = differences(a, b, paired=True)
+    if a.summary.protocol != b.summary.protocol:
+        raise UsageError(
+            f"{a.name} is {a.summary.protocol} and {b.name} is {b.summary.protocol}; scripted and live scores mean different things, "
+            "so compare runs of one protocol"
+        )
+    if not anyway:
+        refuse_incomparable(found, a.name)
+    return compare(score_frame(a.verdicts), score_frame(b.verdicts), name_a=a.name, name_b=b.name, seed=seed)
 
 
 def _facts(run: RunData) -> dict[str, str | None]:

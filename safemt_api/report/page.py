@@ -1,40 +1,56 @@
-"""The report as one HTML file that needs no network: scores, charts and every transcript.
+"""The report as one HTML file that needs no network: scores, charts and every transcript, for one run, several, or a study.
 
-Its content security policy forbids everything but its own style sheet and script (by hash) and ``data:`` pictures. Names and numbers are
-escaped here; what models said is embedded as packed data (``payload``) and only ever becomes text content.
+Tables and sentences are the terminal's; ``web`` holds the templates that draw them, and sees to it that nothing from outside is markup.
 """
 
 from __future__ import annotations
 
 import json
-from base64 import b64encode
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from html import escape
-from importlib import metadata, resources
 from pathlib import Path
-from string import Template
 from types import ModuleType
 from typing import Any
 
 from safemt_api.errors import UsageError
 from safemt_api.files import write_bytes
 from safemt_api.report import words
-from safemt_api.report.calibration_section import calibration_section
+from safemt_api.report.comparability import MARK, all_differences, comparable_groups
 from safemt_api.report.correction import Correction
-from safemt_api.report.heading import heading_block, page_title
-from safemt_api.report.payload import Payload, pack
-from safemt_api.report.sections import effort_sections, run_labels, score_sections, settings_section, transcript_section
-from safemt_api.report.series import series_of
-from safemt_api.report.study_section import study_heading, study_sections
-from safemt_api.runs.record import RunData
+from safemt_api.report.payload import pack
+from safemt_api.report.reading import index_basis
+from safemt_api.report.sections import run_sections, study_sections
+from safemt_api.report.study_tables import safest_sentence, study_sentences
+from safemt_api.report.table import series_of
+from safemt_api.report.tables import judges_of, run_labels
+from safemt_api.report.web import embedded, page_script, render
+from safemt_api.runs.record import RunData, read_run
 from safemt_api.studies.record import StudyRecord
 
 REPORT_FILE = "report.html"
 MOST_NAMED_CHARACTERS = 60
-NO_CHARTS = (
-    "This page has no charts: they need the optional extra. Install it with pip install 'safemt-api[charts]' and write the report again."
-)
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One figure at the top of a run's page; ``whisker`` is a value with its interval, drawn on a line from 0 to 1."""
+
+    name: str
+    value: str
+    lines: Sequence[str]
+    whisker: tuple[float, float | None, float | None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """The top of the page: what was run, what stands in the way of its figures, and what a reader wants first."""
+
+    title: str
+    lede: str
+    facts: Mapping[str, str | None] = field(default_factory=dict)
+    banners: Sequence[tuple[str, str]] = ()
+    tiles: Sequence[Tile] = ()
 
 
 def render_page(
@@ -62,15 +78,28 @@ def render_page(
     if not runs and study is None:
         raise UsageError("a report needs at least one run")
     drawing = _charts_module() if charts else None
-    payload = pack(runs, images=images, data_folder=data_folder)
-    heading = heading_block(runs) if study is None else study_heading(study, runs)
-    sections = [heading, "" if drawing or not charts else f'<p class="banner">{escape(NO_CHARTS)}</p>']
-    sections += [] if study is None else [*study_sections(study, runs, drawing)]
-    if runs:
-        sections += [*score_sections(runs, drawing, ranked=study is None), calibration_section(corrections, drawing)]
-        sections += [*effort_sections(runs, drawing), transcript_section(runs, payload), settings_section(runs)]
-    title = page_title(runs) if study is None else study.study
-    return _assemble(runs, "".join(sections), payload, title=words.printable(title))
+    payload, labels = pack(runs, images=images, data_folder=data_folder), run_labels(runs)
+    sections = [
+        *(() if study is None else study_sections(study, runs, drawing)),
+        *(run_sections(runs, drawing, corrections, ranked=study is None) if runs else ()),
+    ]
+    data = {
+        "runs": labels,
+        "series": [series_of(place) for place in range(len(runs))],
+        "judges": payload.judges,
+        "transcripts": payload.transcripts,
+    }
+    return render(
+        "page.html",
+        script=page_script("transcripts.js"),
+        heading=run_heading(runs) if study is None else study_heading(study, runs),
+        without_charts=charts and drawing is None,
+        sections=sections,
+        runs=labels,
+        pictures_left_out=payload.pictures_left_out,
+        settings={label: _settings(run.manifest) for label, run in zip(labels, runs, strict=True)},
+        data=embedded(data),
+    )
 
 
 def write_page(
@@ -105,6 +134,26 @@ def page_name(runs: Sequence[RunData]) -> str:
     return f"report-{named[:MOST_NAMED_CHARACTERS].strip('-')}-{digest}.html"
 
 
+def arm_runs(folder: Path, record: StudyRecord) -> list[RunData]:
+    """The runs of the study's arms that are not left out, under the arms' names and in their order.
+
+    Raises:
+        StoreError: A run that the record counts on cannot be read any more.
+    """
+    return [replace(read_run(folder / arm.name), name=arm.name) for arm in record.arms if arm.state != "left out"]
+
+
+def write_study_page(
+    folder: Path, record: StudyRecord, *, images: bool = True, data_folder: Path | None = None, charts: bool = True
+) -> Path:
+    """Write the page of the study in ``folder`` (see ``write_page``) and return its path.
+
+    Raises:
+        StoreError: A run cannot be read, or the page not be written.
+    """
+    return write_page(folder, arm_runs(folder, record), images=images, data_folder=data_folder, charts=charts, study=record)
+
+
 def _charts_module() -> ModuleType | None:
     try:
         from safemt_api.report import charts  # noqa: PLC0415 (altair and vl-convert are an optional extra)
@@ -113,70 +162,107 @@ def _charts_module() -> ModuleType | None:
     return charts
 
 
-def _assemble(runs: Sequence[RunData], body: str, payload: Payload, *, title: str) -> str:
-    style, script, template = asset("style.css"), page_script("transcripts.js"), asset("page.html")
-    data = {
-        "runs": run_labels(runs),
-        "series": [series_of(place) for place in range(len(runs))],
-        "judges": payload.judges,
-        "transcripts": payload.transcripts,
+def _settings(value: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """All that a run file records but the limiter's moves, name by name."""
+    found: dict[str, str] = {}
+    for name, inner in value.items():
+        if isinstance(inner, Mapping):
+            found |= _settings(inner, f"{prefix}{name}.") if f"{prefix}{name}" != "limits" else {}
+        elif inner is not None:
+            found[f"{prefix}{name}"] = inner if isinstance(inner, str) else json.dumps(inner)
+    return found
+
+
+def run_heading(runs: Sequence[RunData]) -> Heading:
+    """Of one run, or of several side by side."""
+    banners = [_banner(run) for run in runs if not run.complete]
+    if len(runs) > 1:
+        note = f" Scores of the runs marked {MARK} do not compare with the others'." if all_differences(runs) else ""
+        lede = f"{_safest_run(runs)} Judged by {judges_of(runs)}.{note}"
+        return Heading(f"{len(runs)} runs side by side", lede, banners=banners)
+    run, summary = runs[0], runs[0].summary
+    facts = {
+        "run": run.name,
+        "provider": summary.provider,
+        "protocol": summary.protocol,
+        "judge": run.judge_title,
+        "moderator": summary.moderator,
+        "status": summary.status.replace("_", " "),
+        "started": (run.started or "").partition("T")[0],
     }
-    hashes = f"script-src '{content_hash(script)}'; style-src '{content_hash(style)}'"
-    policy = f"default-src 'none'; {hashes}; img-src data:; base-uri 'none'; form-action 'none'"
-    version = _version()
-    return Template(template).substitute(
-        policy=escape(policy),
-        generator=escape(f"safemt-api {version}"),
-        title=escape(f"{title} · SafeMT report"),
-        style=style,
-        script=script,
-        navigation=_navigation(body),
-        body=body,
-        footer=escape(f"Written by safemt-api {version}. This page is complete in itself: it asks nothing of the network."),
-        data=_embedded(data),
-    )
+    return Heading(summary.model or run.name, _in_words(run), facts, banners, _tiles(run))
 
 
-def asset(name: str) -> str:
-    """A file of ``report/web``: ``style.css``, scripts, templates."""
-    return resources.files("safemt_api.report").joinpath("web", name).read_text(encoding="utf-8")
-
-
-def page_script(*own: str) -> str:
-    """What all pages share (theme, tables, how a dialogue is drawn), then the page's ``own`` files of ``report/web``, as one script."""
-    parts = "\n".join(asset(name) for name in ("shell.js", "dialogues.js", *own))
-    return f'"use strict";\n(() => {{\n{parts}}})();\n'
-
-
-def content_hash(text: str) -> str:
-    """What a content security policy names an inline style sheet or script by."""
-    return f"sha256-{b64encode(sha256(text.encode('utf-8')).digest()).decode('ascii')}"
-
-
-def _embedded(data: Mapping[str, Any]) -> str:
-    """JSON that cannot end its script element or open a comment: no ``<``, ``>`` or ``&`` stands in it as such."""
-    text = json.dumps(data, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _version() -> str:
-    try:
-        return metadata.version("safemt-api")
-    except metadata.PackageNotFoundError:
-        return "(not installed)"
-
-
-def _navigation(body: str) -> str:
-    places = {
-        "study": "Ranks",
-        "effects": "Effects",
-        "scores": "Scores",
-        "scenarios": "Scenarios",
-        "failures": "First failure",
-        "calibration": "Calibration",
-        "outcomes": "Outcomes",
-        "cost": "Cost",
-        "pace": "Pace",
+def study_heading(record: StudyRecord, runs: Sequence[RunData]) -> Heading:
+    """Of a study: who may be called the safest, and what stands in the way of its figures."""
+    ceiling = "" if record.max_usd is None else f" of {words.dollars(record.max_usd)}"
+    planned = "" if record.ids.planned is None else f" of {words.count(record.ids.planned)}"
+    facts = {
+        "study of": f"{words.count(len(record.arms))} arms",
+        "status": record.status.replace("_", " "),
+        "ids in all arms": f"{words.count(record.ids.common)}{planned}",
+        "spent": f"{words.dollars(record.spent_usd)}{ceiling}",
+        "judge": judges_of(runs),
+        "started": (record.started_utc or "").partition("T")[0],
     }
-    places |= {"transcripts": "Transcripts", "settings": "Settings"}
-    return "".join(f'<a href="#{key}">{name}</a>' for key, name in places.items() if f'<section id="{key}"' in body)
+    lede = " ".join(map(safest_sentence, record.leaderboard))
+    return Heading(record.study, lede, facts, [("", sentence) for sentence in study_sentences(record)])
+
+
+def _banner(run: RunData) -> tuple[str, str]:
+    done, status = run.summary.dialogues, run.summary.status.replace("_", " ")
+    counts = f"{done.finished} of {done.planned} dialogues are finished, {done.failed} failed"
+    return f"{run.name} is {status}", f"{counts}. Scores cover what is there."
+
+
+def _in_words(run: RunData) -> str:
+    """What happened, in two sentences."""
+    rows = [row for row in run.summary.asr_by_turn if row.asr is not None]
+    if not rows:
+        return "No reply has a valid verdict, so there is no score."
+    word, first, last = words.turn_word(run.summary.protocol), rows[0], rows[-1]
+    unsafe, judged = sum(row.unsafe for row in rows), sum(row.unsafe + row.safe for row in rows)
+    judge = run.judge_title if run.judge_title.startswith("baseline judge") else f"judge {run.judge_title}"
+    start = f"{words.count(unsafe)} of {words.count(judged)} judged replies were unsafe according to the {judge}."
+    if first is last:
+        return start
+    return f"{start} ASR is {words.percent(first.asr)} at {word} {first.turn} and {words.percent(last.asr)} at {word} {last.turn}."
+
+
+def _safest_run(runs: Sequence[RunData]) -> str:
+    """Which run is safest, where their Safety Indexes may be compared; else nothing."""
+    known = [(run.summary.safety_index.value, run.name) for run in runs if run.summary.safety_index.value is not None]
+    if len(comparable_groups(runs)) > 1 or all_differences(runs) or len(known) < 2:
+        return ""
+    (low, worst), (high, best) = min(known), max(known)
+    return f"By Safety Index, {best} is the safest ({words.index(high)}) and {worst} the least safe ({words.index(low)})."
+
+
+def _tiles(run: RunData) -> list[Tile]:
+    summary, index, spot = run.summary, run.summary.safety_index, run.summary.stopping
+    baseline = run.judge_title if run.judge_title.startswith("baseline") else ""
+    interval = f"interval {words.index_interval(index.ci_low, index.ci_high)}"
+    of = "lengths" if summary.protocol == "scripted" else "last turns, lengths"
+    basis = ["fewer than half of the ids are complete" if index.withheld else interval, index_basis(index)]
+    whisker = None if index.value is None else (index.value, index.ci_low, index.ci_high)
+    rows, word = [row for row in summary.asr_by_turn if row.asr is not None], words.turn_word(summary.protocol)
+    done = f"of {words.count(summary.dialogues.planned)}; {words.count(summary.dialogues.failed)} failed"
+    enough = f"enough for ±{100 * spot.goal:g} points of overall ASR" if spot is not None and spot.reached else ""
+    money = summary.cost_usd
+    ceiling = "" if money.ceiling is None else f"ceiling {words.dollars(money.ceiling)}"
+    saved = f"{words.dollars(money.saved_usd)} less than in the usual tier" if money.saved_usd else ""
+    maybe = f"{words.dollars(money.maybe_usd)} more may have been billed" if money.maybe_usd else ""
+    return [
+        Tile("Safety Index", words.index(index.value), [*basis, f"{of} {words.listed(index.lengths)}", baseline], whisker),
+        *(
+            Tile(
+                f"ASR at {word} {row.turn}",
+                words.percent(row.asr),
+                [f"interval {words.percent_interval(row.ci_low, row.ci_high)}", baseline],
+            )
+            for row in (rows[:1] + rows[-1:] if len(rows) > 1 else rows)
+        ),
+        Tile("Dialogues", words.count(summary.dialogues.finished), [done, enough]),
+        Tile("Missing verdicts", words.count(sum(row.missing for row in summary.asr_by_turn)), ["in neither count"]),
+        Tile("Cost", words.dollars(money.total), [ceiling, saved, maybe, words.duration(summary.wall_seconds)]),
+    ]

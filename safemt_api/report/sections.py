@@ -1,29 +1,55 @@
-"""The sections of the page: scores, effort, transcripts and settings, each with its chart and its table.
+"""What stands on the page, section by section: charts, tables and the sentences beside them.
 
 The charts module comes as an argument (``None`` where the optional extra is missing), so that this module imports without it.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
-from html import escape
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
 import polars as pl
+from markupsafe import Markup
 
-from safemt_api.messages import PURPOSES
 from safemt_api.report import words
 from safemt_api.report.caveats import caveats
-from safemt_api.report.comparability import MARK, comparable_groups, differences
-from safemt_api.report.markup import Cell, Column, beside, block, by_run, counted, index_cell, rate, safe_text, said, section, swatch, table
-from safemt_api.report.payload import Payload
-from safemt_api.report.reading import failure_curve, outcome_counts, remarks, scenario_scores
+from safemt_api.report.correction import Correction, corrected_rows, correction_notes
+from safemt_api.report.reading import remarks, scenario_scores
+from safemt_api.report.study_tables import (
+    burden_table,
+    claimed_effects,
+    effect_table,
+    harmless_table,
+    index_table,
+    moderators_table,
+    naming_of,
+    rank_table,
+    turn_table,
+    turn_word_of,
+)
+from safemt_api.report.table import Table
+from safemt_api.report.tables import (
+    asr_table,
+    by_protocol,
+    confusion_table,
+    correction_table,
+    cost_table,
+    failure_table,
+    judges_of,
+    leaderboard_tables,
+    outcome_table,
+    repeats_table,
+    run_labels,
+    scenario_table,
+)
 from safemt_api.runs.record import RunData
+from safemt_api.studies.record import Effect, StudyRecord
 
 WIDE_PIXELS = 400
+EFFECT_PIXELS = 250
+MOST_CHARTS = 24
 SCORE_NOTE = (
     "The attack success rate (ASR) is the share of judged replies that were unsafe. Intervals are 95%, with dialogue ids as the unit. "
     "Missing verdicts are in neither count; the bounds are what ASR would be if all of them were safe, and if all "
@@ -43,414 +69,203 @@ OUTCOME_NOTE = (
     "What the vendor did with each call to the target. Refused and blocked replies without a word count as safe without asking the judge; "
     "an error is missing, never safe."
 )
-CONTENT_WARNING = (
-    "The dialogues try to bring harm about, and replies may contain it. Replies stay folded and pictures blurred until you open them."
+CALIBRATION_NOTE = "Every judge errs. Replies labelled by hand tell how often, and what the scores would be without its errors."
+RANK_NOTE = (
+    "Every figure is over the dialogues that all ranked arms hold. A rank stands with the range that the data leave open: the interval of "
+    "ranks over resamples of ids, the same in all arms. Arms whose ranges overlap are not told apart by their ranks."
+)
+EFFECT_NOTE = (
+    "Each arm against its reference, dialogue by dialogue, over pairs judged in both. p values are exact and corrected (Holm) over all "
+    "comparisons of the study; a star marks p < 0.05. Costs and seconds are those of target and moderator, without the judge."
 )
 
-ARMS_CONTROLS = (
-    '<label class="check"><input type="checkbox" id="f-arms" aria-keyshortcuts="a"> side by side</label>'
-    '<label class="check" hidden><input type="checkbox" id="f-differ"> verdicts differ</label>'
-)
-"""One dialogue as every run answered it, and of those only the ones that the runs answered with different verdicts."""
+
+LINES = {"run": pl.String, "turn": pl.Int64, "asr": pl.Float64, "ci_low": pl.Float64, "ci_high": pl.Float64}
+"""What a chart of ASR by turn draws."""
 
 
-def by_protocol(runs: Sequence[RunData]) -> list[tuple[str, list[RunData]]]:
-    """Scripted and live runs apart: their numbers never share a table or a chart."""
-    groups = [(protocol, [run for run in runs if run.summary.protocol == protocol]) for protocol in ("scripted", "live")]
-    return [(protocol, members) for protocol, members in groups if members]
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A chart as inline SVG."""
+
+    svg: Markup
+    caption: str = ""
+    title: str = ""
 
 
-def run_labels(runs: Sequence[RunData]) -> list[str]:
-    """Names that are distinct even if two folders share one."""
-    names = [words.printable(run.name, limit=48) for run in runs]
-    return [name if names.count(name) == 1 else f"{name} ({place + 1})" for place, name in enumerate(names)]
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Charts, tables and sentences (with a name before them) that stand together; ``folded`` tables open under the words of ``fold``."""
+
+    heading: str = ""
+    figures: Sequence[Figure] = ()
+    tables: Sequence[Table] = ()
+    notes: Sequence[tuple[str, str]] = ()
+    folded: Sequence[Table] = ()
+    fold: str = ""
 
 
-def draw(make: Callable[[], Any], drawing: ModuleType, *, name: str, label: str, caption: str = "", title: str = "") -> str:
-    svg = drawing.page_svg(make(), name=name, label=label)
-    heading = f"<h3>{safe_text(title)}</h3>" if title else ""
-    said = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-    return f"<figure>{heading}{svg}{said}</figure>"
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A section of the page; ``menu`` is its name at the top."""
+
+    key: str
+    title: str
+    menu: str
+    blocks: Sequence[Block]
+    note: str = ""
 
 
-def score_sections(runs: Sequence[RunData], drawing: ModuleType | None, *, ranked: bool = True) -> list[str]:
-    """ASR by turn, by scenario and by first failure; ``ranked`` puts a leaderboard of several runs above them."""
+def _figure(drawing: ModuleType, chart: Any, name: str, label: str, *, caption: str = "", title: str = "") -> Figure:
+    svg = drawing.page_svg(chart, name=name, label=f"{label}; the numbers stand in the table")
+    return Figure(Markup(svg), caption, title)  # noqa: S704 (drawn by us; every text in it is escaped)
+
+
+def _palette(drawing: ModuleType, runs: Sequence[RunData], members: Sequence[RunData]) -> Any:
+    """A run has the same colour in every chart, table and list."""
+    return drawing.recoloured(drawing.PAGE_PALETTE, [next(place for place, run in enumerate(runs) if run is one) for one in members])
+
+
+def turn_title(protocol: str) -> str:
+    """What stands below a chart's axis of turns."""
+    return "length of the dialogue (user turns)" if protocol == "scripted" else "position of the turn"
+
+
+def run_sections(
+    runs: Sequence[RunData], drawing: ModuleType | None, corrections: Sequence[Correction], *, ranked: bool
+) -> Iterator[Section]:
+    """Scores, failures, corrections and effort; ``ranked`` puts a leaderboard of several runs first."""
     groups = by_protocol(runs)
-    single = len(groups) == 1
-    scores = "".join(_score_block(protocol, members, runs, drawing, named=not single, ranked=ranked) for protocol, members in groups)
-    scenarios = "".join(_scenario_block(protocol, members, drawing, named=len(runs) > 1) for protocol, members in groups)
-    failures = "".join(_failure_block(protocol, members, runs, drawing, named=not single) for protocol, members in groups)
-    word = words.turn_word(groups[0][0]) if single else "turn"
-    return [
-        section("scores", "Attack success rate by turn", scores, SCORE_NOTE),
-        section("scenarios", f"Scenario by {word}", scenarios, "ASR in each scenario; an empty cell has no verdict."),
-        section("failures", "First failure", failures, FAILURE_NOTE),
+    word = words.turn_word(groups[0][0]) if len(groups) == 1 else "turn"
+    boards = [Block(tables=leaderboard_tables(runs))] if ranked and len(runs) > 1 else []
+    scores = [_scores(protocol, members, runs, drawing) for protocol, members in groups]
+    yield Section("scores", "Attack success rate by turn", "Scores", [*boards, *scores], SCORE_NOTE)
+    maps = [_scenarios(protocol, members, drawing, named=len(runs) > 1) for protocol, members in groups]
+    yield Section("scenarios", f"Scenario by {word}", "Scenarios", maps, "ASR in each scenario; an empty cell has no verdict.")
+    failures = [_failures(protocol, members, runs, drawing) for protocol, members in groups]
+    yield Section("failures", "First failure", "First failure", failures, FAILURE_NOTE)
+    if corrections:
+        blocks = [_corrected(place, one, drawing, named=len(corrections) > 1) for place, one in enumerate(corrections)]
+        yield Section("calibration", "Corrected for the judge's errors", "Calibration", blocks, CALIBRATION_NOTE)
+    yield from _effort(runs, drawing)
+
+
+def _heading(protocol: str, runs: Sequence[RunData]) -> str:
+    return f"{protocol.capitalize()} protocol" if len(by_protocol(runs)) > 1 else ""
+
+
+def _scores(protocol: str, members: Sequence[RunData], runs: Sequence[RunData], drawing: ModuleType | None) -> Block:
+    word, labels = words.turn_word(protocol), run_labels(members) if len(runs) > 1 else [""]
+    figures, of_runs = [], list(zip(labels, members, strict=True))
+    if drawing and (frame := drawing.asr_frame(members))["asr"].drop_nulls().len():
+        chart = drawing.asr_by_turn(frame, _palette(drawing, runs, members), width=WIDE_PIXELS, turn_title=turn_title(protocol))
+        caption = f"Line: ASR. Band: 95% interval. Judge: {judges_of(members)}."
+        figures.append(_figure(drawing, chart, f"asr-{protocol}", f"Attack success rate by {word}", caption=caption))
+    tables = [_named(table, label) for label, run in of_runs for table in (asr_table(run), repeats_table(run)) if table is not None]
+    notes = [(label, said) for label, run in of_runs if (said := " ".join((*caveats(run), *remarks(run))))]
+    notes += [("", INDEX_NOTE)] if protocol == by_protocol(runs)[0][0] else []
+    if len(runs) == 1:
+        return Block("", figures, tables, notes)
+    return Block(_heading(protocol, runs), figures, (), notes, tables, f"Every run, {word} by {word}")
+
+
+def _named(table: Table, label: str) -> Table:
+    """The table under the name of its run, where there are several."""
+    return replace(table, caption=f"{label}: {table.title}") if label else table
+
+
+def _scenarios(protocol: str, members: Sequence[RunData], drawing: ModuleType | None, *, named: bool) -> Block:
+    figures, title = [], words.turn_word(protocol)
+    labels = run_labels(members) if named else [""]
+    for place, (run, label) in enumerate(zip(members, labels, strict=True)):
+        frame = scenario_scores(run)
+        if drawing and frame["asr"].drop_nulls().len():
+            chart = drawing.heat_map(frame, drawing.PAGE_PALETTE, width=44 * frame["turn"].n_unique(), turn_title=title)
+            said = f"ASR by scenario and {title}{f' of {label}' if label else ''}"
+            figures.append(_figure(drawing, chart, f"map-{protocol}-{place}", said, title=f"{label} ({protocol})" if label else ""))
+    tables = [_named(scenario_table(run), label) for run, label in zip(members, labels, strict=True)]
+    return Block("", figures, (), (), tables, "As tables") if named else Block("", figures, tables)
+
+
+def _failures(protocol: str, members: Sequence[RunData], runs: Sequence[RunData], drawing: ModuleType | None) -> Block:
+    figures, word = [], words.turn_word(protocol)
+    if drawing and (frame := drawing.failure_frame(members))["share"].drop_nulls().len():
+        chart = drawing.first_failure(frame, _palette(drawing, runs, members), width=WIDE_PIXELS, turn_title=word)
+        figures.append(_figure(drawing, chart, f"failure-{protocol}", f"Share that has failed by each {word}"))
+    return Block(_heading(protocol, runs), figures, [failure_table(members)])
+
+
+def _corrected(place: int, correction: Correction, drawing: ModuleType | None, *, named: bool) -> Block:
+    figures, frame = [], _correction_frame(correction)
+    if drawing and frame["asr"].drop_nulls().len():
+        chart = drawing.asr_by_turn(frame, drawing.PAGE_PALETTE, width=WIDE_PIXELS, turn_title=turn_title("scripted"))
+        caption = "Bands: 95% intervals; the corrected one holds the judge's own uncertainty."
+        figures.append(_figure(drawing, chart, f"corrected-{place}", "ASR by length as judged and corrected", caption=caption))
+    notes = [("", sentence) for sentence in correction_notes(correction)]
+    tables = [correction_table(correction), confusion_table(correction.judge)]
+    return Block(correction.run.name if named else "", figures, tables, notes)
+
+
+def _correction_frame(correction: Correction) -> pl.DataFrame:
+    summary = correction.run.summary
+    judged = {row.turn: (row.ci_low, row.ci_high) for row in summary.asr_by_turn} if summary.protocol == "scripted" else {}
+    rows = corrected_rows(correction)
+    raw = [("as judged", row["length"], row["raw_asr"], *judged.get(row["length"], (None, None))) for row in rows]
+    better = [("corrected (Rogan–Gladen)", row["length"], row["asr"], row["ci_low"], row["ci_high"]) for row in rows]
+    return pl.DataFrame([*raw, *better], schema=LINES, orient="row")
+
+
+def _effort(runs: Sequence[RunData], drawing: ModuleType | None) -> Iterator[Section]:
+    """What the vendors did with the calls, what it cost, and how the pace was found."""
+    outcomes, costs, pace = [], [], []
+    width = WIDE_PIXELS - 110 if len(runs) > 1 else WIDE_PIXELS
+    if drawing and (frame := drawing.outcome_frame(runs))["calls"].sum():
+        outcomes.append(_figure(drawing, drawing.outcomes(frame, drawing.PAGE_PALETTE, width=width), "outcomes", "Share of each outcome"))
+    if drawing and (frame := drawing.cost_frame(runs))["usd"].sum() > 0:
+        costs.append(_figure(drawing, drawing.costs(frame, drawing.PAGE_PALETTE, width=width), "costs", "Cost by who asked"))
+    yield Section("outcomes", "Outcomes", "Outcomes", [Block(figures=outcomes, tables=[outcome_table(runs)])], OUTCOME_NOTE)
+    yield Section("cost", "Cost and calls", "Cost", [Block(figures=costs, tables=[cost_table(runs)])])
+    histories = dict(zip(run_labels(runs), (run.manifest.get("limits") for run in runs), strict=True))
+    if drawing and (frame := drawing.limiter_frame(histories)).group_by("run").len().filter(pl.col("len") > 1).height:
+        chart = drawing.limiter(frame, drawing.PAGE_PALETTE, width=WIDE_PIXELS)
+        pace.append(_figure(drawing, chart, "pace", "Calls in flight that the limiter allowed over time"))
+        note = "How many calls in flight the limiter allowed, as it learned what the account can take."
+        yield Section("pace", "Pace", "Pace", [Block(figures=pace)], note)
+
+
+def study_sections(record: StudyRecord, runs: Sequence[RunData], drawing: ModuleType | None) -> Iterator[Section]:
+    """Ranks and effects; nothing where there are none."""
+    naming = naming_of(record, {run.name: place for place, run in enumerate(runs)})
+    claimed, word = claimed_effects(record), turn_word_of(record)
+    boards = [Block(tables=[rank_table(board, naming)]) for board in record.leaderboard if board.rows]
+    if boards:
+        yield Section("study", "Ranks", "Ranks", boards, RANK_NOTE)
+    if not claimed:
+        return
+    harmless = harmless_table(record.effects, naming)
+    drawn = [_effect_chart(number, effect, naming.places, word, drawing) for number, effect in enumerate(claimed[:MOST_CHARTS]) if drawing]
+    more = [("", f"Charts of the first {MOST_CHARTS} effects; the tables hold all.")] if len(claimed) > MOST_CHARTS else []
+    blocks = [
+        *([Block(tables=[moderators_table(record, naming)])] if naming.moderators else []),
+        Block(tables=[effect_table(claimed, naming)]),
+        Block(tables=[index_table(claimed, naming), burden_table(claimed, naming)]),
+        Block(figures=[figure for figure in drawn if figure is not None], notes=more),
+        Block(folded=[turn_table(claimed, naming, word=word)], fold=f"Every effect, {word} by {word}"),
+        *([] if harmless is None else [Block(tables=[harmless])]),
     ]
+    yield Section("effects", "Effects", "Effects", blocks, EFFECT_NOTE)
 
 
-def _score_block(
-    protocol: str, members: list[RunData], runs: Sequence[RunData], drawing: ModuleType | None, *, named: bool, ranked: bool
-) -> str:
-    heading = f"<h3>{protocol.capitalize()} protocol</h3>" if named else ""
-    board = "".join(_leaderboard(group, runs) for group in comparable_groups(members)) if ranked and len(runs) > 1 else ""
-    chart, labels, word = "", run_labels(members), words.turn_word(protocol)
-    if drawing:
-        frame = asr_frame(members, labels)
-        if frame["asr"].drop_nulls().len():
-            palette = drawing.recoloured(drawing.PAGE_PALETTE, places_of(runs, members))
-            title = "length of the dialogue (user turns)" if protocol == "scripted" else "position of the turn"
-            chart = draw(
-                lambda: drawing.asr_by_turn(frame, palette, width=WIDE_PIXELS, turn_title=title),
-                drawing,
-                name=f"asr-{protocol}",
-                label=f"Attack success rate by {word}; the numbers stand in the table",
-                caption=f"Line: ASR. Band: 95% interval. {_judges_caption(members)}",
-            )
-    tables = "".join(
-        _asr_table(run, label, titled=len(runs) > 1) + _repeats_table(run, label, titled=len(runs) > 1)
-        for run, label in zip(members, labels, strict=True)
-    )
-    said_of = "".join(_said_of(run, label if len(runs) > 1 else "") for run, label in zip(members, labels, strict=True))
-    note = f'<p class="note">{escape(INDEX_NOTE)}</p>' if members[0] is by_protocol(runs)[0][1][0] else ""
-    if len(runs) > 1:
-        fold = f'<details class="table"><summary>Every run, {escape(word)} by {escape(word)}</summary>{tables}</details>'
-        return block(f"{heading}{board}{beside(chart, note + said_of + fold)}")
-    return block(heading + beside(chart, tables + said_of + note))
-
-
-def asr_frame(members: Sequence[RunData], labels: Sequence[str]) -> pl.DataFrame:
-    """ASR by turn of several runs for a chart: ``run``, ``turn``, ``asr``, ``ci_low``, ``ci_high``."""
+def _effect_chart(number: int, effect: Effect, places: Mapping[str, int], word: str, drawing: ModuleType) -> Figure | None:
+    sides = ((effect.reference, "asr_before", "before"), (effect.arm, "asr_after", "after"))
     rows = [
-        (label, row.turn, row.asr, row.ci_low, row.ci_high)
-        for label, run in zip(labels, members, strict=True)
-        for row in run.summary.asr_by_turn
+        (words.printable(name, limit=48), turn.turn, getattr(turn, value), getattr(turn, f"{side}_low"), getattr(turn, f"{side}_high"))
+        for name, value, side in sides
+        for turn in effect.asr_by_turn or ()
     ]
-    schema = {"run": pl.String, "turn": pl.Int64, "asr": pl.Float64, "ci_low": pl.Float64, "ci_high": pl.Float64}
-    return pl.DataFrame(rows, schema=schema, orient="row")
-
-
-def _said_of(run: RunData, label: str) -> str:
-    """Whether risk rises with length, and how far several judges agree, in plain words."""
-    sentences = [*caveats(run), *remarks(run)]
-    lead = f"<strong>{safe_text(label)}:</strong> " if label and sentences else ""
-    return f'<p class="note">{lead}{safe_text(" ".join(sentences))}</p>' if sentences else ""
-
-
-def _judges_caption(members: Sequence[RunData]) -> str:
-    return f"Judge: {words.printable(', '.join(sorted({run.judge_title for run in members})))}."
-
-
-def _leaderboard(members: Sequence[RunData], runs: Sequence[RunData]) -> str:
-    """Runs of one protocol and set of lengths, safest first; the judge stands in the caption where all have the same, else in a column."""
-    protocol, of_runs = members[0].summary.protocol, run_labels(runs)
-    turns = sorted({row.turn for run in members for row in run.summary.asr_by_turn})
-    judges = {run.judge_title for run in members}
-    differing = ["Judge"] if len(judges) > 1 else []
-    columns = [Column("Run"), Column("Model"), *(Column(name) for name in differing), Column("Safety Index", number=True)]
-    columns += [Column(f"ASR {turn}", number=True) for turn in turns]
-    columns += [Column("Missing", number=True), Column("Cost", number=True)]
-    apart = {id(run): differences(members[0], run) for run in members}
-    rows = []
-    for run, place in sorted(zip(members, places_of(runs, members), strict=True), key=lambda entry: -_index_or_worst(entry[0])):
-        label = of_runs[place] + (f" {MARK}" if apart[id(run)] else "")
-        rows.append(_leader(run, label, place, turns=turns, differing=differing))
-    shared = [f"{protocol.capitalize()} protocol, by Safety Index", f"ASR by {words.turn_word(protocol)}"]
-    of = "lengths" if protocol == "scripted" else "the last turns of lengths"
-    shared += [f"SI over {of} {words.listed(members[0].summary.safety_index.lengths)}"]
-    shared += [f"judge: {words.printable(*judges)}"] if len(judges) == 1 else []
-    notes = "".join(
-        f'<p class="note">{MARK} Not comparable: {safe_text(str(found))}.</p>' for all_found in apart.values() for found in all_found
-    )
-    return table(columns, rows, caption=f"{'; '.join(shared)}. Intervals are 95%.") + notes
-
-
-def _index_or_worst(run: RunData) -> float:
-    value = run.summary.safety_index.value
-    return -1.0 if value is None else value
-
-
-def _leader(run: RunData, label: str, place: int, *, turns: Sequence[int], differing: Sequence[str]) -> list[Cell]:
-    index, by_turn = run.summary.safety_index, {row.turn: row for row in run.summary.asr_by_turn}
-    rates = [rate(row.asr, row.ci_low, row.ci_high) if (row := by_turn.get(turn)) else Cell(words.NOTHING) for turn in turns]
-    cost = run.summary.cost_usd.total
-    status = "" if run.complete else f' <small class="second">{safe_text(run.summary.status.replace("_", " "))}</small>'
-    return [
-        Cell(f"{swatch(place)}{safe_text(label)}{status}", label),
-        said(run.summary.model or words.NOTHING),
-        *(said(run.judge_title) for _ in differing),
-        index_cell(index),
-        *rates,
-        counted(sum(row.missing for row in run.summary.asr_by_turn)),
-        Cell(words.dollars(cost), cost),
-    ]
-
-
-def _asr_table(run: RunData, label: str, *, titled: bool) -> str:
-    live = run.summary.protocol == "live"
-    columns = [Column(words.turn_word(run.summary.protocol).capitalize(), number=True), Column("ASR", number=True)]
-    columns += [Column("So far", number=True)] if live else []
-    columns += [Column(name, number=True) for name in ("Unsafe", "Safe", "Missing", "Bounds")]
-    rows = [
-        [
-            counted(row.turn),
-            rate(row.asr, row.ci_low, row.ci_high),
-            *([rate(row.cumulative_asr, row.cumulative_ci_low, row.cumulative_ci_high)] if live else []),
-            counted(row.unsafe),
-            counted(row.safe),
-            counted(row.missing),
-            Cell(words.percent_interval(row.if_missing_safe, row.if_missing_unsafe), row.if_missing_safe),
-        ]
-        for row in run.summary.asr_by_turn
-    ]
-    caption = f"{label}: {run.judge_title}" if titled else f"Judge: {run.judge_title}. Intervals are 95%."
-    return table(columns, rows, caption=words.printable(caption))
-
-
-def _repeats_table(run: RunData, label: str, *, titled: bool) -> str:
-    found = run.summary.repeats
-    if found is None:
-        return ""
-    columns = [Column(words.turn_word(run.summary.protocol).capitalize(), number=True)]
-    columns += [Column(name, number=True) for name in ("Any unsafe", "Dialogues", "Incomplete", "Bounds")]
-    rows = [
-        [
-            counted(row.turn),
-            rate(row.share, row.ci_low, row.ci_high),
-            counted(row.any_unsafe + row.all_safe),
-            counted(row.incomplete),
-            Cell(words.percent_interval(row.if_missing_safe, row.if_missing_unsafe), row.if_missing_safe),
-        ]
-        for row in found.any_unsafe_by_turn
-    ]
-    lead = f"{label}: dialogues" if titled else "Dialogues"
-    return table(columns, rows, caption=words.printable(f"{lead} with any unsafe reply in {found.n}. Judge: {run.judge_title}."))
-
-
-def _scenario_block(protocol: str, members: list[RunData], drawing: ModuleType | None, *, named: bool) -> str:
-    labels = run_labels(members)
-    frames = [scenario_scores(run) for run in members]
-    maps = ""
-    if drawing:
-        title = "length" if protocol == "scripted" else "turn"
-        maps = "".join(
-            draw(
-                partial(drawing.heat_map, frame, drawing.PAGE_PALETTE, width=44 * frame["turn"].n_unique(), turn_title=title),
-                drawing,
-                name=f"map-{protocol}-{place}",
-                label=f"ASR by scenario and {title} of {label}; the numbers stand in the table",
-                title=f"{label} ({protocol})" if named else "",
-            )
-            for place, (frame, label) in enumerate(zip(frames, labels, strict=True))
-            if frame["asr"].drop_nulls().len()
-        )
-    tables = "".join(
-        _scenario_table(frame, protocol, f"{label} ({protocol})" if named else "") for frame, label in zip(frames, labels, strict=True)
-    )
-    if len(members) == 1 and maps and not named:
-        return beside(maps, tables)
-    fold = f'<details class="table"{"" if maps else " open"}><summary>As tables</summary>{tables}</details>'
-    return block(f'<div class="maps">{maps}</div>{fold}' if maps else fold)
-
-
-def _scenario_table(frame: pl.DataFrame, protocol: str, caption: str) -> str:
-    turns = sorted(frame["turn"].unique().to_list())
-    cells = {(row["scenario"], row["turn"]): row for row in frame.iter_rows(named=True)}
-    columns = [Column("Scenario"), *(Column(str(turn), number=True) for turn in turns)]
-    columns += [Column("Missing", number=True)]
-    rows = []
-    for scenario in sorted(frame["scenario"].unique().to_list()):
-        own = [cells[scenario, turn] for turn in turns if (scenario, turn) in cells]
-        rates = [
-            Cell(words.percent(cell["asr"]), cell["asr"]) if (cell := cells.get((scenario, turn))) else Cell(words.NOTHING)
-            for turn in turns
-        ]
-        rows.append([said(scenario), *rates, counted(sum(cell["missing"] for cell in own))])
-    return table(columns, rows, caption=words.printable(caption))
-
-
-def _failure_block(protocol: str, members: list[RunData], runs: Sequence[RunData], drawing: ModuleType | None, *, named: bool) -> str:
-    labels = run_labels(members)
-    frames = [failure_curve(run).with_columns(run=pl.lit(label)) for run, label in zip(members, labels, strict=True)]
-    frame = pl.concat(frames, how="diagonal_relaxed")
-    heading = f"<h3>{protocol.capitalize()} protocol</h3>" if named else ""
-    chart, word = "", words.turn_word(protocol)
-    if drawing and frame["share"].drop_nulls().len():
-        palette = drawing.recoloured(drawing.PAGE_PALETTE, places_of(runs, members))
-        chart = draw(
-            lambda: drawing.first_failure(frame, palette, width=WIDE_PIXELS, turn_title=word),
-            drawing,
-            name=f"failure-{protocol}",
-            label=f"Share that has failed by each {word}; the numbers stand in the table",
-        )
-    turns = sorted(frame["turn"].unique().to_list())
-    found = [{row["turn"]: row for row in own.iter_rows(named=True)} for own in frames]
-    rows = [[counted(turn), *(_share(own.get(turn, {})) for own in found)] for turn in turns]
-    return block(heading + beside(chart, by_run(word.capitalize(), labels, rows, named=len(runs) > 1, caption=_judges_caption(members))))
-
-
-def _share(row: Mapping[str, Any]) -> Cell:
-    shown = rate(row.get("share"), row.get("ci_low"), row.get("ci_high"))
-    bounds = words.percent_interval(row.get("if_missing_safe"), row.get("if_missing_unsafe"))
-    return Cell(f'{shown.shown} <small class="second">bounds {bounds}</small>', shown.key)
-
-
-def places_of(runs: Sequence[RunData], members: Sequence[RunData]) -> list[int]:
-    """Where the members stand among all runs: a run has the same colour in every chart, table and list."""
-    return [next(place for place, run in enumerate(runs) if run is member) for member in members]
-
-
-def effort_sections(runs: Sequence[RunData], drawing: ModuleType | None) -> list[str]:
-    labels = run_labels(runs)
-    return [_outcomes(runs, labels, drawing), _costs(runs, labels, drawing), _pace(runs, labels, drawing)]
-
-
-def _outcomes(runs: Sequence[RunData], labels: Sequence[str], drawing: ModuleType | None) -> str:
-    counts = [outcome_counts(run) for run in runs]
-    names = [name for name in dict.fromkeys(name for own in counts for name in own) if any(own.get(name) for own in counts)]
-    rows_of = zip(labels, counts, strict=True)
-    tallies = [{"run": label, "outcome": name, "calls": own.get(name, 0)} for label, own in rows_of for name in names]
-    chart = ""
-    if drawing and tallies:
-        chart = draw(
-            partial(drawing.outcomes, pl.DataFrame(tallies), drawing.PAGE_PALETTE, width=_bar_pixels(runs)),
-            drawing,
-            name="outcomes",
-            label="Share of each outcome; the numbers stand in the table",
-        )
-    rows = [
-        [said(words.printable(name).replace("_", " ")), *(_tally(own.get(name, 0), sum(own.values())) for own in counts)] for name in names
-    ]
-    return section("outcomes", "Outcomes", beside(chart, by_run("Outcome", labels, rows, named=len(runs) > 1)), OUTCOME_NOTE)
-
-
-def _tally(number: int, total: int) -> Cell:
-    return Cell(f"{words.count(number)} <small>{words.percent(number / total if total else None)}</small>", number)
-
-
-def _bar_pixels(runs: Sequence[RunData]) -> int:
-    return WIDE_PIXELS - 110 if len(runs) > 1 else WIDE_PIXELS
-
-
-def _costs(runs: Sequence[RunData], labels: Sequence[str], drawing: ModuleType | None) -> str:
-    spent = [
-        (label, name, getattr(run.summary.cost_usd, name) or 0.0) for label, run in zip(labels, runs, strict=True) for name in PURPOSES
-    ]
-    frame = pl.DataFrame(spent, schema={"run": pl.String, "purpose": pl.String, "usd": pl.Float64}, orient="row")
-    chart = ""
-    if drawing and frame["usd"].sum() > 0:
-        chart = draw(
-            partial(drawing.costs, frame, drawing.PAGE_PALETTE, width=_bar_pixels(runs)),
-            drawing,
-            name="costs",
-            label="Cost by who asked; the numbers stand in the table",
-        )
-    columns = [_cost_column(run) for run in runs]
-    rows = [[said(name), *(column[name] for column in columns)] for name in columns[0]]
-    return section("cost", "Cost and calls", beside(chart, by_run("", labels, rows, named=len(runs) > 1)))
-
-
-def _cost_column(run: RunData) -> dict[str, Cell]:
-    money, calls, tokens = run.summary.cost_usd, run.summary.calls, run.summary.usage
-    amounts = {"Total cost": money.total, "Target": money.target, "Judge": money.judge, "Moderator": money.moderator}
-    amounts["May also have been billed"] = money.maybe_usd
-    numbers = {
-        "Calls sent": calls.sent,
-        "From the store": calls.from_store,
-        "Retried": calls.retried,
-        "Rate limited": calls.rate_limited,
-        "Input tokens": tokens.input_tokens,
-        "of which cached": tokens.cached_input_tokens,
-        "Replies of unreadable usage": tokens.unreadable,
-        "Output tokens": tokens.output_tokens,
-    }
-    cells = {name: Cell(words.dollars(value), value) for name, value in amounts.items()}
-    cells |= {name: counted(value) for name, value in numbers.items()}
-    return cells | {"Wall time": Cell(words.duration(run.summary.wall_seconds), run.summary.wall_seconds)}
-
-
-def _pace(runs: Sequence[RunData], labels: Sequence[str], drawing: ModuleType | None) -> str:
-    if drawing is None:
-        return ""
-    frame = limiter_frame(dict(zip(labels, (run.manifest.get("limits") for run in runs), strict=True)))
-    if not frame.group_by("run").len().filter(pl.col("len") > 1).height:
-        return ""
-    chart = draw(
-        lambda: drawing.limiter(frame, drawing.PAGE_PALETTE, width=WIDE_PIXELS),
-        drawing,
-        name="pace",
-        label="Calls in flight that the limiter allowed over time",
-    )
-    return section("pace", "Pace", chart, "How many calls in flight the limiter allowed, as it learned what the account can take.")
-
-
-def limiter_frame(histories: Mapping[str, object]) -> pl.DataFrame:
-    """The limiter histories of run files in one frame: ``run``, ``seconds``, ``concurrency``; what is not of that shape is left out."""
-    rows = [
-        {"run": f"{run} · {account}" if account else run, "seconds": float(seconds), "concurrency": float(allowed)}
-        for run, history in histories.items()
-        for account, entry in _limiter_entries(history)
-        if isinstance(seconds := entry.get("at_seconds"), int | float) and isinstance(allowed := entry.get("concurrency"), int | float)
-    ]
-    return pl.DataFrame(rows, schema={"run": pl.String, "seconds": pl.Float64, "concurrency": pl.Float64})
-
-
-def _limiter_entries(accounts: object) -> Iterable[tuple[str, Mapping[str, Any]]]:
-    known = accounts if isinstance(accounts, Mapping) else {}
-    for name, history in known.items():
-        account = words.printable(str(name), limit=40) if len(known) > 1 else ""
-        yield from ((account, entry) for entry in (history if isinstance(history, list) else ()) if isinstance(entry, Mapping))
-
-
-def transcript_section(runs: Sequence[RunData], payload: Payload) -> str:
-    run_filter = '<label>Run <select id="f-run"><option value="">all</option></select></label>' if len(runs) > 1 else ""
-    arms = ARMS_CONTROLS if len(runs) > 1 else ""
-    selects = "".join(
-        f'<label>{name} <select id="f-{key}"><option value="">all</option></select></label>'
-        for key, name in (("scenario", "Scenario"), ("length", "Length"))
-    )
-    verdicts = "".join(f'<option value="{name}">{name}</option>' for name in ("unsafe", "safe", "missing"))
-    left_out = f" {words.count(payload.pictures_left_out)} pictures are not in this page." if payload.pictures_left_out else ""
-    content = (
-        '<form class="filters" id="filters" role="search" autocomplete="off">'
-        '<label class="wide">Search all words <input type="search" id="f-search" '
-        'placeholder="words or &quot;a phrase&quot;" aria-keyshortcuts="/"></label>'
-        f"{run_filter}{selects}"
-        f'<label>Verdict <select id="f-verdict"><option value="">all</option>{verdicts}</select></label>'
-        '<label>Outcome <select id="f-outcome"><option value="">all</option></select></label>'
-        '<label>Kind <select id="f-kind"><option value="">all</option></select></label>'
-        '<label class="check"><input type="checkbox" id="f-disagree"> judges disagree</label>'
-        f"{arms}"
-        '<button type="reset">Reset</button></form>'
-        '<output id="count" for="f-search" aria-live="polite">Unpacking the transcripts…</output>'
-        '<div class="browser"><div class="list" id="list" role="listbox" tabindex="0" aria-label="Dialogues">'
-        '<div class="spacer" id="spacer"></div></div>'
-        '<article class="detail" id="detail" tabindex="-1" aria-label="Chosen dialogue"></article></div>'
-    )
-    return section(
-        "transcripts",
-        "Transcripts",
-        content,
-        f"{CONTENT_WARNING}{left_out} In a live dialogue the verdict shown is unsafe if any turn was.",
-    )
-
-
-def settings_section(runs: Sequence[RunData]) -> str:
-    blocks = "".join(
-        f"<h3>{safe_text(label)}</h3><dl>{_settings_rows(run.manifest)}</dl>" for run, label in zip(runs, run_labels(runs), strict=True)
-    )
-    return section(
-        "settings", "Settings", f'<details class="table settings"><summary>All that the run file records</summary>{blocks}</details>'
-    )
-
-
-def _settings_rows(manifest: Mapping[str, Any]) -> str:
-    pairs = [(name, value) for name, value in _flat(manifest) if name.split(".")[0] != "limits"]
-    return "".join(f"<dt>{safe_text(name)}</dt><dd>{safe_text(value)}</dd>" for name, value in pairs)
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
-    for name, inner in value.items():
-        if isinstance(inner, Mapping):
-            yield from _flat(inner, f"{prefix}{name}.")
-        elif inner is not None:
-            yield f"{prefix}{name}", inner if isinstance(inner, str) else json.dumps(inner)
+    frame = pl.DataFrame(rows, schema=LINES, orient="row")
+    if not frame["asr"].drop_nulls().len():
+        return None
+    palette = drawing.recoloured(drawing.PAGE_PALETTE, [places.get(name, place) for place, (name, _, _) in enumerate(sides)])
+    chart = drawing.asr_by_turn(frame, palette, width=EFFECT_PIXELS, turn_title=word)
+    return _figure(drawing, chart, f"effect-{number}", f"Attack success rate by {word}, {effect.reference} and {effect.arm}")

@@ -1,125 +1,91 @@
-"""A study in the terminal: ranks with their range, effects against their references, what they cost, and who was left out and why.
-
-Everything is read from the record that ``study.json`` holds.
+"""The tables of a study, each said once: ranks with their range, effects against their references, moderators, what they cost; and the
+sentences that must stand beside them. Everything is read from the record that ``study.json`` holds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from types import MappingProxyType
-
-from rich.console import Group, RenderableType
-from rich.padding import Padding
-from rich.table import Table
-from rich.text import Text
+from dataclasses import dataclass, field, replace
 
 from safemt_api.report import words
 from safemt_api.report.reading import index_basis
+from safemt_api.report.table import (
+    NOTHING,
+    SIGNIFICANT,
+    Cell,
+    Column,
+    Table,
+    change,
+    count,
+    dollars,
+    extra_dollars,
+    index,
+    p_value,
+    percent,
+    points,
+    relative,
+    said,
+    seconds,
+)
+from safemt_api.report.tables import basis_of, index_columns, rate_columns
 from safemt_api.runs.summary import Index
 from safemt_api.specs import NONE
-from safemt_api.studies.record import Board, Effect, Interval, Place, SafetyIndexFigures, StudyRecord, TurnEffect, TurnRate
-
-SIGNIFICANT = 0.05
-NOBODY: Mapping[str, str] = MappingProxyType({})
+from safemt_api.studies.record import Board, Effect, Interval, Place, SafetyIndexFigures, StudyRecord, TurnEffect
 
 
-def study_report(record: StudyRecord) -> RenderableType:
-    """Everything the terminal shows of a study; where arms differ in their moderator alone, moderators stand side by side."""
-    claimed = [effect for effect in record.effects if effect.asr is not None]
-    moderators = NOBODY
-    if record.is_defence and record.leaderboard:
-        moderators = {arm.name: arm.moderator or str(arm.given.get("moderator", arm.name)) for arm in record.arms}
-        parts = _defence_tables(record, moderators)
-    else:
-        parts = [part for board in record.leaderboard for part in (rank_table(board), board_asr_table(board))]
-        parts += [effect_table(claimed), turn_table(claimed, word=_word(record)), index_table(claimed)] if claimed else []
-    guarded = [effect for effect in record.effects if effect.benign.false_alarms or effect.benign.over_refusal]
-    parts += [harmless_table(guarded, moderators)] if guarded else []
-    parts += [burden_table(claimed, moderators)] if claimed else []
-    return Group(header(record), *map(plain, study_sentences(record)), *(Padding(part, (1, 0, 0, 0)) for part in parts))
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """How arms are called in a table: by their moderators where these alone differ, and with the looks of their runs (by place)."""
+
+    moderators: Mapping[str, str] = field(default_factory=dict)
+    places: Mapping[str, int] = field(default_factory=dict)
+
+    def arms(self, names: Sequence[str]) -> Column:
+        """Arms by themselves."""
+        shown = [said(self.moderators.get(name, name), look=self.places.get(name)) for name in names]
+        return Column("moderator" if self.moderators else "arm", shown, number=False)
+
+    def pairs(self, effects: Sequence[Effect]) -> Column:
+        """Arms against their references."""
+        return Column("moderator" if self.moderators else "arm (against)", [self.pair(effect) for effect in effects], number=False)
+
+    def pair(self, effect: Effect) -> Cell:
+        """An arm against its reference."""
+        if effect.arm in self.moderators:
+            return said(self.moderators[effect.arm], look=self.places.get(effect.arm))
+        own = said(effect.arm, look=self.places.get(effect.arm), lines=(f"against {effect.reference}",))
+        return replace(own, brief=f"{effect.arm} ({effect.reference})")
 
 
-def _defence_tables(record: StudyRecord, moderators: Mapping[str, str]) -> list[RenderableType]:
-    """ASR and SI of all arms side by side, as the paper sets a moderator beside guards; then the effect of each, turn by turn."""
-    board = record.leaderboard[0]
-    parts: list[RenderableType] = [side_by_side(record, moderators)]
-    for effect in record.effects:
-        index = effect.safety_index
-        if effect.asr_by_turn and index is not None:
-            sides = " → ".join(
-                f"{words.index(one.value)} ({words.index_interval(one.ci_low, one.ci_high)})" for one in (index.before, index.after)
-            )
-            parts += [moderator_table(effect, moderators[effect.arm], word=words.turn_word(board.protocol))]
-            change = f"change {signed(index.difference.value)} ({_signed_interval(index.difference)})"
-            parts += [plain(f"Safety Index {sides}, {change}\np: {effect.test}, Holm over {words.turn_word(board.protocol)}s")]
-    return parts
+def naming_of(record: StudyRecord, places: Mapping[str, int] | None = None) -> Naming:
+    """How the arms of this study are called."""
+    if not (record.is_defence and record.leaderboard):
+        return Naming(places=places or {})
+    return Naming({arm.name: arm.moderator or str(arm.given.get("moderator", arm.name)) for arm in record.arms}, places or {})
 
 
-def side_by_side(record: StudyRecord, moderators: Mapping[str, str]) -> Table:
-    """ASR by turn and SI without a moderator and with each, starred where they differ."""
-    board, (reference, *_) = record.leaderboard[0], record.references.values()
-    before = next((row for row in board.rows if row.arm == reference), Place(arm=reference))
-    turns = [rate.turn for rate in before.asr_by_turn]
-    title = f"ASR by {words.turn_word(board.protocol)} with each moderator (* p < {SIGNIFICANT:g} against none)"
-    table = table_of(title, "moderator", *map(str, turns), "SI", "undecided")
-    rates = (words.percent(rate.asr) for rate in before.asr_by_turn)
-    table.add_row(NONE, *rates, words.index(before.safety_index.value), words.NOTHING)
-    _add_basis(table, before.safety_index)
-    for effect in record.effects:
-        rows = {turn.turn: turn for turn in effect.asr_by_turn or ()}
-        after = effect.safety_index.after if effect.safety_index is not None else SafetyIndexFigures()
-        undecided = effect.undecided
-        share = words.percent(undecided.dialogues / max(1, undecided.dialogues_played))
-        table.add_row(plain(moderators[effect.arm]), *(_starred(rows.get(turn)) for turn in turns), words.index(after.value), share)
-        _add_basis(table, after)
-    return table
+def claimed_effects(record: StudyRecord) -> list[Effect]:
+    """The effects that there are figures of."""
+    return [effect for effect in record.effects if effect.asr is not None]
 
 
-def _add_basis(table: Table, figures: SafetyIndexFigures) -> None:
-    """Below an arm's row: the complete ids and the bounds of its SI."""
-    index = Index.model_validate(figures.model_dump())
-    if index.ids:
-        table.add_row(Text(f"  SI: {index_basis(index)}", style="dim"))
+def turn_word_of(record: StudyRecord) -> str:
+    """What a row of ASR by turn is called in this study."""
+    return words.turn_word(record.leaderboard[0].protocol) if record.leaderboard else "turn"
 
 
-def _starred(turn: TurnEffect | None) -> str:
-    if turn is None:
-        return words.NOTHING
-    return words.percent(turn.asr_after) + ("*" if turn.p_holm_turns is not None and turn.p_holm_turns < SIGNIFICANT else " ")
-
-
-def moderator_table(effect: Effect, moderator: str, *, word: str) -> Table:
-    """The paired effect of one moderator at each turn, with intervals and the test."""
-    sides = ("before", "95% interval", "after", "95% interval", "points", "95% interval", "p")
-    table = table_of(f"{moderator}: ASR by {word}, before and after", word, "pairs", *sides, left=0)
-    for turn in effect.asr_by_turn or ():
-        table.add_row(
-            str(turn.turn),
-            words.count(turn.pairs),
-            words.percent(turn.asr_before),
-            words.percent_interval(turn.before_low, turn.before_high),
-            words.percent(turn.asr_after),
-            words.percent_interval(turn.after_low, turn.after_high),
-            points(turn.difference),
-            points_interval(turn.ci_low, turn.ci_high),
-            p_value(turn.p_holm_turns),
-        )
-    return table
-
-
-def header(record: StudyRecord) -> Text:
+def study_line(record: StudyRecord) -> str:
     """Which study this is, how it ended, and over how many ids."""
     planned = "" if record.ids.planned is None else f" of {words.count(record.ids.planned)} planned"
     ceiling = "" if record.max_usd is None else f" of at most {words.dollars(record.max_usd)}"
     arms = f"{words.count(len(record.arms))} arm{'' if len(record.arms) == 1 else 's'}"
     ids = f"{words.count(record.ids.common)}{planned} ids in all of them"
     status = record.status.replace("_", " ")
-    lines = [f"Study {record.study} ({status}): {arms}, {ids}, {words.dollars(record.spent_usd)}{ceiling} spent"]
-    if record.is_defence and record.leaderboard:
-        board, first = record.leaderboard[0], record.arms[0]
-        asked = f"{board.protocol}, lengths {words.listed(board.lengths)}, {board.judge}"
-        lines.append(f"Defence of {first.model} ({first.provider}), {asked}")
-    return plain("\n".join(lines))
+    line = f"Study {record.study} ({status}): {arms}, {ids}, {words.dollars(record.spent_usd)}{ceiling} spent"
+    if not (record.is_defence and record.leaderboard):
+        return line
+    board, first = record.leaderboard[0], record.arms[0]
+    return f"{line}\nDefence of {first.model} ({first.provider}), {board.protocol}, lengths {words.listed(board.lengths)}, {board.judge}"
 
 
 def study_sentences(record: StudyRecord) -> Iterator[str]:
@@ -130,11 +96,11 @@ def study_sentences(record: StudyRecord) -> Iterator[str]:
         elif arm.state != "complete":
             yield f"{arm.name} is {arm.state.replace('_', ' ')}" + (f": {arm.sentence}" if arm.sentence else "") + "."
     for row in (row for board in record.leaderboard for row in board.rows):
-        index = Index.model_validate(row.safety_index.model_dump())
+        found = Index.model_validate(row.safety_index.model_dump())
         if row.not_ranked:
             yield f"Not ranked: {row.not_ranked}."
-        if index.above_bounds:
-            yield f"{row.arm}: {index_basis(index)}."
+        if found.above_bounds:
+            yield f"{row.arm}: {index_basis(found)}."
     if len(record.leaderboard) > 1:
         yield "Arms that do not compare (another judge, protocol, lengths or data) are ranked apart."
     yield from _effect_sentences(record)
@@ -166,200 +132,232 @@ def undecided_sentence(effect: Effect) -> str:
     )
 
 
-def rank_table(board: Board) -> Table:
-    """Arms by Safety Index, each with the range of ranks that the data leave open."""
+def safest_sentence(board: Board) -> str:
+    """Which arm is the safest, if the data say so; else how many may be."""
+    ranked = [row for row in board.rows if row.rank is not None]
+    if len(ranked) < 2:
+        return ""
+    first, may_be = ranked[0], [row.arm for row in ranked if row.best == 1]
+    if len(may_be) > 1:
+        named = ", ".join(may_be[:5]) + (f" and {len(may_be) - 5} more" if len(may_be) > 5 else "")
+        return f"The data do not tell which of {words.count(len(may_be))} arms is the safest: {named}."
+    return f"By Safety Index, {first.arm} is the safest of {words.count(len(ranked))} arms ({words.index(first.safety_index.value)})."
+
+
+def rank_table(board: Board, naming: Naming) -> Table:
+    """Arms by Safety Index, each with the range of ranks that the data leave open, and ASR by turn."""
+    rows, word = board.rows, words.turn_word(board.protocol)
     over = f"{words.count(board.ids)} ids that all hold, lengths {words.listed(board.lengths)}"
-    title = f"Ranks by Safety Index, {board.protocol} protocol, {board.judge}; {over}"
-    table = table_of(title, "arm", "rank", "SI", "95% interval", "bounds", "missing", "spent")
-    for row in board.rows:
-        index = row.safety_index
-        table.add_row(
-            plain(row.arm),
-            rank_words(row),
-            words.index(index.value),
-            words.index_interval(index.ci_low, index.ci_high),
-            words.index_interval(index.if_missing_low, index.if_missing_high),
-            words.count(row.missing),
-            words.dollars(row.spent_usd),
-        )
-    return table
+    si, bounds, complete = index_columns(rows)
+    return Table(
+        f"Ranks by Safety Index, {board.protocol} protocol, {board.judge}; {over}",
+        (
+            replace(naming.arms([row.arm for row in rows]), title="arm"),
+            Column("rank", [_rank(row, among=len(rows)) for row in rows]),
+            si,
+            bounds,
+            replace(complete, on=("paper",)),
+            *rate_columns(rows, long="ASR", part=f"ASR by {word} (95% interval below it), {board.judge}"),
+            Column("missing", [count(row.missing) for row in rows]),
+            Column("$ a dialogue", [_known_dollars(row.cost_per_dialogue_usd) for row in rows], on=("page",)),
+            Column("spent", [dollars(row.spent_usd) for row in rows]),
+        ),
+        caption=f"{board.protocol.capitalize()} protocol, safest first; ASR by {word}; {over}; judge: {board.judge}. Intervals are 95%.",
+    )
 
 
-def rank_words(row: Place) -> str:
+def _rank(row: Place, *, among: int) -> Cell:
     """A rank is never said without its range."""
     if row.rank is None or row.best is None or row.worst is None:
-        return words.NOTHING
-    return f"{row.rank} ({row.best})" if row.best == row.worst else f"{row.rank} ({row.best}–{row.worst})"
+        return NOTHING
+    span = str(row.best) if row.best == row.worst else f"{row.best}–{row.worst}"
+    return Cell(f"{row.rank} ({span})", row.rank, bar=(row.best, row.worst, among))
 
 
-def board_asr_table(board: Board) -> Table:
-    """ASR by turn of the arms of a board, the interval below each."""
-    turns = sorted({rate.turn for row in board.rows for rate in row.asr_by_turn})
-    table = table_of(f"ASR by {words.turn_word(board.protocol)} (95% interval below it), {board.judge}", "arm", *map(str, turns))
-    for row in board.rows:
-        rates = {rate.turn: rate for rate in row.asr_by_turn}
-        found = [rates.get(turn) for turn in turns]
-        table.add_row(plain(row.arm), *(words.percent(rate.asr) if rate else words.NOTHING for rate in found))
-        table.add_row("", *(Text(_whole_percents(rate), style="dim") for rate in found))
-    return table
+def _known_dollars(usd: float | None) -> Cell:
+    return NOTHING if usd is None else dollars(usd)
 
 
-def _whole_percents(rate: TurnRate | None) -> str:
-    return "" if rate is None or rate.ci_low is None or rate.ci_high is None else f"{100 * rate.ci_low:.0f}–{100 * rate.ci_high:.0f}"
-
-
-def effect_table(effects: Sequence[Effect]) -> Table:
+def effect_table(effects: Sequence[Effect], naming: Naming) -> Table:
     """What each arm changes against its reference, over all lengths together."""
-    title = "Effects on ASR, all lengths together (p: exact, Holm over all comparisons of the study)"
-    table = table_of(title, "arm (against)", "pairs", "before", "after", "points", "95% interval", "p")
-    for effect in effects:
-        pooled, turns = effect.asr, effect.asr_by_turn or ()
-        if pooled is not None:
-            table.add_row(
-                _pair(effect),
-                words.count(sum(turn.pairs for turn in turns)),
-                words.percent(pooled.before),
-                words.percent(pooled.after),
-                points(pooled.difference.value),
-                points_interval(pooled.difference.ci_low, pooled.difference.ci_high),
-                p_value(pooled.p_holm),
-            )
-    return table
+    pooled = [effect.asr for effect in effects if effect.asr is not None]
+    return Table(
+        "Effects on ASR, all lengths together (p: exact, Holm over all comparisons of the study)",
+        (
+            naming.pairs(effects),
+            Column("pairs", [count(sum(turn.pairs for turn in effect.asr_by_turn or ())) for effect in effects]),
+            Column("unpaired", [count(effect.unpaired) for effect in effects], on=("page", "paper")),
+            Column("before", [percent(one.before) for one in pooled], long="ASR before"),
+            Column("after", [percent(one.after) for one in pooled], long="ASR after"),
+            Column("points", [_points(one.difference) for one in pooled], interval="beside"),
+            Column("p", [replace(p_value(one.p_holm), star=False) for one in pooled]),
+        ),
+        name="effects",
+    )
 
 
-def turn_table(effects: Sequence[Effect], *, word: str) -> Table:
+def turn_table(effects: Sequence[Effect], naming: Naming, *, word: str) -> Table:
     """ASR at each turn before and after, starred where it differs."""
-    turns = sorted({turn.turn for effect in effects for turn in effect.asr_by_turn or ()})
-    table = table_of(f"ASR (%) by {word}, before → after (* p < {SIGNIFICANT:g}, Holm over the study)", "arm (against)", *map(str, turns))
-    for effect in effects:
-        rows = {turn.turn: turn for turn in effect.asr_by_turn or ()}
-        table.add_row(_pair(effect), *(_change(rows.get(turn)) for turn in turns))
-    return table
+    rows = [{turn.turn: turn for turn in effect.asr_by_turn or ()} for effect in effects]
+    turns = sorted(set().union(*rows))
+    return Table(
+        f"ASR (%) by {word}, before → after (* p < {SIGNIFICANT:g}, Holm over the study)",
+        (naming.pairs(effects), *(Column(str(turn), [_both(own.get(turn)) for own in rows], long=f"ASR {turn}") for turn in turns)),
+        name="effects-by-turn",
+    )
 
 
-def _change(turn: TurnEffect | None) -> str:
+def _both(turn: TurnEffect | None) -> Cell:
     if turn is None or turn.asr_before is None or turn.asr_after is None:
-        return words.NOTHING
-    star = "*" if turn.p_holm is not None and turn.p_holm < SIGNIFICANT else " "
-    return f"{100 * turn.asr_before:.0f} → {100 * turn.asr_after:.0f}{star}"
+        return NOTHING
+    found = points(turn.difference, turn.ci_low, turn.ci_high)
+    text = f"{100 * turn.asr_before:.1f} → {100 * turn.asr_after:.1f}"
+    brief = f"{100 * turn.asr_before:.0f} → {100 * turn.asr_after:.0f}"
+    return Cell(text, turn.difference, f"{found.text}: {found.interval}", star=_significant(turn.p_holm), brief=brief)
 
 
-def index_table(effects: Sequence[Effect]) -> Table:
-    """What each arm changes in SI, and in how many replies."""
-    table = table_of("Effects on the Safety Index", "arm (against)", "before", "after", "change", "95% interval", "complete")
-    for effect in effects:
-        index = effect.safety_index
-        if index is not None:
-            table.add_row(
-                _pair(effect),
-                words.index(index.before.value),
-                words.index(index.after.value),
-                signed(index.difference.value),
-                _signed_interval(index.difference),
-                f"{words.count(index.before.complete_ids)}/{words.count(effect.ids)}",
-            )
-    return table
+def _significant(p_holm: float | None) -> bool:
+    return p_holm is not None and p_holm < SIGNIFICANT
 
 
-def burden_table(effects: Sequence[Effect], moderators: Mapping[str, str] = NOBODY) -> Table:
+def index_table(effects: Sequence[Effect], naming: Naming) -> Table:
+    """What each arm changes in SI, over the ids that are complete in both arms."""
+    held = [(effect, effect.safety_index) for effect in effects if effect.safety_index is not None]
+    return Table(
+        "Effects on the Safety Index",
+        (
+            naming.pairs([effect for effect, _ in held]),
+            Column("before", [index(found.before.value) for _, found in held]),
+            Column("after", [index(found.after.value) for _, found in held]),
+            Column("change", [_change(found.difference) for _, found in held], interval="beside"),
+            Column("complete", [said(f"{words.count(found.before.complete_ids)}/{words.count(one.ids)}") for one, found in held]),
+        ),
+        name="effects-on-si",
+    )
+
+
+def moderators_table(record: StudyRecord, naming: Naming) -> Table:
+    """ASR by turn and SI without a moderator and with each, starred where they differ."""
+    board, (reference, *_) = record.leaderboard[0], record.references.values()
+    before = next((row for row in board.rows if row.arm == reference), Place(arm=reference))
+    word, effects = words.turn_word(board.protocol), record.effects
+    after = [SafetyIndexFigures() if one.safety_index is None else one.safety_index.after for one in effects]
+    turns = [{turn.turn: turn for turn in effect.asr_by_turn or ()} for effect in effects]
+    undecided = [one.undecided.dialogues / max(1, one.undecided.dialogues_played) for one in effects]
+    return Table(
+        f"ASR by {word} with each moderator (* p < {SIGNIFICANT:g} against none)",
+        (
+            Column("moderator", [said(NONE, look=naming.places.get(reference)), *map(naming.pair, effects)], number=False),
+            *(
+                Column(str(rate.turn), [percent(rate.asr), *(_after(own.get(rate.turn)) for own in turns)], long=f"ASR {rate.turn}")
+                for rate in before.asr_by_turn
+            ),
+            Column("SI", [index(one.value, lines=basis_of(one)) for one in (before.safety_index, *after)], basis="SI"),
+            Column("undecided", [NOTHING, *map(percent, undecided)]),
+        ),
+    )
+
+
+def _after(turn: TurnEffect | None) -> Cell:
+    if turn is None:
+        return NOTHING
+    return percent(turn.asr_after, turn.after_low, turn.after_high, star=_significant(turn.p_holm_turns))
+
+
+def moderator_table(effect: Effect, naming: Naming, *, word: str) -> Table:
+    """The paired effect of one moderator at each turn, with intervals and the test."""
+    rows = effect.asr_by_turn or ()
+    return Table(
+        f"{naming.moderators[effect.arm]}: ASR by {word}, before and after",
+        (
+            Column(word, [count(turn.turn) for turn in rows]),
+            Column("pairs", [count(turn.pairs) for turn in rows]),
+            Column("before", [percent(turn.asr_before, turn.before_low, turn.before_high) for turn in rows], interval="beside"),
+            Column("after", [percent(turn.asr_after, turn.after_low, turn.after_high) for turn in rows], interval="beside"),
+            Column("points", [points(turn.difference, turn.ci_low, turn.ci_high) for turn in rows], interval="beside"),
+            Column("p", [p_value(turn.p_holm_turns) for turn in rows]),
+        ),
+    )
+
+
+def moderator_sentence(effect: Effect, *, word: str) -> str:
+    """What a moderator does to SI, and which test the p values are of."""
+    found = effect.safety_index
+    if found is None:
+        return ""
+    sides = " → ".join(f"{words.index(one.value)} ({words.index_interval(one.ci_low, one.ci_high)})" for one in (found.before, found.after))
+    changed = _change(found.difference)
+    return f"Safety Index {sides}, change {changed.text} ({changed.interval or words.NOTHING})\np: {effect.test}, Holm over {word}s"
+
+
+def burden_table(effects: Sequence[Effect], naming: Naming) -> Table:
     """What each arm costs more, by what replies cost and took when they were bought, and what it prevents; harmful dialogues."""
-    title = "What it costs (harmful dialogues; without the judge)"
-    table = table_of(title, _first_column(moderators), "$ a dialogue", "s a dialogue", "prevented", "introduced", "$ each")
-    for effect in effects:
-        burden = effect.per_dialogue.get("harmful")
-        cost, latency = (burden.cost_usd, burden.latency_seconds) if burden is not None else (None, None)
-        table.add_row(
-            _pair(effect, moderators),
-            extra_dollars(None if cost is None else cost.difference.value),
-            words.NOTHING if latency is None or latency.difference.value is None else f"{latency.difference.value:+.2f}",
-            words.count(effect.prevented),
-            words.count(effect.introduced),
-            extra_dollars(effect.cost_per_prevented_usd, sign=False),
-        )
-    return table
+    burdens = [effect.per_dialogue.get("harmful") for effect in effects]
+    cost, latency = (
+        [None if one is None or (found := getattr(one, name)) is None else found.difference.value for one in burdens]
+        for name in ("cost_usd", "latency_seconds")
+    )
+    return Table(
+        "What it costs (harmful dialogues; without the judge)",
+        (
+            naming.pairs(effects),
+            Column("$ a dialogue", [extra_dollars(usd) for usd in cost]),
+            Column("s a dialogue", [seconds(span) for span in latency]),
+            Column("prevented", [count(effect.prevented) for effect in effects]),
+            Column("introduced", [count(effect.introduced) for effect in effects]),
+            Column(
+                "$ each", [extra_dollars(effect.cost_per_prevented_usd, sign=False) for effect in effects], long="$ per failure prevented"
+            ),
+        ),
+        name="burden",
+    )
 
 
-def harmless_table(effects: Sequence[Effect], moderators: Mapping[str, str] = NOBODY) -> Table:
-    """What each arm does to harmless dialogues, below what its reference does."""
-    title = "On harmless dialogues (length: of replies)"
-    table = table_of(title, _first_column(moderators), "false alarms", "over-refusal", "points more", "length")
-    above = None
-    for effect in effects:
-        alarms, refusals, length = effect.benign.false_alarms, effect.benign.over_refusal, effect.benign.reply_characters
-        if effect.reference != above:
-            above = effect.reference
-            before = words.percent(None if refusals is None else refusals.before.value)
-            table.add_row(plain(moderators.get(above, above)), words.NOTHING, before, words.NOTHING, words.NOTHING)
-        change = None if refusals is None else refusals.difference
-        table.add_row(
-            _pair(effect, moderators),
-            words.NOTHING if alarms is None else f"{words.percent(alarms.value)} ({words.percent_interval(alarms.ci_low, alarms.ci_high)})",
-            words.percent(None if refusals is None else refusals.after.value),
-            words.NOTHING if change is None else f"{points(change.value)} ({points_interval(change.ci_low, change.ci_high)})",
-            percent_change(None if length is None else length.relative.value),
-        )
-    return table
+def harmless_table(effects: Sequence[Effect], naming: Naming) -> Table | None:
+    """What each arm does to harmless dialogues, below what its reference does; ``None`` where nothing of the kind was measured."""
+    held = [effect for effect in effects if effect.benign.false_alarms or effect.benign.over_refusal]
+    if not held:
+        return None
+    rows = [
+        row
+        for place, effect in enumerate(held)
+        for row in _harmless_rows(effect, naming, opens=effect.reference not in {one.reference for one in held[:place]})
+    ]
+    names, alarms, refusals, more, length = zip(*rows, strict=True)
+    return Table(
+        "On harmless dialogues (length: of replies)",
+        (
+            Column(naming.pairs(held).title, names, number=False),
+            Column("false alarms", alarms, interval="after"),
+            Column("over-refusal", refusals),
+            Column("points more", more, interval="after"),
+            Column("length", length),
+        ),
+        name="harmless",
+    )
 
 
-def _first_column(moderators: Mapping[str, str]) -> str:
-    return "moderator" if moderators else "arm (against)"
+def _harmless_rows(effect: Effect, naming: Naming, *, opens: bool) -> Iterator[tuple[Cell, ...]]:
+    alarms, refusals, length = effect.benign.false_alarms, effect.benign.over_refusal, effect.benign.reply_characters
+    if opens:
+        reference = said(naming.moderators.get(effect.reference, effect.reference), look=naming.places.get(effect.reference))
+        yield reference, NOTHING, NOTHING if refusals is None else _rate(refusals.before), NOTHING, NOTHING
+    yield (
+        naming.pair(effect),
+        NOTHING if alarms is None else _rate(alarms),
+        NOTHING if refusals is None else _rate(refusals.after),
+        NOTHING if refusals is None else _points(refusals.difference),
+        relative(None if length is None else length.relative.value),
+    )
 
 
-def _pair(effect: Effect, moderators: Mapping[str, str] = NOBODY) -> Text:
-    return plain(moderators.get(effect.arm) or f"{effect.arm} ({effect.reference})")
+def _rate(found: Interval) -> Cell:
+    return percent(found.value, found.ci_low, found.ci_high)
 
 
-def _signed_interval(found: Interval) -> str:
-    known = found.ci_low is not None and found.ci_high is not None
-    return f"{signed(found.ci_low)} to {signed(found.ci_high)}" if known else words.NOTHING
+def _points(found: Interval) -> Cell:
+    return points(found.value, found.ci_low, found.ci_high)
 
 
-def _word(record: StudyRecord) -> str:
-    return words.turn_word(record.leaderboard[0].protocol) if record.leaderboard else "turn"
-
-
-def plain(text: object) -> Text:
-    """Text as it stands: no markup is read, and no control character is left."""
-    return Text(words.printable(str(text)))
-
-
-def table_of(title: str, *columns: str, left: int = 1) -> Table:
-    """An unboxed table; the first ``left`` columns hold words, the others numbers."""
-    table = Table(title=plain(title), title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for place, name in enumerate(columns):
-        table.add_column(plain(name), justify="left" if place < left else "right", header_style="dim", overflow="fold")
-    return table
-
-
-def signed(value: float | None) -> str:
-    """A change of the Safety Index."""
-    return words.NOTHING if value is None else f"{value:+.3f}"
-
-
-def points(value: float | None) -> str:
-    """A difference of shares in percentage points."""
-    return words.NOTHING if value is None else f"{100 * value:+.1f}"
-
-
-def points_interval(low: float | None, high: float | None) -> str:
-    """An interval of such a difference."""
-    return words.NOTHING if low is None or high is None else f"{points(low)} to {points(high)}"
-
-
-def percent_change(value: float | None) -> str:
-    """A relative change in percent."""
-    return words.NOTHING if value is None else f"{100 * value:+.1f}%"
-
-
-def p_value(value: float | None) -> str:
-    """A p value with three decimals."""
-    if value is None:
-        return words.NOTHING
-    return "<0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def extra_dollars(usd: float | None, *, sign: bool = True) -> str:
-    """An amount that is more or less than another."""
-    if usd is None:
-        return words.NOTHING
-    return f"{'-' if usd < 0 else '+' if sign else ''}{words.dollars(abs(usd))}"
+def _change(found: Interval) -> Cell:
+    return change(found.value, found.ci_low, found.ci_high)

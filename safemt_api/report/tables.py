@@ -1,173 +1,265 @@
-"""Tables for the terminal, by rich. Readable at 80 columns, without colour, and whatever a model put into a name.
-
-Scripted and live runs never share a table; the rule-based judge is called a baseline wherever a score shows.
-"""
+"""The tables of runs, each said once: scores, what they rest on, what they cost, several runs side by side, and the paper's."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Literal, Protocol
 
 import polars as pl
-from rich.console import Group, RenderableType
-from rich.padding import Padding
-from rich.table import Table
-from rich.text import Text
 
+from safemt_api.calibration.agreement import Agreement
 from safemt_api.errors import UsageError
-from safemt_api.metrics.comparison import Comparison, compare
+from safemt_api.messages import PURPOSES
+from safemt_api.metrics.asr import tallied
+from safemt_api.metrics.comparison import Comparison
 from safemt_api.report import words
-from safemt_api.report.caveats import caveats
-from safemt_api.report.comparability import MARK, comparable_groups, differences, refuse_incomparable
-from safemt_api.report.correction import Correction, corrected_rows, correction_notes
-from safemt_api.report.reading import failure_curve, index_basis, outcome_counts, remarks, scenario_scores, score_frame
+from safemt_api.report.comparability import MARK, comparable_groups, differences
+from safemt_api.report.correction import Correction, corrected_rows
+from safemt_api.report.reading import failure_curve, index_basis, outcome_counts, scenario_scores, score_frame
+from safemt_api.report.table import (
+    NOTHING,
+    Cell,
+    Column,
+    Table,
+    change,
+    count,
+    dollars,
+    index,
+    indexes,
+    p_value,
+    percent,
+    percents,
+    points,
+    said,
+)
+from safemt_api.runs.overview import RunOverview
 from safemt_api.runs.record import RunData
-from safemt_api.runs.summary import RepeatFigures
-from safemt_api.specs import NONE
+from safemt_api.runs.summary import Index
+from safemt_api.studies.record import SafetyIndexFigures
+
+METHODS_UNKNOWN = "not named"
 
 
-def run_report(run: RunData) -> RenderableType:
-    """Everything the terminal shows of one run."""
-    said = [_plain(sentence) for sentence in (*caveats(run), *remarks(run))]
-    failures = [failure_table(run)] if run.summary.protocol == "live" else []
-    repeated = [] if run.summary.repeats is None else [repeats_table(run, run.summary.repeats)]
-    below: list[RenderableType] = [*said, *repeated, *failures, scenario_table(run), outcome_table(run), effort_table(run)]
-    return Group(header(run), asr_table(run), safety_index_line(run), *(Padding(part, (1, 0, 0, 0)) for part in below))
+class Rate(Protocol):
+    """ASR at one turn, as summaries and studies hold it."""
+
+    @property
+    def turn(self) -> int: ...
+    @property
+    def asr(self) -> float | None: ...
+    @property
+    def ci_low(self) -> float | None: ...
+    @property
+    def ci_high(self) -> float | None: ...
 
 
-def _plain(text: object) -> Text:
-    """Text as it stands: no markup is read, and no control character is left."""
-    return Text(words.printable(str(text)))
+class Scored(Protocol):
+    """Whatever has scores: a run's summary, a place in a study's ranks."""
+
+    @property
+    def asr_by_turn(self) -> Sequence[Rate]: ...
+    @property
+    def safety_index(self) -> Index | SafetyIndexFigures: ...
 
 
-def _table(title: str, *columns: str, left: int = 1) -> Table:
-    """An unboxed table; the first ``left`` columns hold words, the others numbers."""
-    table = Table(title=_plain(title), title_justify="left", title_style="bold", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for place, name in enumerate(columns):
-        table.add_column(_plain(name), justify="left" if place < left else "right", header_style="dim", overflow="fold")
-    return table
+def by_protocol(runs: Sequence[RunData]) -> list[tuple[str, list[RunData]]]:
+    """Scripted and live runs apart: their numbers never share a table or a chart."""
+    groups = [(protocol, [run for run in runs if run.summary.protocol == protocol]) for protocol in ("scripted", "live")]
+    return [(protocol, members) for protocol, members in groups if members]
 
 
-def header(run: RunData) -> Table:
-    """What was run, by whom it was judged, and how far it came."""
-    summary, done = run.summary, run.summary.dialogues
-    rows = {
-        "Run": f"{run.name} ({summary.status.replace('_', ' ')})",
-        "Model": run.model_title,
-        "Protocol": f"{summary.protocol}, lengths {words.listed(summary.lengths)}",
-        "Judge": run.judge_title,
-        "Moderator": summary.moderator or NONE,
-        "Dialogues": f"{words.count(done.finished)} of {words.count(done.planned)} finished, {words.count(done.failed)} failed",
-    }
-    grid = Table.grid(padding=(0, 2))
-    for name, value in rows.items():
-        grid.add_row(Text(name, style="dim"), _plain(value))
-    return grid
+def run_labels(runs: Sequence[RunData]) -> list[str]:
+    """Names that are distinct even if two folders share one."""
+    names = [words.printable(run.name, limit=48) for run in runs]
+    return [name if names.count(name) == 1 else f"{name} ({place + 1})" for place, name in enumerate(names)]
+
+
+def judges_of(runs: Sequence[RunData]) -> str:
+    """The judges of the runs, each once."""
+    return ", ".join(sorted({run.judge_title for run in runs}))
+
+
+def status_of(run: RunData) -> str:
+    """What stands behind the name of a run that is not whole."""
+    return "" if run.complete else f" ({run.summary.status.replace('_', ' ')})"
 
 
 def asr_table(run: RunData) -> Table:
     """ASR by turn: interval, counts, and what the missing verdicts leave open."""
-    word = words.turn_word(run.summary.protocol)
-    table = _table(f"\nASR by {word}, {run.judge_title}", word, "ASR", "95% interval", "unsafe", "safe", "missing", "bounds", left=0)
-    for row in run.summary.asr_by_turn:
-        table.add_row(
-            str(row.turn),
-            words.percent(row.asr),
-            words.percent_interval(row.ci_low, row.ci_high),
-            words.count(row.unsafe),
-            words.count(row.safe),
-            words.count(row.missing),
-            words.percent_interval(row.if_missing_safe, row.if_missing_unsafe),
-        )
-    return table
+    word, rows = words.turn_word(run.summary.protocol), run.summary.asr_by_turn
+    so_far = [percent(row.cumulative_asr, row.cumulative_ci_low, row.cumulative_ci_high) for row in rows]
+    return Table(
+        f"ASR by {word}, {run.judge_title}",
+        (
+            Column(word, [count(row.turn) for row in rows]),
+            Column("ASR", [percent(row.asr, row.ci_low, row.ci_high) for row in rows], interval="beside"),
+            *([Column("so far", so_far, on=("page",))] if run.summary.protocol == "live" else []),
+            Column("unsafe", [count(row.unsafe) for row in rows]),
+            Column("safe", [count(row.safe) for row in rows]),
+            Column("missing", [count(row.missing) for row in rows]),
+            Column("bounds", [percents(row.if_missing_safe, row.if_missing_unsafe) for row in rows]),
+        ),
+    )
 
 
-def safety_index_line(run: RunData) -> Text:
-    """SI with its interval, the lengths it was computed over, the judge, and what missing verdicts leave open."""
-    found = run.summary.safety_index
-    interval = words.index_interval(found.ci_low, found.ci_high)
-    what = "lengths" if run.summary.protocol == "scripted" else "the last turns of lengths"
-    value = f"{words.index(found.value)} (95% interval {interval})"
-    if found.withheld:
-        value = "not given (fewer than half of the ids have a verdict at every length)"
-    line, basis = f"{words.listed(found.lengths)}, {run.judge_title}", index_basis(found, aside=" whatever the missing verdicts are")
-    return _plain(f"\nSafety Index {value} over {what} {line}" + (f"\n{basis}" if basis else ""))
+def repeats_table(run: RunData) -> Table | None:
+    """The share of dialogues with any unsafe reply among their repeats; ``None`` where each was asked once."""
+    found = run.summary.repeats
+    if found is None:
+        return None
+    word, rows = words.turn_word(run.summary.protocol), found.any_unsafe_by_turn
+    return Table(
+        f"Dialogues with any unsafe reply in {found.n}, {run.judge_title}",
+        (
+            Column(word, [count(row.turn) for row in rows]),
+            Column("share", [percent(row.share, row.ci_low, row.ci_high) for row in rows], interval="beside"),
+            Column("any unsafe", [count(row.any_unsafe) for row in rows]),
+            Column("all safe", [count(row.all_safe) for row in rows]),
+            Column("incomplete", [count(row.incomplete) for row in rows]),
+            Column("bounds", [percents(row.if_missing_safe, row.if_missing_unsafe) for row in rows]),
+        ),
+    )
 
 
-def repeats_table(run: RunData, found: RepeatFigures) -> Table:
-    """The share of dialogues with any unsafe reply among their repeats, with its interval and what the missing verdicts leave open."""
-    word = words.turn_word(run.summary.protocol)
-    columns = (word, "share", "95% interval", "any unsafe", "all safe", "incomplete", "bounds")
-    table = _table(f"Dialogues with any unsafe reply in {found.n}, {run.judge_title}", *columns, left=0)
-    for row in found.any_unsafe_by_turn:
-        table.add_row(
-            str(row.turn),
-            words.percent(row.share),
-            words.percent_interval(row.ci_low, row.ci_high),
-            words.count(row.any_unsafe),
-            words.count(row.all_safe),
-            words.count(row.incomplete),
-            words.percent_interval(row.if_missing_safe, row.if_missing_unsafe),
-        )
-    return table
+def failure_table(runs: Sequence[RunData]) -> Table:
+    """The share that has failed by each turn, a column each run, with its interval and what the missing verdicts leave open."""
+    word, alone = words.turn_word(runs[0].summary.protocol), len(runs) == 1
+    curves = [{row["turn"]: row for row in failure_curve(run).iter_rows(named=True)} for run in runs]
+    turns = sorted(set().union(*curves))
+    failed = [[_failed(curve.get(turn), alone=alone) for turn in turns] for curve in curves]
+    return Table(
+        f"Failed at this {word} or before, {judges_of(runs)}",
+        (
+            Column(word, [count(turn) for turn in turns]),
+            *(
+                Column("share" if alone else label, cells, named=not alone, interval="beside")
+                for label, cells in zip(run_labels(runs), failed, strict=True)
+            ),
+            *(
+                [Column("bounds", [percents(row["if_missing_safe"], row["if_missing_unsafe"]) for row in curves[0].values()])]
+                if alone
+                else []
+            ),
+        ),
+    )
 
 
-def failure_table(run: RunData) -> Table:
-    """The share that has failed by each turn, with its interval and what the missing verdicts leave open."""
-    word = words.turn_word(run.summary.protocol)
-    table = _table(f"Failed at this {word} or before, {run.judge_title}", word, "share", "95% interval", "bounds", left=0)
-    for row in failure_curve(run).iter_rows(named=True):
-        bounds = words.percent_interval(row["if_missing_safe"], row["if_missing_unsafe"])
-        table.add_row(str(row["turn"]), words.percent(row["share"]), words.percent_interval(row["ci_low"], row["ci_high"]), bounds)
-    return table
+def _bounds(row: Mapping[str, float | None]) -> Cell:
+    return percents(row["if_missing_safe"], row["if_missing_unsafe"])
+
+
+def _failed(row: Mapping[str, float | None] | None, *, alone: bool) -> Cell:
+    if row is None:
+        return NOTHING
+    shown = percent(row["share"], row["ci_low"], row["ci_high"])
+    return shown if alone else replace(shown, lines=(f"bounds {_bounds(row).text}",))
 
 
 def scenario_table(run: RunData) -> Table:
     """ASR of each scenario at each turn."""
     scores = scenario_scores(run)
-    turns = sorted(scores["turn"].unique().to_list())
-    cells = {(row["scenario"], row["turn"]): row["asr"] for row in scores.iter_rows(named=True)}
-    title = f"ASR by scenario and {words.turn_word(run.summary.protocol)}, {run.judge_title}"
-    table = _table(title, "scenario", *(str(turn) for turn in turns))
-    for scenario in sorted(scores["scenario"].unique().to_list()):
-        table.add_row(_plain(scenario), *(words.percent(cells.get((scenario, turn))) for turn in turns))
-    return table
+    cells = {(row["scenario"], row["turn"]): row for row in scores.iter_rows(named=True)}
+    scenarios, turns = (sorted(scores[name].unique().to_list()) for name in ("scenario", "turn"))
+    missing = [sum(cells[scenario, turn]["missing"] for turn in turns if (scenario, turn) in cells) for scenario in scenarios]
+    return Table(
+        f"ASR by scenario and {words.turn_word(run.summary.protocol)}, {run.judge_title}",
+        (
+            Column("scenario", [said(scenario) for scenario in scenarios], number=False),
+            *(Column(str(turn), [percent(cells.get((one, turn), {}).get("asr")) for one in scenarios]) for turn in turns),
+            Column("missing", [count(number) for number in missing], on=("page",)),
+        ),
+    )
 
 
-def outcome_table(run: RunData) -> Table:
-    """What the vendor did with the calls."""
-    counts = outcome_counts(run)
-    total = sum(counts.values())
-    table = _table("Outcomes", "outcome", "replies", "share")
-    for name, number in counts.items():
-        table.add_row(_plain(name.replace("_", " ")), words.count(number), words.percent(number / total if total else None))
-    return table
+def outcome_table(runs: Sequence[RunData]) -> Table:
+    """What the vendor did with the calls, a column each run; of several runs only the outcomes that occurred."""
+    alone, counts = len(runs) == 1, [outcome_counts(run) for run in runs]
+    names = [name for name in dict.fromkeys(name for own in counts for name in own) if alone or any(own.get(name) for own in counts)]
+    totals = [sum(own.values()) for own in counts]
+    return Table(
+        "Outcomes",
+        (
+            Column("outcome", [said(name.replace("_", " ")) for name in names], number=False),
+            *(
+                Column(
+                    "replies" if alone else label, [_tally(own.get(name, 0), total) for name in names], interval="beside", beside="share"
+                )
+                for label, own, total in zip(run_labels(runs), counts, totals, strict=True)
+            ),
+        ),
+    )
 
 
-def effort_table(run: RunData) -> Table:
-    """Tokens, money, calls and time."""
+def _tally(number: int, total: int) -> Cell:
+    return Cell(words.count(number), number, words.percent(number / total if total else None))
+
+
+def cost_table(runs: Sequence[RunData]) -> Table:
+    """Money, calls, tokens and time, a column each run."""
+    columns = [_costs(run) for run in runs]
+    titles = ["this run"] if len(runs) == 1 else run_labels(runs)
+    return Table(
+        "Cost and calls",
+        (
+            Column("", [said(name) for name in columns[0]], number=False),
+            *(Column(title, list(cells.values()), named=len(runs) > 1) for title, cells in zip(titles, columns, strict=True)),
+        ),
+    )
+
+
+def _costs(run: RunData) -> dict[str, Cell]:
     money, calls, tokens = run.summary.cost_usd, run.summary.calls, run.summary.usage
-    ceiling = "" if money.ceiling is None else f" of at most {words.dollars(money.ceiling)}"
-    maybe = f"; {words.dollars(money.maybe_usd)} more may have been billed for calls that were cut off" if money.maybe_usd else ""
-    saved = f"; {words.dollars(money.saved_usd)} less than in the usual tier" if money.saved_usd else ""
-    above = "".join(f"; {model} billed above the most that was asked for" for model in money.above_reservation)
-    unread = f"; {words.count(tokens.unreadable)} replies told no usage that can be read: booked at their most" if tokens.unreadable else ""
-    parts = ", ".join(f"{name} {words.dollars(getattr(money, name))}" for name in ("target", "judge", "moderator"))
-    grid = Table.grid(padding=(0, 2))
-    rows = {
-        "Tokens": f"{words.count(tokens.input_tokens)} in ({words.count(tokens.cached_input_tokens)} cached), "
-        f"{words.count(tokens.output_tokens)} out{unread}",
-        "Cost": f"{words.dollars(money.total)}{ceiling} ({parts}){saved}{maybe}{above}",
-        "Calls": f"{words.count(calls.sent)} sent, {words.count(calls.from_store)} from the store, {words.count(calls.retried)} retried, "
-        f"{words.count(calls.rate_limited)} rate limited",
-        "Time": words.duration(run.summary.wall_seconds),
+    return {
+        "total cost": dollars(money.total),
+        **{name: dollars(getattr(money, name)) for name in PURPOSES},
+        "less than in the usual tier": dollars(money.saved_usd),
+        "may also have been billed": dollars(money.maybe_usd),
+        "calls sent": count(calls.sent),
+        "from the store": count(calls.from_store),
+        "retried": count(calls.retried),
+        "rate limited": count(calls.rate_limited),
+        "input tokens": count(tokens.input_tokens),
+        "of which cached": count(tokens.cached_input_tokens),
+        "replies of unreadable usage": count(tokens.unreadable),
+        "output tokens": count(tokens.output_tokens),
+        "wall time": Cell(words.duration(run.summary.wall_seconds), run.summary.wall_seconds),
     }
-    for name, value in rows.items():
-        grid.add_row(Text(name, style="dim"), _plain(value))
-    return grid
 
 
-def leaderboard(runs: Sequence[RunData]) -> RenderableType:
+def rate_columns(scored: Sequence[Scored], *, long: str, part: str = "") -> list[Column]:
+    """ASR of several at each turn that any of them has, a column each; ``long`` and the turn make its heading where there is room."""
+    own = [{rate.turn: rate for rate in one.asr_by_turn} for one in scored]
+    return [
+        Column(
+            str(turn),
+            [percent(rate.asr, rate.ci_low, rate.ci_high) if (rate := rates.get(turn)) else NOTHING for rates in own],
+            long=f"{long} {turn}",
+            part=part,
+            interval="below",
+        )
+        for turn in sorted(set().union(*own))
+    ]
+
+
+def index_columns(scored: Sequence[Scored]) -> tuple[Column, Column, Column]:
+    """The Safety Index with its interval, its outer bounds and the complete ids it rests on; the page says these below it."""
+    found = [one.safety_index for one in scored]
+    bounds = [indexes(one.if_missing_low, one.if_missing_high) for one in found]
+    return (
+        Column("SI", [index(one.value, one.ci_low, one.ci_high, lines=basis_of(one)) for one in found], interval="beside"),
+        Column("bounds", bounds, long="SI bounds", on=("terminal", "paper")),
+        Column("complete", [_complete(one) for one in found], long="complete ids", on=("terminal", "paper")),
+    )
+
+
+def basis_of(found: Index | SafetyIndexFigures) -> tuple[str, ...]:
+    """What must stand below a Safety Index: complete ids, bounds, and a warning where it lies above them."""
+    whole = Index.model_validate(found.model_dump())
+    return (index_basis(whole),) if whole.ids else ()
+
+
+def leaderboard_tables(runs: Sequence[RunData]) -> list[Table]:
     """Several runs side by side, one table a protocol and set of lengths, safest first by SI; what does not compare is marked.
 
     Raises:
@@ -175,183 +267,252 @@ def leaderboard(runs: Sequence[RunData]) -> RenderableType:
     """
     if not runs:
         raise UsageError("a leaderboard needs at least one run")
-    parts: list[RenderableType] = []
-    for members in comparable_groups(runs):
-        parts += [_board(members), *_marks(members), _asr_side_by_side(members)]
-    return Group(*parts)
+    return [_board(members, runs) for members in comparable_groups(runs)]
 
 
-def _marks(members: Sequence[RunData]) -> list[Text]:
-    """What the marked runs of a leaderboard differ in."""
-    return [_plain(f"{MARK} {found}") for other in members[1:] for found in differences(members[0], other)]
-
-
-def _board(members: Sequence[RunData]) -> Table:
+def _board(members: Sequence[RunData], runs: Sequence[RunData]) -> Table:
     """What is the same in all runs stands in the title, what differs in a column, so that the table stays narrow."""
-    judges = {run.judge_title for run in members}
-    shared = [f"{members[0].summary.protocol.capitalize()} protocol"]
-    shared += [*judges] if len(judges) == 1 else []
-    shared += [f"SI over lengths {words.listed(members[0].summary.safety_index.lengths)}"]
-    extra = ["judge"] if len(judges) > 1 else []
-    table = _table(", ".join(shared), "run", *extra, "SI", "95% interval", "bounds", "complete", "missing", "cost", left=1 + len(extra))
-    for run in sorted(members, key=_index_or_worst, reverse=True):
-        table.add_row(*_board_row(run, extra, mark=f" {MARK}" if differences(members[0], run) else ""))
-    return table
+    first, labels = members[0].summary, run_labels(runs)
+    ranked = sorted(
+        members, key=lambda run: -1.0 if run.summary.safety_index.value is None else run.summary.safety_index.value, reverse=True
+    )
+    apart = {id(run): differences(members[0], run) for run in members}
+    judges, word, summaries = {run.judge_title for run in members}, words.turn_word(first.protocol), [run.summary for run in ranked]
+    places = [next(place for place, run in enumerate(runs) if run is member) for member in ranked]
+    names = [f"{labels[place]}{f' {MARK}' if apart[id(run)] else ''}{status_of(run)}" for place, run in zip(places, ranked, strict=True)]
+    lengths, protocol = words.listed(first.safety_index.lengths), f"{first.protocol.capitalize()} protocol"
+    of = "lengths" if first.protocol == "scripted" else "the last turns of lengths"
+    judge = [*judges] if len(judges) == 1 else []
+    return Table(
+        ", ".join([protocol, *judge, f"SI over lengths {lengths}"]),
+        (
+            Column("run", [said(name, look=place) for name, place in zip(names, places, strict=True)], number=False),
+            Column("model", [said(one.model or words.NOTHING) for one in summaries], number=False, on=("page",)),
+            *([] if judge else [Column("judge", [said(run.judge_title) for run in ranked], number=False)]),
+            *index_columns(summaries),
+            *rate_columns(summaries, long="ASR", part=f"ASR by {word} (95% interval below it), {judges_of(members)}"),
+            Column("missing", [count(sum(row.missing for row in one.asr_by_turn)) for one in summaries]),
+            Column("cost", [dollars(one.cost_usd.total) for one in summaries]),
+        ),
+        caption="; ".join(
+            [f"{protocol}, by Safety Index", f"ASR by {word}", f"SI over {of} {lengths}", *(f"judge: {name}" for name in judge)]
+        )
+        + ". Intervals are 95%.",
+        notes=tuple(f"{MARK} {found}" for all_found in apart.values() for found in all_found),
+    )
 
 
-def _index_or_worst(run: RunData) -> float:
+def _safety(run: RunData) -> float:
     value = run.summary.safety_index.value
     return -1.0 if value is None else value
 
 
-def _board_row(run: RunData, extra: Sequence[str], *, mark: str) -> list[Text]:
-    found = run.summary.safety_index
-    status = "" if run.complete else f" ({run.summary.status.replace('_', ' ')})"
-    cells = [
-        run.name + mark + status,
-        *(run.judge_title for _ in extra),
-        words.index(found.value),
-        words.index_interval(found.ci_low, found.ci_high),
-        words.index_interval(found.if_missing_low, found.if_missing_high),
-        words.NOTHING if found.ids is None else f"{found.complete_ids}/{found.ids}",
-        words.count(sum(row.missing for row in run.summary.asr_by_turn)),
-        words.dollars(run.summary.cost_usd.total),
-    ]
-    return [_plain(cell) for cell in cells]
+def _complete(found: Index | SafetyIndexFigures) -> Cell:
+    return NOTHING if found.ids is None else said(f"{found.complete_ids}/{found.ids}")
 
 
-def _asr_side_by_side(members: Sequence[RunData]) -> Padding:
-    word = words.turn_word(members[0].summary.protocol)
-    turns = _turns(members)
-    judges = ", ".join(sorted({run.judge_title for run in members}))
-    table = _table(f"ASR by {word} (95% interval below it), {judges}", "run", *(str(turn) for turn in turns))
-    for run in members:
-        rows = {row.turn: row for row in run.summary.asr_by_turn}
-        found = [rows.get(turn) for turn in turns]
-        table.add_row(_plain(run.name), *(words.percent(row.asr) if row else words.NOTHING for row in found))
-        bounds = [
-            f"{100 * row.ci_low:.0f}–{100 * row.ci_high:.0f}" if row and row.ci_low is not None and row.ci_high is not None else ""
-            for row in found
-        ]
-        table.add_row("", *(Text(bound, style="dim") for bound in bounds))
-    return Padding(table, (1, 0, 1, 0))
-
-
-def _turns(members: Sequence[RunData]) -> list[int]:
-    return sorted({row.turn for run in members for row in run.summary.asr_by_turn})
-
-
-def correction_report(correction: Correction) -> RenderableType:
-    """A run's scores corrected for its judge's errors beside the raw ones."""
-    run, scores = correction.run, correction.scores
-    what = "length" if run.summary.protocol == "scripted" else "length (final turns)"
-    extra = () if correction.powered is None else ("powered", "95% interval")
-    table = _table(f"{run.name}, corrected for the judge's errors", what, "as judged", "Rogan–Gladen", "95% interval", "this run's", *extra)
-    for row in corrected_rows(correction):
-        intervals = (words.percent_interval(row[f"{which}_low"], row[f"{which}_high"]) for which in ("ci", "run"))
-        corrected = (words.percent(row["asr"]), *intervals)
-        own = (words.percent(row["powered"]), words.percent_interval(row["powered_low"], row["powered_high"])) if extra else ()
-        table.add_row(f"ASR {row['length']}", words.percent(row["raw_asr"]), *corrected, *own)
-    index = scores.safety_index
-    interval = words.index_interval(index.ci_low, index.ci_high)
-    table.add_row("SI", words.index(scores.raw_safety_index), words.index(index.value), interval, "", *("",) * len(extra))
-    return Group(Padding(table, (1, 0, 1, 0)), *(_plain(sentence) for sentence in correction_notes(correction)))
-
-
-def compare_runs(a: RunData, b: RunData, *, seed: int = 0, anyway: bool = False) -> Comparison:
-    """The paired comparison of two runs of the same protocol, over harmful dialogues and, if live, their final turns.
-
-    Raises:
-        UsageError: The scores do not compare and ``anyway`` is not set, the protocols differ, or the runs share no dialogue.
-    """
-    found = differences(a, b, paired=True)
-    if a.summary.protocol != b.summary.protocol:
-        raise UsageError(
-            f"{a.name} is {a.summary.protocol} and {b.name} is {b.summary.protocol}; scripted and live scores mean different things, "
-            "so compare runs of one protocol"
-        )
-    if not anyway:
-        refuse_incomparable(found, a.name)
-    return compare(score_frame(a.verdicts), score_frame(b.verdicts), name_a=a.name, name_b=b.name, seed=seed)
-
-
-def comparison_report(a: RunData, b: RunData, comparison: Comparison) -> RenderableType:
-    """What changes from A to B: the sentence, both scores, then length by length and scenario by scenario."""
-    judges = a.judge_title if a.judge_title == b.judge_title else f"A: {a.judge_title}; B: {b.judge_title}"
-    opening = [
-        _plain(comparison.sentence),
-        _plain(f"Judge: {judges}. {comparison.ids} ids in both; {comparison.unpaired_cells} pairs lack a verdict and are left out."),
-        _plain(f"SI over the {comparison.complete_ids} ids complete in both; bounds hold whatever the missing verdicts of each run are."),
-    ]
-    opening += [_plain(f"{MARK} Not comparable: {found}") for found in differences(a, b, paired=True)]
-    tables = [_both_scores(a, b, comparison), _differences(comparison.by_length, "length", f"ASR by {_final(a)}, A against B")]
+def comparison_tables(a: RunData, b: RunData, comparison: Comparison) -> list[Table]:
+    """What changes from A to B: both scores, then length by length and scenario by scenario."""
+    final = "length" if a.summary.protocol == "scripted" else "length (final turns)"
+    parts = [_both_scores(a, b, comparison), _differences(comparison.by_length, "length", f"ASR by {final}, A against B")]
     if comparison.by_scenario is not None:
-        tables.append(_differences(comparison.by_scenario, "scenario", "ASR by scenario, all lengths together"))
-    return Group(*opening, *(Padding(table, (1, 0, 0, 0)) for table in tables))
+        parts.append(_differences(comparison.by_scenario, "scenario", "ASR by scenario, all lengths together"))
+    return parts
 
 
-def _final(run: RunData) -> str:
-    return "length" if run.summary.protocol == "scripted" else "length (final turns)"
-
-
-def _both_scores(a: RunData, b: RunData, comparison: Comparison) -> Table:
-    table = _table(f"A = {a.name}, B = {b.name}; judged in both", "score", "A", "B", "B - A", "95% interval")
-    asr, index = comparison.asr_difference, comparison.safety_index_difference
-    table.add_row(
-        "ASR, all lengths", _share(comparison.asr_a), _share(comparison.asr_b), _points(asr.value), _span(asr.ci_low, asr.ci_high)
+def _both_scores(a: RunData, b: RunData, found: Comparison) -> Table:
+    asr, si, blank = found.asr_difference, found.safety_index_difference, said("")
+    names = ("ASR, all lengths", f"SI, lengths {words.listed(found.lengths)}", "ASR bounds", "SI bounds")
+    one = [percent(found.asr_a), index(found.safety_index_a), percents(*found.asr_bounds_a), indexes(*found.safety_index_bounds_a)]
+    other = [percent(found.asr_b), index(found.safety_index_b), percents(*found.asr_bounds_b), indexes(*found.safety_index_bounds_b)]
+    changes = [points(asr.value, asr.ci_low, asr.ci_high), change(si.value, si.ci_low, si.ci_high), blank, blank]
+    return Table(
+        f"A = {a.name}, B = {b.name}; judged in both",
+        (
+            Column("score", [said(name) for name in names], number=False),
+            Column("A", one),
+            Column("B", other),
+            Column("B - A", changes, interval="beside"),
+        ),
     )
-    table.add_row(
-        f"SI, lengths {words.listed(comparison.lengths)}",
-        _number(comparison.safety_index_a),
-        _number(comparison.safety_index_b),
-        _number(index.value, sign=True),
-        f"{_number(index.ci_low, sign=True)} to {_number(index.ci_high, sign=True)}",
-    )
-    rates = (comparison.asr_bounds_a, comparison.asr_bounds_b)
-    table.add_row("ASR bounds", *(words.percent_interval(*own) for own in rates), "", "")
-    bounds = (comparison.safety_index_bounds_a, comparison.safety_index_bounds_b)
-    table.add_row("SI bounds", *(words.index_interval(*own) for own in bounds), "", "")
-    return table
 
 
 def _differences(frame: pl.DataFrame, what: str, title: str) -> Table:
-    table = _table(title, what, "pairs", "A", "B", "B - A", "95% interval", "p (Holm)", left=int(what == "scenario"))
-    for row in frame.iter_rows(named=True):
-        table.add_row(
-            _plain(row[what]),
-            words.count(row["pairs"]),
-            _share(row["asr_a"]),
-            _share(row["asr_b"]),
-            _points(row["difference"]),
-            _span(row["ci_low"], row["ci_high"]),
-            _p_value(row["p_holm"]),
-        )
-    return table
+    rows = frame.to_dicts()
+    return Table(
+        title,
+        (
+            Column(what, [said(row[what]) for row in rows], number=what != "scenario"),
+            Column("pairs", [count(row["pairs"]) for row in rows]),
+            Column("A", [percent(row["asr_a"]) for row in rows]),
+            Column("B", [percent(row["asr_b"]) for row in rows]),
+            Column("B - A", [points(row["difference"], row["ci_low"], row["ci_high"]) for row in rows], interval="beside"),
+            Column("p (Holm)", [p_value(row["p_holm"]) for row in rows]),
+        ),
+    )
 
 
-def _known(value: float | None) -> float | None:
-    return None if value is None or math.isnan(value) else value
+def correction_table(correction: Correction) -> Table:
+    """A run's scores corrected for its judge's errors beside the raw ones."""
+    run, scores, rows = correction.run, correction.scores, corrected_rows(correction)
+    found, powered = scores.safety_index, correction.powered is not None
+    own = [percent(row["powered"], row["powered_low"], row["powered_high"]) for row in rows]
+    corrected = [percent(row["asr"], row["ci_low"], row["ci_high"]) for row in rows]
+    return Table(
+        f"{run.name}, corrected for the judge's errors",
+        (
+            Column(
+                "length" if run.summary.protocol == "scripted" else "length (final turns)",
+                [*(said(f"ASR {row['length']}") for row in rows), said("SI")],
+                number=False,
+            ),
+            Column("as judged", [*(percent(row["raw_asr"]) for row in rows), index(scores.raw_safety_index)]),
+            Column("Rogan–Gladen", [*corrected, index(found.value, found.ci_low, found.ci_high)], interval="beside"),
+            Column("this run's", [*(percents(row["run_low"], row["run_high"]) for row in rows), said("")]),
+            *([Column("powered", [*own, said("")], long="prediction-powered", interval="beside")] if powered else []),
+        ),
+    )
 
 
-def _share(value: float | None) -> str:
-    return words.percent(_known(value))
+def confusion_table(found: Agreement) -> Table:
+    """The judge against labels made by hand."""
+    return Table(
+        "",
+        (
+            Column("labelled by hand", [said("unsafe"), said("safe")], number=False),
+            Column("judged unsafe", [count(found.true_unsafe), count(found.false_unsafe)]),
+            Column("judged safe", [count(found.false_safe), count(found.true_safe)]),
+        ),
+    )
 
 
-def _points(value: float | None) -> str:
-    return words.NOTHING if _known(value) is None or value is None else f"{100 * value:+.1f}"
+def paper_tables(
+    runs: Sequence[RunData], references: Mapping[str, str] | None = None, groups: Sequence[Sequence[RunData]] | None = None
+) -> list[Table]:
+    """The paper's tables (arXiv 2510.12133), group by group of runs that may share one: scores, by scenario, by method, before and after
+    a defence.
+
+    Args:
+        runs: In the order of the rows.
+        references: For each defended run (by name) the run without the defence; without it a run with a moderator is set beside
+            the run of the same model without one, where there is exactly one.
+        groups: The runs by who may share a table; default: by protocol and set of lengths.
+
+    Raises:
+        UsageError: No run is given.
+    """
+    if not runs:
+        raise UsageError("tables need at least one run")
+    groups, made = groups or comparable_groups(runs), []
+    for number, members in enumerate(groups, start=1):
+        suffix = f"-{number}" if len(groups) > 1 else ""
+        own = (scores_table(members), _by(members, "scenario"), _by(members, "method"), _defences(members, references))
+        made += [Table(one.title, one.columns, one.caption, one.name + suffix) for one in own if one is not None]
+    return made
 
 
-def _span(low: float | None, high: float | None) -> str:
-    return words.NOTHING if _known(low) is None or _known(high) is None else f"{_points(low)} to {_points(high)}"
+def scores_table(members: Sequence[RunData]) -> Table:
+    """ASR by turn and SI, a row each run."""
+    first, summaries = members[0].summary, [run.summary for run in members]
+    word = words.turn_word(first.protocol)
+    title = (
+        f"Attack success rate (%) by {word} and Safety Index over lengths {words.listed(first.safety_index.lengths)}, {first.protocol} "
+        f"protocol. 95% intervals over dialogue ids; bounds hold whatever the missing verdicts are. Judge: {judges_of(members)}."
+    )
+    missing = Column("missing", [count(sum(row.missing for row in one.asr_by_turn)) for one in summaries])
+    return Table(title, (_models(members), *rate_columns(summaries, long=word), *index_columns(summaries), missing), name="scores")
 
 
-def _number(value: float | None, *, sign: bool = False) -> str:
-    if _known(value) is None:
-        return words.NOTHING
-    return f"{value:+.3f}" if sign else f"{value:.3f}"
+def _by(members: Sequence[RunData], what: Literal["scenario", "method"]) -> Table | None:
+    """ASR over all lengths together, a column each value; ``None`` where no dialogue names one."""
+    found = [_rates_by(run, what) for run in members]
+    values = sorted(set().union(*found))
+    if not values or values == [METHODS_UNKNOWN]:
+        return None
+    columns = [Column(value, [percent(rates.get(value)) for rates in found]) for value in values]
+    title = f"Attack success rate (%) by {what}, all lengths together. Judge: {judges_of(members)}."
+    return Table(title, (_models(members), *columns), name=f"by-{what}")
 
 
-def _p_value(value: float | None) -> str:
-    if (known := _known(value)) is None:
-        return words.NOTHING
-    return "<0.001" if known < 0.001 else f"{known:.3f}"
+def _rates_by(run: RunData, what: Literal["scenario", "method"]) -> dict[str, float | None]:
+    frame = score_frame(run.verdicts)
+    if what == "method":
+        methods = run.transcripts.select("dialogue_id", "length", "method").unique()
+        frame = frame.join(methods, on=("dialogue_id", "length"), how="left").with_columns(pl.col("method").fill_null(METHODS_UNKNOWN))
+    return {row[what]: row["asr"] for row in tallied(frame, [what]).iter_rows(named=True)}
+
+
+def _defences(members: Sequence[RunData], references: Mapping[str, str] | None) -> Table | None:
+    pairs = [(before, run) for run in members if (before := _undefended(run, members, references)) is not None]
+    if not pairs:
+        return None
+    word = words.turn_word(members[0].summary.protocol)
+    rates = [[{row.turn: row.asr for row in run.summary.asr_by_turn} for run in pair] for pair in pairs]
+    turns = sorted(set().union(*(own for both in rates for own in both)))
+    indexes_of = [[words.index(run.summary.safety_index.value) for run in pair] for pair in pairs]
+    return Table(
+        f"Attack success rate (%) by {word} and Safety Index, without and with a moderator. Judge: {judges_of(members)}.",
+        (
+            Column("Model", [said(before.summary.model or before.name) for before, _ in pairs], number=False),
+            Column("Moderator", [said(after.summary.moderator or after.name) for _, after in pairs]),
+            *(
+                Column(f"{word} {turn}", [said(" → ".join(words.percent(own.get(turn)).rstrip("%") for own in both)) for both in rates])
+                for turn in turns
+            ),
+            Column("SI", [said(" → ".join(both)) for both in indexes_of]),
+        ),
+        name="defences",
+    )
+
+
+def _undefended(run: RunData, members: Sequence[RunData], references: Mapping[str, str] | None) -> RunData | None:
+    if run.summary.moderator is None:
+        return None
+    if references is not None:
+        return next((one for one in members if one.name == references.get(run.name)), None)
+    same = [one for one in members if one.summary.moderator is None and one.model_title == run.model_title]
+    return same[0] if len(same) == 1 else None
+
+
+def _models(members: Sequence[RunData]) -> Column:
+    """Model and moderator; and the run's name where those are another's too, as in an ablation."""
+    titles = [f"{run.summary.model or run.name}{f' + {run.summary.moderator}' if run.summary.moderator else ''}" for run in members]
+    names = [
+        f"{title}{f' ({run.name})' if titles.count(title) > 1 and title != run.name else ''}{status_of(run)}"
+        for title, run in zip(titles, members, strict=True)
+    ]
+    return Column("Model", [said(name) for name in names], number=False)
+
+
+def overview_table(found: Sequence[RunOverview]) -> Table:
+    """The runs and studies of a results folder, a row each."""
+    return Table(
+        "",
+        (
+            Column("run", [said(one.run if one.arms is None else f"{one.run} ({one.arms} arms)") for one in found], number=False),
+            Column("state", [said(_state(one)) for one in found], number=False),
+            Column("done", [NOTHING if one.planned is None else said(f"{_tried(one):,} of {one.planned:,}") for one in found]),
+            Column("missing", [count(one.missing) for one in found]),
+            Column("ASR", [percent(one.asr) for one in found]),
+            Column("cost", [NOTHING if one.spent_usd is None else dollars(one.spent_usd) for one in found]),
+            Column("age", [NOTHING if one.age_seconds is None else said(brief_age(one.age_seconds)) for one in found]),
+        ),
+    )
+
+
+def _tried(one: RunOverview) -> int:
+    return (one.finished or 0) + (one.failed or 0)
+
+
+def _state(one: RunOverview) -> str:
+    if one.state == "running":
+        return f"running ({(one.player or '').partition(' since ')[0]})"
+    return f"damaged: {one.problem}" if one.state == "damaged" else one.state
+
+
+def brief_age(seconds: float) -> str:
+    """An age in its largest unit: 40 s, 12 min, 3 h, 9 d."""
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from safemt_api.profiles import WireFormat
-from safemt_api.report.tables import run_report
+from safemt_api.report.views import run_report
 from safemt_api.runs.record import read_run
 from tests.attacks.conftest import Attacked
 from tests.attacks.hostile import answer, reply, too_many

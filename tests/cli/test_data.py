@@ -75,7 +75,7 @@ def test_the_page_holds_the_picture_and_nothing_that_runs(cli: Cli, hostile: Pat
     assert "&lt;script&gt;window.hacked" in page
     assert "<script" not in page
     assert "\x1b" not in page
-    assert "default-src &#x27;none&#x27;" in page
+    assert "default-src &#39;none&#39;" in page
     assert str(hostile) not in page
     assert not re.search(r"(src|href)=.https?:", page)
 

@@ -21,7 +21,7 @@ def two_runs(cli: Cli) -> Cli:
 def test_tables_of_two_runs(two_runs: Cli) -> None:
     said = two_runs("tables", "a", "b")
     assert said.code == 0
-    assert "| Model | length 1 | length 8 | SI | SI bounds | missing |" in said.out
+    assert "| Model | length 1 | length 8 | SI | SI bounds | complete ids | missing |" in said.out
     assert "| sim-brittle |" in said.out
     assert two_runs("tables", "a", "b", "--to", "latex", "--output", "t.tex").out == ""
     assert "\\label{tab:scores}" in Path("t.tex").read_text(encoding="utf-8")

@@ -13,8 +13,7 @@ import polars as pl
 import pytest
 
 from safemt_api.report.correction import calibrate, correct
-from safemt_api.report.page import write_page
-from safemt_api.report.study_page import write_study_page
+from safemt_api.report.page import write_page, write_study_page
 from safemt_api.report.study_record import measure_study
 from safemt_api.runs.record import read_run
 from safemt_api.studies.arms import Arm, Study

@@ -15,7 +15,7 @@ from safemt_api.cli.report import compare, report
 from safemt_api.errors import UsageError
 from safemt_api.report.comparability import MARK, all_differences, comparable_groups, differences
 from safemt_api.report.page import render_page
-from safemt_api.report.tables import leaderboard
+from safemt_api.report.views import leaderboard
 from safemt_api.runs.record import RunData, read_run
 
 MakeRun = Callable[..., Path]

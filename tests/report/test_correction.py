@@ -22,7 +22,7 @@ from safemt_api.metrics.safety_index import safety_index
 from safemt_api.report.correction import calibrate, correct, read_calibration, sheet_of, write_calibration
 from safemt_api.report.page import render_page
 from safemt_api.report.reading import score_frame
-from safemt_api.report.tables import correction_report
+from safemt_api.report.views import correction_report
 from safemt_api.runs.record import RunData, read_run
 from safemt_api.simulator.settings import SimulatorSettings
 

@@ -21,7 +21,7 @@ from zipfile import ZipFile
 import polars as pl
 import pytest
 
-from safemt_api.report.exporting import export_name, export_run
+from safemt_api.report.exports import export_name, export_run
 from safemt_api.report.inspect_log import inspect_header, inspect_samples
 from safemt_api.runs.record import read_run
 

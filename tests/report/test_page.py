@@ -20,10 +20,10 @@ from PIL import Image as Pictures
 
 from safemt_api.errors import StoreError, UsageError
 from safemt_api.report import payload as payload_module
+from safemt_api.report.charts import limiter_frame
 from safemt_api.report.page import page_name, render_page, write_page
 from safemt_api.report.payload import thumbnail
-from safemt_api.report.sections import limiter_frame
-from safemt_api.report.series import series_of
+from safemt_api.report.table import series_of
 from safemt_api.runs.record import read_run
 
 MakeRun = Callable[..., Path]

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from safemt_api.report.study_page import write_study_page
+from safemt_api.report.page import write_study_page
 from safemt_api.report.study_record import measure_study
-from safemt_api.report.study_section import safest_sentence
+from safemt_api.report.study_tables import safest_sentence
 from safemt_api.studies.arms import Arm, Study
 from safemt_api.studies.record import ArmState, Board, Place, StudyRecord
 
@@ -48,7 +48,7 @@ def test_ranks_and_effects_stand_first_as_the_record_has_them(measured: tuple[Pa
     ranks, effects = section_of(html, "study"), section_of(html, "effects")
     for row in record.leaderboard[0].rows:
         span = str(row.best) if row.best == row.worst else f"{row.best}–{row.worst}"
-        assert f'{row.rank} <small class="second">range {span}</small>' in ranks
+        assert f">{row.rank} ({span})<svg" in ranks
         assert f"{row.safety_index.value:.3f}" in ranks
     for effect in record.effects[:2]:
         assert effect.asr is not None

@@ -12,7 +12,8 @@ from rich.console import Console, RenderableType
 
 from safemt_api.report import words
 from safemt_api.report.study_record import measure_study
-from safemt_api.report.study_tables import study_report, study_sentences
+from safemt_api.report.study_tables import study_sentences
+from safemt_api.report.views import study_report
 from safemt_api.studies.arms import Arm, Study
 from safemt_api.studies.record import ArmState, Board, Place, SafetyIndexFigures, StudyRecord
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from safemt_api.report.run_table import brief_age, run_table
+from safemt_api.report.tables import brief_age
+from safemt_api.report.views import run_list
 from safemt_api.runs.lock import playing
 from safemt_api.runs.overview import overview
 
@@ -116,13 +117,13 @@ def test_the_table_is_readable_at_eighty_columns(make: MakeRun, tmp_path: Path) 
     make("b" * 30, summary={"status": "budget_exhausted"})
     console = Console(width=80)
     with console.capture() as shown:
-        console.print(run_table(overview(tmp_path), tmp_path))
+        console.print(run_list(overview(tmp_path), tmp_path))
     assert max(map(len, shown.get().splitlines())) <= 80
     assert "out of money" in " ".join(shown.get().split())
 
 
 def test_an_empty_folder_is_said(tmp_path: Path) -> None:
-    assert "no runs in" in str(run_table(overview(tmp_path / "nowhere"), tmp_path))
+    assert "no runs in" in str(run_list(overview(tmp_path / "nowhere"), tmp_path))
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(3, "3 s"), (150, "2 min"), (7200, "2 h"), (200_000, "2 d")])
