@@ -30,7 +30,7 @@ from safemt_api.limits.retry import DEFAULT_RETRY_POLICY, wait_seconds
 from safemt_api.messages import Call, Route, user
 from safemt_api.profiles import load_profiles
 from safemt_api.routes import Router
-from safemt_api.runs.opening import account_opener
+from safemt_api.runs.connections import account_opener
 from safemt_api.runs.settings import EvalSettings
 from safemt_api.simulator.process import simulator_process
 from safemt_api.simulator.settings import Fault, FaultPlan, SimulatorSettings

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from safemt_api.evaluation import evaluate
     from safemt_api.metrics.asr import asr_by_turn
     from safemt_api.metrics.safety_index import safety_index
-    from safemt_api.runs.execution import RunResult
+    from safemt_api.runs.play import RunResult
     from safemt_api.runs.settings import EvalSettings
     from safemt_api.studies.ablate import ablate
     from safemt_api.studies.arms import Study
@@ -70,7 +70,7 @@ __all__ = [
 
 _HOMES = {
     "EvalSettings": "safemt_api.runs.settings",
-    "RunResult": "safemt_api.runs.execution",
+    "RunResult": "safemt_api.runs.play",
     "Study": "safemt_api.studies.arms",
     "StudyResult": "safemt_api.study",
     "ablate": "safemt_api.studies.ablate",

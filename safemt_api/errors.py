@@ -43,6 +43,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import ClassVar
 
+EXIT_DONE, EXIT_STOPPED, EXIT_SETUP, EXIT_BUDGET, EXIT_FAILURES, EXIT_INTERRUPTED = 0, 1, 2, 3, 4, 130
+"""What the command line ends with; 4: finished, with more dialogues failed, without verdict or without moderator than are allowed."""
+
 MAX_PROBLEMS_SHOWN = 20
 MAX_CHARACTERS_QUOTED = 200
 
@@ -61,13 +64,13 @@ class SafeMTError(Exception):
         exit_code: What the command line ends with when this error ends a run.
     """
 
-    exit_code: ClassVar[int] = 1
+    exit_code: ClassVar[int] = EXIT_STOPPED
 
 
 class SetupError(SafeMTError):
     """Something the user must fix before a run can start."""
 
-    exit_code = 2
+    exit_code = EXIT_SETUP
 
 
 class UsageError(SetupError):
@@ -149,7 +152,7 @@ class NothingPlayedError(StoreError):
 class RunBusyError(SetupError):
     """Another process plays the run; ``player`` says which."""
 
-    exit_code = 1
+    exit_code = EXIT_STOPPED
 
     def __init__(self, run: str, player: str) -> None:
         self.run, self.player = run, player
@@ -315,19 +318,19 @@ class StopRunError(SafeMTError):
 class AccountError(StopRunError):
     """The vendor refuses the account as a whole: key, model, credit, quota or a safety hold."""
 
-    exit_code = 2
+    exit_code = EXIT_SETUP
 
 
 class EndpointError(StopRunError):
     """Nothing usable answers at the address."""
 
-    exit_code = 2
+    exit_code = EXIT_SETUP
 
 
 class BudgetExhaustedError(StopRunError):
     """The next call could exceed the spending ceiling."""
 
-    exit_code = 3
+    exit_code = EXIT_BUDGET
 
     def __init__(self, ceiling_usd: float, committed_usd: float, needed_usd: float) -> None:
         self.ceiling_usd, self.committed_usd, self.needed_usd = ceiling_usd, committed_usd, needed_usd

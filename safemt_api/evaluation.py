@@ -14,11 +14,11 @@ from safemt_api.messages import Purpose
 from safemt_api.moderators.opening import read_moderator
 from safemt_api.profiles import Profile, WireFormat, find_profile, load_profiles
 from safemt_api.routes import Router
-from safemt_api.runs.discovering import served_model
+from safemt_api.runs.connections import served_model
 from safemt_api.runs.effects import idle_options, refuse_idle
-from safemt_api.runs.execution import RunResult, Watcher, execute
 from safemt_api.runs.keywords import EvalKeywords
-from safemt_api.runs.planning import DEFAULT_PROVIDER, ChosenData, Plan, make_plan
+from safemt_api.runs.plan import DEFAULT_PROVIDER, ChosenData, Plan, make_plan
+from safemt_api.runs.play import RunResult, Watcher, execute
 from safemt_api.runs.settings import EvalSettings, settings_from
 from safemt_api.simulator.roles import check_model
 from safemt_api.simulator.server import Simulator, run_simulator

@@ -14,7 +14,7 @@ from uuid import uuid4
 
 import anyio
 
-from safemt_api.errors import SafeMTError, SetupError, StopRunError, UsageError
+from safemt_api.errors import EXIT_BUDGET, EXIT_DONE, EXIT_FAILURES, EXIT_INTERRUPTED, SafeMTError, SetupError, StopRunError, UsageError
 from safemt_api.evaluation import open_plan, open_simulators
 from safemt_api.files import private_folder
 from safemt_api.messages import Answer, Asker, Call
@@ -22,25 +22,11 @@ from safemt_api.moderators.opening import open_moderator
 from safemt_api.report.page import write_study_page
 from safemt_api.report.study_record import measure_study
 from safemt_api.runs.balance import Balance
-from safemt_api.runs.execution import (
-    EXIT_BUDGET,
-    EXIT_DONE,
-    EXIT_FAILURES,
-    EXIT_INTERRUPTED,
-    Execution,
-    RunResult,
-    RunStatistics,
-    Together,
-    execute,
-    in_order,
-    shown,
-)
-from safemt_api.runs.location import STUDY_FILE
-from safemt_api.runs.lock import playing
-from safemt_api.runs.manifest import read_manifest
-from safemt_api.runs.opening import open_shared
-from safemt_api.runs.planning import Plan, choose_data
-from safemt_api.runs.watching import handlers_kept, work_watched
+from safemt_api.runs.connections import open_shared
+from safemt_api.runs.folder import STUDY_FILE, playing, read_manifest
+from safemt_api.runs.plan import Plan, choose_data
+from safemt_api.runs.play import Execution, RunResult, RunStatistics, Together, execute, in_order, shown
+from safemt_api.runs.workers import handlers_kept, work_watched
 from safemt_api.simulator.settings import SimulatorSettings
 from safemt_api.store.books import entered
 from safemt_api.store.turns import STORE_FILE, TurnStore, open_store

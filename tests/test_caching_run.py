@@ -10,7 +10,7 @@ import pytest
 
 from safemt_api.evaluation import evaluate
 from safemt_api.profiles import load_profiles
-from safemt_api.runs.execution import RunResult
+from safemt_api.runs.play import RunResult
 from safemt_api.runs.settings import EvalSettings
 from safemt_api.simulator.settings import SimulatorSettings
 

@@ -16,12 +16,11 @@ import pytest
 
 from safemt_api.dataset.entries import load_dataset
 from safemt_api.dataset.shipped import demonstration_folder
-from safemt_api.errors import UsageError
+from safemt_api.errors import EXIT_BUDGET, EXIT_DONE, EXIT_FAILURES, UsageError
 from safemt_api.markers import FIXED_REFUSAL
 from safemt_api.messages import Dialogue
 from safemt_api.metrics.comparison import holm
 from safemt_api.metrics.safety_index import safety_index
-from safemt_api.runs.execution import EXIT_BUDGET, EXIT_DONE, EXIT_FAILURES
 from safemt_api.simulator.personas import (
     guard_flags,
     helpful_reply,

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from safemt_api import errors
 from safemt_api.cli.app import app
 from safemt_api.dataset.elements import parse_dialogue
 from safemt_api.errors import (
@@ -19,7 +20,6 @@ from safemt_api.errors import (
     SetupError,
 )
 from safemt_api.profiles import load_profiles
-from safemt_api.runs import execution
 from tests.documents import DOCUMENTS, ROOT
 
 COMMANDS = ROOT / "docs" / "commands.md"
@@ -106,7 +106,7 @@ def test_the_element_shown_is_a_dialogue() -> None:
 def test_the_exit_codes_told_are_those_of_the_program() -> None:
     section = (ROOT / "docs" / "runs.md").read_text(encoding="utf-8").partition("## Exit codes")[2].partition("\n## ")[0]
     told = {int(code) for code in re.findall(r"^\| (\d+) \|", section, re.MULTILINE)}
-    own = {execution.EXIT_DONE, execution.EXIT_SETUP, execution.EXIT_BUDGET, execution.EXIT_FAILURES, execution.EXIT_INTERRUPTED, 1}
+    own = {errors.EXIT_DONE, errors.EXIT_SETUP, errors.EXIT_BUDGET, errors.EXIT_FAILURES, errors.EXIT_INTERRUPTED, 1}
     assert told == own
     assert {SetupError.exit_code, AccountError.exit_code, EndpointError.exit_code} == {2}
     assert BudgetExhaustedError.exit_code == 3

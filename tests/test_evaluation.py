@@ -23,7 +23,7 @@ from safemt_api.errors import AccountError, EndpointError, MissingKeyError, Sett
 from safemt_api.evaluation import endpoint_name, evaluate
 from safemt_api.frames import TRANSCRIPT_SCHEMA, VERDICT_SCHEMA
 from safemt_api.messages import Protocol
-from safemt_api.runs.execution import Execution, RunResult
+from safemt_api.runs.play import Execution, RunResult
 from safemt_api.simulator import SimulatorSettings, plays_unsafe, run_simulator, simulator_process
 from safemt_api.simulator.settings import FaultPlan
 

@@ -14,7 +14,7 @@ from safemt_api.errors import AccountError, EndpointError
 from safemt_api.evaluation import evaluate
 from safemt_api.profiles import WIRE_FORMATS, WireFormat
 from safemt_api.report.views import run_report
-from safemt_api.runs.execution import RunResult
+from safemt_api.runs.play import RunResult
 from safemt_api.runs.record import read_run
 from safemt_api.simulator import run_simulator
 from safemt_api.simulator.settings import OUTCOME_FAULTS, TRANSIENT_FAULTS, FaultPlan, SimulatorSettings

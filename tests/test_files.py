@@ -18,7 +18,7 @@ from safemt_api.files import atomic_file, private_file, private_folder, write_js
 from safemt_api.report.exports import export_run
 from safemt_api.report.page import write_page
 from safemt_api.runs.record import read_run
-from safemt_api.runs.rejudging import rejudge
+from safemt_api.runs.rejudge import rejudge
 from safemt_api.runs.settings import settings_from
 from safemt_api.store.turns import STORE_FILE, open_store
 

@@ -13,7 +13,7 @@ import anyio
 import anyio.to_thread
 
 from safemt_api.evaluation import evaluate
-from safemt_api.runs.execution import Execution, RunResult, Watcher
+from safemt_api.runs.play import Execution, RunResult, Watcher
 from safemt_api.runs.settings import EvalSettings
 from safemt_api.simulator.process import SimulatorAddress, simulator_process
 from safemt_api.simulator.server import Simulator, run_simulator

@@ -12,8 +12,8 @@ from safemt_api.errors import JudgeSilentError, JudgeUnfitError
 from safemt_api.evaluation import evaluate, open_plan
 from safemt_api.judges.preflight import EXAMPLES
 from safemt_api.messages import Answer, Call, Outcome, Reply
-from safemt_api.runs.opening import judges_of
-from safemt_api.runs.rejudging import rejudge
+from safemt_api.runs.connections import judges_of
+from safemt_api.runs.rejudge import rejudge
 from safemt_api.runs.settings import EvalSettings
 from safemt_api.simulator import SimulatorSettings
 from safemt_api.simulator.settings import FaultPlan

@@ -16,9 +16,9 @@ from safemt_api.messages import Answer, Call, Image, Message, Outcome, Reply
 from safemt_api.moderators.opening import open_moderator
 from safemt_api.profiles import load_profiles
 from safemt_api.routes import Router
-from safemt_api.runs.execution import judge_transcript, with_pictures
-from safemt_api.runs.opening import judges_of
-from safemt_api.runs.planning import make_plan
+from safemt_api.runs.connections import judges_of
+from safemt_api.runs.plan import make_plan
+from safemt_api.runs.play import judge_transcript, with_pictures
 from safemt_api.runs.settings import EvalSettings
 from safemt_api.store.keys import call_key
 

@@ -22,11 +22,12 @@ with imported_on_use():
     from safemt_api.cli import terminal
     from safemt_api.metrics import canary as metrics
     from safemt_api.report import comparability, reading, words
-    from safemt_api.runs import location, record
+    from safemt_api.runs import folder as run_folder
+    from safemt_api.runs import record
 
 if TYPE_CHECKING:
     from safemt_api.metrics.canary import Canary
-    from safemt_api.runs.execution import RunResult
+    from safemt_api.runs.play import RunResult
     from safemt_api.runs.record import RunData
 
 REPEATS_A_DAY = 1000
@@ -61,7 +62,7 @@ def canary(
 
     The new run is called RUN-canary-DATE; the same command goes on with it, and on another day asks again.
     """
-    settings = location.settings_of(run, results)
+    settings = run_folder.settings_of(run, results)
     old = _ended(settings)
     fresh = canary_settings(settings, old, sample=sample, today=date.today(), given=given)  # noqa: DTZ011 (the user's own date)
     raise typer.Exit(terminal.run_loop(partial(_canary, fresh, old, as_json=as_json, yes=yes)))
@@ -100,7 +101,7 @@ def canary_settings(settings: EvalSettings, old: RunData, *, sample: int, today:
 async def _canary(settings: EvalSettings, old: RunData, *, as_json: bool, yes: bool) -> int:
     async with evaluation.open_plan(settings) as plan:
         terminal.say(*plan.remarks)
-        result = await playing.play(plan, yes=yes)
+        result = await playing.played(plan, yes=yes)
     if result is None:
         return playing.EXIT_DECLINED
     terminal.say(*playing.ending(plan, result))

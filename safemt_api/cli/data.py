@@ -20,7 +20,7 @@ with imported_on_use():
     from safemt_api.cli import terminal
     from safemt_api.dataset import elements, entries, findings, hub, picture_files, shipped, statistics
     from safemt_api.report import dialogue_page, words
-    from safemt_api.runs import planning
+    from safemt_api.runs import plan as planning
 
 if TYPE_CHECKING:
     from safemt_api.dataset.entries import Dataset

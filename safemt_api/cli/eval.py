@@ -20,13 +20,14 @@ with imported_on_use():
     from safemt_api.cli import progress, report, terminal
     from safemt_api.judges import base as judging
     from safemt_api.report import words
-    from safemt_api.runs import estimating, execution, location
+    from safemt_api.runs import estimate, play
+    from safemt_api.runs import folder as run_folder
 
 if TYPE_CHECKING:
     from safemt_api.cli.progress import Watched
-    from safemt_api.runs.estimating import Estimate
-    from safemt_api.runs.execution import RunResult
-    from safemt_api.runs.planning import Plan
+    from safemt_api.runs.estimate import Estimate
+    from safemt_api.runs.plan import Plan
+    from safemt_api.runs.play import RunResult
     from safemt_api.runs.summary import Summary
 
 MAX_REASONS_SHOWN = 5
@@ -56,7 +57,7 @@ def resume(
 
     The settings are those of the run; pace and money may be given anew.
     """
-    settings = replace(location.settings_of(run, results), **given)
+    settings = replace(run_folder.settings_of(run, results), **given)
     raise typer.Exit(terminal.run_loop(partial(_evaluate, settings, dry_run=False, as_json=as_json, yes=yes)))
 
 
@@ -64,10 +65,10 @@ async def _evaluate(settings: EvalSettings, *, dry_run: bool, as_json: bool, yes
     async with evaluation.open_plan(settings, dry_run=dry_run) as plan:
         terminal.say(*plan.remarks)
         if dry_run:
-            found = await estimating.estimate(plan)
+            found = await estimate.estimate(plan)
             terminal.put_json(found.record()) if as_json else show_estimate(found)
             return 0
-        result = await play(plan, yes=yes)
+        result = await played(plan, yes=yes)
     if result is None:
         return EXIT_DECLINED
     if as_json or result.summary.played:
@@ -76,15 +77,15 @@ async def _evaluate(settings: EvalSettings, *, dry_run: bool, as_json: bool, yes
     return result.exit_code
 
 
-async def play(plan: Plan, *, yes: bool) -> RunResult | None:
+async def played(plan: Plan, *, yes: bool) -> RunResult | None:
     """Play a plan with its progress shown; ``None`` where it is dear and the user does not want it."""
     if terminal.should_ask(yes=yes, max_usd=plan.settings.max_usd):
-        found = await estimating.estimate(plan)
+        found = await estimate.estimate(plan)
         if found.expected_usd > terminal.ASK_ABOVE_USD and not terminal.agrees(f"{cost_sentence(found)} Start?"):
             terminal.say("not started")
             return None
     terminal.say(opening(plan))
-    return await execution.execute(plan, watch=watcher(), signals=terminal.ENDING_SIGNALS)
+    return await play.execute(plan, watch=watcher(), signals=terminal.ENDING_SIGNALS)
 
 
 def watcher() -> Callable[[Watched], Coroutine[Any, Any, None]]:
@@ -161,16 +162,16 @@ def undecided(summary: Summary) -> list[str]:
 
 def _stopping(plan: Plan, result: RunResult) -> list[str]:
     summary, settings = result.summary, plan.settings
-    if result.exit_code == execution.EXIT_DONE:
+    if result.exit_code == errors.EXIT_DONE:
         return []
     elsewhere = "" if str(settings.results) == "results" else f" --results {shlex.quote(str(settings.results))}"
     resuming = f"go on with: safemt-api resume {shlex.quote(plan.run)}{elsewhere}"
-    if result.exit_code == execution.EXIT_FAILURES:
+    if result.exit_code == errors.EXIT_FAILURES:
         over = f"more than --max-failures {settings.max_failures:g} allows" if settings.max_failures < 1 else "so nothing was measured"
         return [f"{shortfall(summary)}, {over}; {resuming}"]
-    reasons = {execution.EXIT_INTERRUPTED: "interrupted; everything so far is kept.", execution.EXIT_BUDGET: _budget_sentence(plan, result)}
+    reasons = {errors.EXIT_INTERRUPTED: "interrupted; everything so far is kept.", errors.EXIT_BUDGET: _budget_sentence(plan, result)}
     reason = f"{result.stopped_by}." if result.stopped_by else reasons.get(result.exit_code, "ended early.")
-    return [f"stopped: {reason}", resuming + (" --max-usd X" if result.exit_code == execution.EXIT_BUDGET else "")]
+    return [f"stopped: {reason}", resuming + (" --max-usd X" if result.exit_code == errors.EXIT_BUDGET else "")]
 
 
 def shortfall(summary: Summary) -> str:

@@ -23,12 +23,13 @@ from safemt_api.runs.settings import MOST, EvalSettings
 from safemt_api.runs.settings import options as settings_options
 
 with imported_on_use():
-    from safemt_api import evaluation
+    from safemt_api import errors, evaluation
     from safemt_api.calibration import agreement, sheet
     from safemt_api.cli import eval as playing
     from safemt_api.cli import report, terminal
     from safemt_api.report import correction, words
-    from safemt_api.runs import execution, location, record, rejudging
+    from safemt_api.runs import folder as run_folder
+    from safemt_api.runs import record, rejudge
 
 if TYPE_CHECKING:
     from safemt_api.calibration.agreement import Agreement
@@ -75,22 +76,22 @@ def judge(
     if "judges" not in given:
         raise UsageError("say who is to judge with --judge: rules, PROVIDER:MODEL, guard:PROVIDER:MODEL, …")
     usual = {one.name: one.default for one in settings_options() if one.option.group is Group.JUDGE}
-    settings = replace(location.settings_of(run, results), **{**usual, **given})
+    settings = replace(run_folder.settings_of(run, results), **{**usual, **given})
     raise typer.Exit(terminal.run_loop(partial(_judge, settings, as_json=as_json)))
 
 
 async def _judge(settings: EvalSettings, *, as_json: bool) -> int:
     async with evaluation.open_plan(settings, judging_only=True) as plan:
         terminal.say(*plan.remarks, f"judging {plan.run} with {plan.bench.name}; the target is not called")
-        result = await rejudging.rejudge(plan, watch=playing.watcher(), signals=terminal.ENDING_SIGNALS)
-    if result.exit_code in (execution.EXIT_DONE, execution.EXIT_FAILURES):
+        result = await rejudge.rejudge(plan, watch=playing.watcher(), signals=terminal.ENDING_SIGNALS)
+    if result.exit_code in (errors.EXIT_DONE, errors.EXIT_FAILURES):
         report.show_run(result.folder, as_json=as_json, summary=result.summary)
         terminal.say(*playing.missing_verdicts(result.summary))
-        if result.exit_code == execution.EXIT_FAILURES:
+        if result.exit_code == errors.EXIT_FAILURES:
             over = f"more than --max-failures {settings.max_failures:g} allows"
             terminal.say(f"{playing.shortfall(result.summary)}, {over}; the same command asks again for what is missing")
         return result.exit_code
-    reason = "interrupted" if result.exit_code == execution.EXIT_INTERRUPTED else str(result.stopped_by)
+    reason = "interrupted" if result.exit_code == errors.EXIT_INTERRUPTED else str(result.stopped_by)
     kept = "The run's verdicts are as they were; the same command goes on, and what was judged is not bought again."
     terminal.say(f"stopped: {reason}. {kept}")
     return result.exit_code
@@ -116,7 +117,7 @@ def label(
     results: options.Results = options.RESULTS,
 ) -> None:
     """Draw replies for labelling by hand, as a CSV sheet or in the terminal."""
-    found = record.read_run(location.locate(run, results).folder)
+    found = record.read_run(run_folder.locate(run, results).folder)
     target = output or found.folder / "labels.csv"
     rows = correction.sheet_of(found, n=n, seed=seed)
     if not here:
@@ -180,7 +181,7 @@ def calibrate(
 
     Written beside the run as calibration.json, which ``report --calibration`` takes, for other runs of the same judge too.
     """
-    found = record.read_run(location.locate(run, results).folder)
+    found = record.read_run(run_folder.locate(run, results).folder)
     measured = correction.calibrate(found, labels)
     if as_json:
         whole, by_scenario = agreement.agreement(measured.labels), agreement.agreement_by_scenario(measured.labels)

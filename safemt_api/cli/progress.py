@@ -17,7 +17,7 @@ from safemt_api.cli.terminal import say
 from safemt_api.gateway import GatewayStatistics
 from safemt_api.messages import Usage
 from safemt_api.report import words
-from safemt_api.runs.execution import RunStatistics
+from safemt_api.runs.play import RunStatistics
 
 REFRESH_SECONDS = 0.25
 LINE_SECONDS = 10.0

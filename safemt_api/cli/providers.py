@@ -35,7 +35,7 @@ with imported_on_use():
     from safemt_api.adapters import base, http_client
     from safemt_api.cli import terminal, vendors
     from safemt_api.report import words
-    from safemt_api.runs import discovering
+    from safemt_api.runs import connections
 
 if TYPE_CHECKING:
     from safemt_api.adapters.base import Received
@@ -107,7 +107,7 @@ async def _check(settings: EvalSettings) -> int:
 async def _model(settings: EvalSettings, profile: Profile, url: str) -> str:
     model = settings.model or profile.default_model
     if model is None and profile.local:
-        return await discovering.served_model(profile, url)
+        return await connections.served_model(profile, url)
     if model is None:
         raise UsageError(f"{profile.name} has no default model: give --model")
     return model

@@ -21,7 +21,8 @@ with imported_on_use():
     from safemt_api import files
     from safemt_api.cli import terminal
     from safemt_api.report import comparability, correction, exports, page, study_record, tables, views
-    from safemt_api.runs import location, record
+    from safemt_api.runs import folder as run_folder
+    from safemt_api.runs import record
 
 if TYPE_CHECKING:
     from safemt_api.report.correction import Correction
@@ -82,7 +83,7 @@ def report(
     """Print the tables of finished or unfinished runs, or of a study, and write report.html."""
     if data is not None and not images:
         raise UsageError("--data says where the pictures are, and --no-images leaves them out; give one of the two")
-    folder = location.study_folder(runs[0], results) if len(runs) == 1 else None
+    folder = run_folder.study_folder(runs[0], results) if len(runs) == 1 else None
     study = None if folder is None else study_record.measure_again(folder)
     found = _runs(runs, results) if folder is None or study is None else page.arm_runs(folder, study)
     if study is None and not anyway:
@@ -118,7 +119,7 @@ def _runs(names: Sequence[str], results: Path) -> list[RunData]:
     no_runs: list[str] = []
     for name in names:
         try:
-            runs.append(record.read_run(location.locate(name, results).folder))
+            runs.append(record.read_run(run_folder.locate(name, results).folder))
         except NothingPlayedError as error:
             if len(names) == 1:
                 raise
@@ -182,7 +183,7 @@ def compare(
     as_json: options.FiguresAsJson = False,
 ) -> None:
     """Compare two runs over the ids they share: differences with intervals, tests, and a verdict in plain words."""
-    first, second = (record.read_run(location.locate(name, results).folder) for name in (a, b))
+    first, second = (record.read_run(run_folder.locate(name, results).folder) for name in (a, b))
     comparison = comparability.compare_runs(first, second, seed=seed, anyway=anyway)
     if as_json:
         terminal.put_json(comparison)
@@ -197,7 +198,7 @@ def export(
     results: options.Results = options.RESULTS,
 ) -> None:
     """Write a run in the format of another tool."""
-    found = record.read_run(location.locate(run, results).folder)
+    found = record.read_run(run_folder.locate(run, results).folder)
     target = output or found.folder / exports.export_name(found, to.value)
     terminal.say(f"written: {exports.export_run(found, to.value, target)}")
 
@@ -211,13 +212,13 @@ def paper(
     anyway: options.Anyway = False,
 ) -> None:
     """Print the paper's tables: ASR by turn and SI, by scenario, by method, and before and after a defence."""
-    study = location.study_folder(runs[0], results) if len(runs) == 1 else None
+    study = run_folder.study_folder(runs[0], results) if len(runs) == 1 else None
     if study is not None:
         arms = study_record.counted_arms(study)
         terminal.say(*arms.left_out)
         made = tables.paper_tables(arms.runs, arms.references, comparability.arm_groups(arms.runs))
     else:
-        found = [record.read_run(location.locate(name, results).folder) for name in runs]
+        found = [record.read_run(run_folder.locate(name, results).folder) for name in runs]
         if not anyway:
             comparability.refuse_incomparable(comparability.all_differences(found), found[0].name)
         made = tables.paper_tables(found)

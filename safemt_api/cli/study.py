@@ -19,12 +19,13 @@ from safemt_api.foreign_text import printable
 from safemt_api.runs.options import Group
 
 with imported_on_use():
-    from safemt_api import files
+    from safemt_api import errors, files
     from safemt_api import study as studying
     from safemt_api.cli import terminal
     from safemt_api.report import page as pages
     from safemt_api.report import views, words
-    from safemt_api.runs import estimating, execution, location
+    from safemt_api.runs import estimate
+    from safemt_api.runs import folder as run_folder
     from safemt_api.studies import ablate as ablations
     from safemt_api.studies import defend as defences
     from safemt_api.studies import file as study_file
@@ -34,9 +35,9 @@ with imported_on_use():
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from safemt_api.runs.estimating import Estimate
-    from safemt_api.runs.execution import RunStatistics
-    from safemt_api.runs.planning import Plan
+    from safemt_api.runs.estimate import Estimate
+    from safemt_api.runs.plan import Plan
+    from safemt_api.runs.play import RunStatistics
     from safemt_api.studies.arms import Study
     from safemt_api.study import StudyExecution, StudyResult
 
@@ -188,7 +189,7 @@ def _play(made: Study, *, results: Path, max_usd: float | None = None, dry_run: 
 async def _played(study: Study, *, results: Path, dry_run: bool, as_json: bool, yes: bool) -> int:
     if dry_run or terminal.should_ask(yes=yes, max_usd=study.max_usd):
         async with studying.open_study(study, results=results, dry_run=dry_run) as plans:
-            found = {name: await estimating.estimate(plan) for name, plan in plans.items()}
+            found = {name: await estimate.estimate(plan) for name, plan in plans.items()}
         if dry_run:
             _show_estimates(found, as_json=as_json)
             return 0
@@ -273,13 +274,13 @@ def _done(one: RunStatistics) -> str:
 def _ending(study: Study, result: StudyResult, results: Path) -> list[str]:
     """Which arms were left out and why, where the study is, and how to go on."""
     said = [f"arm {name} was left out: {why}" for name, why in result.left_out.items()]
-    said.append(f"study: {result.folder / location.STUDY_FILE}, page: {result.folder / pages.REPORT_FILE}")
+    said.append(f"study: {result.folder / run_folder.STUDY_FILE}, page: {result.folder / pages.REPORT_FILE}")
     reasons = {
-        execution.EXIT_INTERRUPTED: "interrupted; everything so far is kept",
-        execution.EXIT_BUDGET: f"the ceiling of {words.dollars(study.max_usd)} is reached; raise --max-usd",
-        execution.EXIT_FAILURES: "more dialogues failed or lack a verdict than --max-failures allows",
+        errors.EXIT_INTERRUPTED: "interrupted; everything so far is kept",
+        errors.EXIT_BUDGET: f"the ceiling of {words.dollars(study.max_usd)} is reached; raise --max-usd",
+        errors.EXIT_FAILURES: "more dialogues failed or lack a verdict than --max-failures allows",
     }
-    if result.exit_code != execution.EXIT_DONE:
+    if result.exit_code != errors.EXIT_DONE:
         reason = reasons.get(result.exit_code, "an arm could not go on")
         elsewhere = "" if str(results) == "results" else f" (--results {shlex.quote(str(results))})"
         said.append(f"stopped: {reason}. The same command goes on where it stopped{elsewhere}.")

@@ -13,11 +13,8 @@ from uuid import uuid4
 import anyio
 
 from safemt_api.errors import DataChangedError, StoreError
-from safemt_api.runs.folder import settle
-from safemt_api.runs.location import store_record
-from safemt_api.runs.lock import playing
-from safemt_api.runs.manifest import read_manifest
-from safemt_api.runs.planning import Plan, check_still_same
+from safemt_api.runs.folder import playing, read_manifest, settle, store_record
+from safemt_api.runs.plan import Plan, check_still_same
 from safemt_api.store.books import entered, name_of, replies_bought
 from safemt_api.store.turns import STORE_FILE, TurnStore, open_store
 

@@ -1,23 +1,39 @@
-"""The files of a run, which change as one: summary, frames and run file are one generation, whatever cuts the change short.
+"""A run's folder: who plays the run, its run file, and its other files, which change as one; and where folders are.
 
-A new generation is written whole into a folder beside the old one and synced. Then its run file, which names every file of the generation
-with size and digest, is put in place: from that moment on the new generation counts. The other files follow; where that was cut short a
-reader finds them where they still are (``current_files``), and whoever plays the run next puts them in place (``settle``).
+A new generation of files is written whole into a folder beside the old one and synced. Then its run file, which names every file of the
+generation with size and digest, is put in place: from that moment on the new generation counts. The other files follow; where that was cut
+short a reader finds them where they still are (``current_files``), and whoever plays the run next puts them in place (``settle``).
+
+One process plays a run: an advisory lock of the system's own (``flock``, on Windows ``msvcrt``; through ``filelock``), so that it ends with
+its owner however that ends, and a dead owner's is taken over without a guess. The note beside it is for people and listings; alone it
+means nothing.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import platform
 import shutil
-from collections.abc import Iterator, Mapping
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import partial
 from hashlib import file_digest
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from safemt_api.errors import StoreError
-from safemt_api.files import private_folder, sync_folder, unwritable, write_json
-from safemt_api.runs.manifest import MANIFEST_FILE, read_manifest
+import filelock
 
+from safemt_api.errors import RunBusyError, SettingsChangedError, StoreError, UsageError, did_you_mean
+from safemt_api.files import FILE_MODE, private_folder, sync_folder, unwritable, write_json
+from safemt_api.runs.names import is_run_name
+from safemt_api.runs.settings import EvalSettings, settings_from_record
+from safemt_api.store.turns import STORE_FILE, now_utc
+
+STUDY_FILE = "study.json"
+"""What a study found (``studies.record``); a folder that holds one holds the runs of its arms."""
 SUMMARY_FILE = "summary.json"
 SUMMARY_SCHEMA = 1
 TRANSCRIPTS_FILE = "transcripts.parquet"
@@ -122,3 +138,221 @@ def _is(file: Path, record: Mapping[str, Any]) -> bool:
             return size == record.get("bytes") and file_digest(stream, "sha256").hexdigest() == record.get("sha256")
     except OSError:
         return False
+
+
+MANIFEST_FILE = "run.json"
+SCHEMA = 1
+VERSIONED_PACKAGES = ("safemt-api", "openai", "anthropic", "google-genai", "httpx2", "polars", "genai-prices")
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of the packages that can change a run."""
+    found = {"python": platform.python_version()}
+    for package in VERSIONED_PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "unknown"
+    return found
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """The run file of a folder, or ``None`` if the run is new.
+
+    Raises:
+        StoreError: The file is damaged or of a newer version.
+    """
+    file = folder / MANIFEST_FILE
+    try:
+        manifest = json.loads(file.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise StoreError(file, f"cannot be read as JSON ({error})", "restore it, or choose another --run") from error
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("identity"), dict):
+        raise StoreError(file, "is no run file", "restore it, or choose another --run")
+    if not isinstance(manifest.get("schema"), int) or manifest["schema"] > SCHEMA:
+        raise StoreError(file, "was written by a newer safemt-api", "upgrade safemt-api")
+    return manifest
+
+
+def check_same_run(run: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse to go on with other settings.
+
+    Raises:
+        SettingsChangedError: Lists each difference as ``name: before → now``.
+    """
+    # Through JSON and back, so that tuples and lists compare equal.
+    now = json.loads(json.dumps(now))
+    names = sorted(before.keys() | now.keys())
+    differences = [f"{name}: {_shown(before.get(name))} → {_shown(now.get(name))}" for name in names if before.get(name) != now.get(name)]
+    if differences:
+        raise SettingsChangedError(run, differences)
+
+
+def _shown(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+class Location(NamedTuple):
+    """A run's name, the results folder it belongs to (which holds its store), and its own folder."""
+
+    run: str
+    results: Path
+    folder: Path
+
+
+def locate(run: str, results: Path) -> Location:
+    """The run given by name under ``results``, or by path.
+
+    Raises:
+        UsageError: There is no such run; the sentence lists those there are.
+        StoreError: Its run file is damaged.
+    """
+    if is_run_name(run) and (results / run / MANIFEST_FILE).is_file():
+        return Location(run, results, results / run)
+    given = Path(run).expanduser()
+    folder = given.parent if given.name == MANIFEST_FILE else given
+    if not (folder / MANIFEST_FILE).is_file():
+        raise UsageError(f"no run called {run!r}{_known(run, results)}")
+    folder = folder.resolve()
+    root = _root(folder)
+    return Location(folder.relative_to(root).as_posix(), results if root == results.resolve() else root, folder)
+
+
+def settings_of(run: str, results: Path) -> EvalSettings:
+    """The settings that a run was started with, from its run file; ``results`` in them is the folder that the run belongs to.
+
+    Raises:
+        UsageError: There is no such run, or its run file does not hold them all.
+        StoreError: The run file is damaged.
+    """
+    found = locate(run, results)
+    record = (read_manifest(found.folder) or {}).get("settings")
+    if not isinstance(record, dict) or "provider" not in record:
+        raise StoreError(
+            found.folder / MANIFEST_FILE, "does not hold the run's settings", "give the original eval command with the same --run"
+        )
+    return settings_from_record(record, run=found.run, results=found.results)
+
+
+def study_folder(name: str, results: Path) -> Path | None:
+    """The folder of a study given by name under ``results``, or by path; ``None`` where there is none."""
+    given = Path(name).expanduser()
+    places = [results / name] if is_run_name(name) else []
+    places += [given.parent if given.name == STUDY_FILE else given]
+    return next((place for place in places if (place / STUDY_FILE).is_file()), None)
+
+
+def _known(run: str, results: Path) -> str:
+    there = sorted(file.parent.name for file in results.glob(f"*/{MANIFEST_FILE}")) if results.is_dir() else []
+    return f"{did_you_mean(run, there)}; there are: {', '.join(there)}" if there else f"; there is none in {results}"
+
+
+def _root(folder: Path) -> Path:
+    """The results folder: where the run file says that its store is, else the nearest folder above that holds one."""
+    recorded = _recorded_store(folder)
+    if recorded is not None:
+        return recorded.parent
+    return next((above for above in folder.parents if (above / STORE_FILE).is_file()), folder.parent)
+
+
+def _recorded_store(folder: Path) -> Path | None:
+    try:
+        store = (read_manifest(folder) or {}).get("store")
+    except StoreError:
+        return None  # a report of what is left says what is wrong with the run file; it needs no store
+    path = store.get("path") if isinstance(store, Mapping) else None
+    if not isinstance(path, str) or Path(path).name != STORE_FILE:
+        return None
+    found = (folder / path).resolve()
+    return found if found.parent in folder.parents else None
+
+
+def store_record(folder: Path, store: Path, store_id: str) -> dict[str, Any]:
+    """What the run file says of the store: its own id, and where it is, seen from the run's folder, so that both may move together."""
+    up = len(folder.resolve().relative_to(store.parent.resolve()).parts)
+    return {"id": store_id, "path": "/".join([*[".."] * up, store.name])}
+
+
+LOCK_FILE = ".lock"
+PLAYER_FILE = ".player.json"
+PATIENCE_SECONDS = 1.0
+"""Longer than a look by ``player_of`` takes, so that being looked at never keeps a run from starting."""
+
+
+class Player(NamedTuple):
+    """The process that plays a run; what is not known of it is ``None``."""
+
+    process_id: int | None
+    host: str | None
+    started_utc: str | None
+    store_id: str | None = None
+
+    def __str__(self) -> str:
+        who = "another process" if self.process_id is None else f"process {self.process_id}"
+        where = "" if self.host in (None, socket.gethostname()) else f" on {self.host}"
+        since = "" if self.started_utc is None else f" since {self.started_utc}"
+        return f"{who}{where}{since}"
+
+
+@contextmanager
+def playing(folder: Path, run: str) -> Iterator[Callable[[str], None]]:
+    """Hold the run's lock; gives what notes the id of the store for whoever looks.
+
+    Raises:
+        RunBusyError: Another process plays the run.
+        StoreError: The folder cannot be written.
+    """
+    lock = _acquired(folder, run)
+    note = folder / PLAYER_FILE
+    try:
+        _note_player(note)
+        yield partial(_note_player, note)
+    finally:
+        with suppress(OSError):
+            note.unlink(missing_ok=True)
+        lock.release()
+
+
+def _acquired(folder: Path, run: str) -> filelock.BaseFileLock:
+    lock = filelock.FileLock(folder / LOCK_FILE, mode=FILE_MODE, thread_local=False)
+    try:
+        private_folder(folder)
+        lock.acquire(timeout=PATIENCE_SECONDS, poll_interval=0.02)
+    except filelock.Timeout:
+        raise RunBusyError(run, str(_noted(folder))) from None
+    except (OSError, NotImplementedError) as error:
+        reason = getattr(error, "strerror", None) or error
+        cure = "make it writable, free space or give another --results folder"
+        raise StoreError(folder, f"cannot be written ({reason})", cure) from error
+    return lock
+
+
+def _note_player(note: Path, store_id: str | None = None) -> None:
+    write_json(note, {"process_id": os.getpid(), "host": socket.gethostname(), "started_utc": now_utc(), "store": store_id})
+
+
+def player_of(folder: Path) -> Player | None:
+    """Who plays the run now; ``None``: nobody. Needs no right to write, and never keeps a run from starting."""
+    if not (folder / LOCK_FILE).is_file():
+        return None
+    lock = filelock.FileLock(folder / LOCK_FILE, thread_local=False)
+    try:
+        lock.acquire(timeout=0.0)
+    except filelock.Timeout:
+        return _noted(folder)
+    except (OSError, NotImplementedError):
+        return None  # not ours to lock: what is on disk can be read all the same
+    lock.release()
+    return None
+
+
+def _noted(folder: Path) -> Player:
+    note: Any = None
+    with suppress(OSError, ValueError):
+        note = json.loads((folder / PLAYER_FILE).read_bytes())
+    known = note if isinstance(note, dict) else {}
+    process_id = known.get("process_id")
+    words = (value if isinstance(value := known.get(name), str) else None for name in ("host", "started_utc", "store"))
+    return Player(process_id if isinstance(process_id, int) else None, *words)

@@ -53,7 +53,7 @@ class Option:
         commands: Who takes it: ``resume`` what may be given anew when a run goes on, ``judge`` what may differ for new verdicts.
         identity: It decides the numbers as it stands, so it must be the same when a run goes on (new verdicts: what ``judge`` takes is
             free). A run file of before the option was there counts as one with its default. Fields that decide by what they stand for
-            (the digest of a file, the address of an endpoint) are resolved in ``runs/planning.py`` instead.
+            (the digest of a file, the address of an endpoint) are resolved in ``runs/plan.py`` instead.
         recorded: The run file keeps it, for ``resume``.
         read: Makes the value of what was typed, where its type does not say how.
     """

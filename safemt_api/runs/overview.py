@@ -14,18 +14,13 @@ from typing import Any, Literal, NamedTuple
 from pydantic import ValidationError
 
 from safemt_api.errors import StoreError
-from safemt_api.runs.collecting import scratch
-from safemt_api.runs.folder import SUMMARY_FILE, VERDICTS_FILE, current_files
-from safemt_api.runs.location import STUDY_FILE
-from safemt_api.runs.lock import player_of
-from safemt_api.runs.manifest import MANIFEST_FILE, read_manifest
+from safemt_api.runs.folder import MANIFEST_FILE, STUDY_FILE, SUMMARY_FILE, VERDICTS_FILE, current_files, player_of, read_manifest
 from safemt_api.runs.record import read_unfinished
+from safemt_api.runs.rows import scratch
 from safemt_api.runs.summary import Summary, read_summary
 
 DEEPEST = 3
 """Folders below the results folder in which runs are looked for; a study's runs stand one below their study."""
-
-"""What a study found (``studies.record``); a folder that holds one holds the runs of its arms."""
 
 State = Literal["running", "finished", "interrupted", "killed", "out of money", "stopped", "damaged"]
 ENDED: Mapping[str, State] = {

@@ -18,12 +18,18 @@ from pydantic import ValidationError
 from safemt_api.errors import NothingPlayedError, StoreError
 from safemt_api.frames import ADDED_COLUMNS, FRAME_SCHEMA_VERSION, TRANSCRIPT_SCHEMA, VERDICT_SCHEMA, read_frame, with_repeat
 from safemt_api.messages import PURPOSES, Outcome
-from safemt_api.runs.collecting import MAX_FAILURES_KEPT, frame_of, scratch
-from safemt_api.runs.folder import NEXT_FOLDER, SUMMARY_FILE, TRANSCRIPTS_FILE, VERDICTS_FILE, current_files
-from safemt_api.runs.lock import player_of
-from safemt_api.runs.manifest import MANIFEST_FILE, read_manifest
+from safemt_api.runs.folder import (
+    MANIFEST_FILE,
+    NEXT_FOLDER,
+    SUMMARY_FILE,
+    TRANSCRIPTS_FILE,
+    VERDICTS_FILE,
+    current_files,
+    player_of,
+    read_manifest,
+)
+from safemt_api.runs.rows import MAX_FAILURES_KEPT, ModerationTally, VerdictTally, frame_of, scratch
 from safemt_api.runs.summary import Summary, read_summary, scores_of
-from safemt_api.runs.tally import ModerationTally, VerdictTally
 from safemt_api.specs import RULES
 from safemt_api.store.books import spent_now_usd
 

@@ -29,8 +29,8 @@ from safemt_api.metrics.safety_index import scores_with_intervals
 from safemt_api.runs.folder import SUMMARY_FILE, SUMMARY_SCHEMA, VERDICTS_FILE
 
 if TYPE_CHECKING:
-    from safemt_api.runs.collecting import Collector
-    from safemt_api.runs.planning import Plan
+    from safemt_api.runs.plan import Plan
+    from safemt_api.runs.rows import Collector
 
 ROUNDING = 1e-9
 """Sums of the same numbers in another order differ by less."""

@@ -18,7 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from safemt_api.errors import StoreError
 from safemt_api.files import write_json
 from safemt_api.messages import Protocol
-from safemt_api.runs.location import STUDY_FILE
+from safemt_api.runs.folder import STUDY_FILE
 from safemt_api.studies.arms import MODERATION
 
 STUDY_SCHEMA = 1

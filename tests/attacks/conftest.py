@@ -20,7 +20,7 @@ import pytest
 from safemt_api.cli import main
 from safemt_api.evaluation import evaluate
 from safemt_api.profiles import WIRE_FORMATS, WireFormat
-from safemt_api.runs.execution import RunResult
+from safemt_api.runs.play import RunResult
 from tests.attacks.hostile import Attack, Hostile, serve_hostile
 
 PROJECT = Path(__file__).resolve().parents[2]

@@ -14,7 +14,7 @@ from pathlib import Path
 PRELOADED = (
     "safemt_api.cli.app",
     "safemt_api.cli.eval",
-    "safemt_api.runs.execution",
+    "safemt_api.runs.play",
     "safemt_api.report.page",
     "openai",
     "anthropic",

@@ -33,8 +33,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from safemt_api.evaluation import evaluate
 from safemt_api.profiles import WIRE_FORMATS, WireFormat
-from safemt_api.runs.folder import current_files
-from safemt_api.runs.manifest import read_manifest
+from safemt_api.runs.folder import current_files, read_manifest
 from safemt_api.simulator.server import Simulator, run_simulator
 from safemt_api.simulator.settings import FaultPlan, SimulatorSettings
 from safemt_api.store.turns import STORE_FILE

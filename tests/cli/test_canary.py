@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from safemt_api.cli.canary import Identity, canary_settings, identity_lines
-from safemt_api.runs.location import settings_of
+from safemt_api.runs.folder import settings_of
 from safemt_api.runs.record import read_run
 
 Cli = Callable[..., Any]

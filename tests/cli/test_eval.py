@@ -18,7 +18,7 @@ import polars as pl
 import pytest
 
 from safemt_api.cli import terminal
-from safemt_api.runs.lock import playing
+from safemt_api.runs.folder import playing
 from safemt_api.runs.settings import EvalSettings, settings_from_record, settings_record
 from safemt_api.store.turns import BUSY_TIMEOUT_SECONDS
 

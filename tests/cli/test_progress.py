@@ -12,7 +12,7 @@ from safemt_api.cli.progress import Pace, display, lines, watch_lines, watch_liv
 from safemt_api.gateway import GatewayStatistics
 from safemt_api.limits.limiter import LimiterStatistics
 from safemt_api.messages import Usage
-from safemt_api.runs.execution import RunStatistics
+from safemt_api.runs.play import RunStatistics
 
 
 def statistics(**changes: Any) -> RunStatistics:

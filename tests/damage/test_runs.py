@@ -24,7 +24,7 @@ from safemt_api.metrics.asr import asr_by_turn, cumulative_asr, live_asr_by_turn
 from safemt_api.metrics.frames import ABSENT, encode
 from safemt_api.metrics.safety_index import safety_index
 from safemt_api.profiles import WIRE_FORMATS, WireFormat
-from safemt_api.runs.execution import RunResult
+from safemt_api.runs.play import RunResult
 from safemt_api.runs.summary import Index
 from safemt_api.simulator.roles import Role
 from safemt_api.simulator.server import run_simulator

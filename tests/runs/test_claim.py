@@ -15,7 +15,7 @@ import pytest
 from safemt_api.errors import SettingsChangedError, StoreError
 from safemt_api.evaluation import evaluate, open_plan
 from safemt_api.runs.claim import claim_run, run_id_of
-from safemt_api.runs.rejudging import rejudge
+from safemt_api.runs.rejudge import rejudge
 from safemt_api.runs.settings import EvalSettings
 from safemt_api.store.turns import STORE_FILE
 

@@ -1,21 +1,42 @@
-"""A run's files are of one generation whatever cuts their change short: the process is really killed, at each step towards the disk."""
+"""A run's folder: one player, files of one generation whatever cuts a change short, and a place that is found by name or path."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from safemt_api.errors import StoreError
-from safemt_api.runs.folder import NEXT_FOLDER, begin_generation, current_files, settle, switch_generation
-from safemt_api.runs.manifest import read_manifest
+from safemt_api.errors import RunBusyError, SettingsChangedError, StoreError, UsageError
+from safemt_api.files import write_json
+from safemt_api.runs.folder import (
+    LOCK_FILE,
+    MANIFEST_FILE,
+    NEXT_FOLDER,
+    PLAYER_FILE,
+    SCHEMA,
+    Location,
+    begin_generation,
+    check_same_run,
+    current_files,
+    locate,
+    player_of,
+    playing,
+    read_manifest,
+    settle,
+    store_record,
+    switch_generation,
+    versions,
+)
+from safemt_api.store.turns import STORE_FILE
 
 PROJECT = Path(__file__).resolve().parents[2]
 NAMES = ("summary.json", "transcripts.parquet", "verdicts.parquet")
@@ -146,3 +167,171 @@ def test_a_full_disk_leaves_the_old_generation(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(StoreError, match=r"cannot be written \(No space left on device\); free space"):
         switch_generation(folder, {"schema": 1, "identity": {}, "generation": "new"})
     assert generation(folder) == {"old"}
+
+
+def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:
+    data = {"schema": SCHEMA, "identity": {"seed": 1, "name": "ü…"}}
+    write_json(tmp_path / "run" / MANIFEST_FILE, data)
+    assert read_manifest(tmp_path / "run") == data
+
+
+def test_a_new_run_has_none(tmp_path: Path) -> None:
+    assert read_manifest(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "{}", '{"identity": []}', "[" * 100_000, '{"identity": {}}', '{"identity": {}, "schema": 99}']
+)
+def test_a_damaged_or_newer_file_is_named_with_a_cure(tmp_path: Path, text: str) -> None:
+    (tmp_path / MANIFEST_FILE).write_text(text)
+    with pytest.raises(StoreError, match=r"run\.json.*(restore it, or choose another --run|upgrade safemt-api)"):
+        read_manifest(tmp_path)
+
+
+def test_the_same_settings_pass_whether_lists_or_tuples() -> None:
+    check_same_run("r", {"lengths": [1, 2], "a": None}, {"lengths": (1, 2), "a": None})
+
+
+def test_every_difference_is_listed() -> None:
+    with pytest.raises(SettingsChangedError) as caught:
+        check_same_run("r", {"a": 1, "b": [1], "gone": "x"}, {"a": 2, "b": [1], "new": True})
+    assert caught.value.differences == ("a: 1 → 2", 'gone: "x" → null', "new: null → true")
+    assert "choose another --run" in str(caught.value)
+
+
+def test_versions_name_python_and_the_sdks() -> None:
+    assert {"python", "safemt-api", "openai", "anthropic", "google-genai"} <= set(json.loads(json.dumps(versions())))
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """A results folder with the runs ``first`` and ``group/second``."""
+    folder = tmp_path / "results"
+    for run in ("first", "group/second"):
+        (folder / run).mkdir(parents=True)
+        (folder / run / "run.json").write_text(json.dumps({"schema": 1, "identity": {}}))
+    (folder / STORE_FILE).touch()
+    return folder
+
+
+@pytest.mark.parametrize("run", ["first", "group/second"])
+def test_a_name_is_looked_up_under_the_results_folder(results: Path, run: str) -> None:
+    assert locate(run, results) == Location(run, results, results / run)
+
+
+def test_a_point_is_the_folder_one_stands_in(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(results / "first")
+    assert locate(".", Path("results")) == Location("first", results, results / "first")
+    monkeypatch.chdir(results / "group" / "second")
+    for path in (".", "./run.json", "../../group/second", str(results / "group" / "second")):
+        assert locate(path, Path("results")) == Location("group/second", results, results / "group" / "second")
+
+
+def test_a_path_from_above_belongs_to_the_results_folder_as_it_was_given(results: Path) -> None:
+    assert locate("results/group/second/", Path("results")).results == Path("results")
+    assert locate(str(results / "first"), Path("results")).run == "first"
+
+
+def test_a_link_to_a_run_is_that_run(results: Path) -> None:
+    (results.parent / "latest").symlink_to(results / "first")
+    assert locate("latest", Path("elsewhere")) == Location("first", results, results / "first")
+
+
+def test_the_store_named_in_the_run_file_says_where_the_results_folder_is(results: Path) -> None:
+    folder = results / "group" / "second"
+    (results / "group" / STORE_FILE).touch()  # the nearest one, but not this run's
+    record = store_record(folder, results / STORE_FILE, "id")
+    assert record == {"id": "id", "path": f"../../{STORE_FILE}"}
+    (folder / "run.json").write_text(json.dumps({"schema": 1, "identity": {}, "store": record}))
+    assert locate(str(folder), Path("elsewhere")).results == results
+
+
+@pytest.mark.parametrize("path", ["/etc/turns.sqlite", "../../../../turns.sqlite/../x", "turns.sqlite", 7, None])
+def test_a_run_file_that_names_a_strange_store_leads_nowhere(results: Path, path: object) -> None:
+    folder = results / "first"
+    (folder / "run.json").write_text(json.dumps({"schema": 1, "identity": {}, "store": {"id": "id", "path": path}}))
+    found = locate(str(folder), Path("elsewhere"))
+    assert found.folder == folder
+    assert found.results in folder.parents or found.results == results
+
+
+@pytest.mark.parametrize("run", ["nothing", "../first", "m?", "results", ""])
+def test_what_is_no_run_is_said_with_those_there_are(results: Path, run: str) -> None:
+    with pytest.raises(UsageError, match=r"no run called .*there are: first"):
+        locate(run, results)
+
+
+PROJECT = Path(__file__).resolve().parents[2]
+HOLD = """
+import sys
+from pathlib import Path
+from safemt_api.runs.folder import playing
+with playing(Path(sys.argv[1]), "r") as note:
+    note("the store's id")
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def another_player(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    command = [sys.executable, "-c", HOLD, str(folder)]
+    with subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield process
+
+
+def test_a_second_process_is_told_who_plays(tmp_path: Path) -> None:
+    with another_player(tmp_path / "r") as process:
+        with (
+            pytest.raises(
+                RunBusyError, match=rf"run 'r' is being played by process {process.pid} since .*; wait until that ends"
+            ) as caught,
+            playing(tmp_path / "r", "r"),
+        ):
+            pass
+        assert caught.value.exit_code == 1
+        player = player_of(tmp_path / "r")
+        assert player is not None
+        assert (player.process_id, player.host, player.store_id) == (process.pid, socket.gethostname(), "the store's id")
+    assert player_of(tmp_path / "r") is None
+
+
+def test_a_second_player_in_the_same_process_is_refused_too(tmp_path: Path) -> None:
+    with playing(tmp_path, "r"), pytest.raises(RunBusyError, match=f"process {os.getpid()}"), playing(tmp_path, "r"):
+        pass
+    with playing(tmp_path, "r"):
+        pass
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL is POSIX")
+def test_the_lock_of_a_dead_owner_is_taken_over(tmp_path: Path) -> None:
+    with another_player(tmp_path) as process:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert (tmp_path / PLAYER_FILE).exists()
+        assert player_of(tmp_path) is None
+        with playing(tmp_path, "r"):
+            assert json.loads((tmp_path / PLAYER_FILE).read_text())["process_id"] == os.getpid()
+
+
+def test_a_note_that_cannot_be_read_still_means_that_someone_plays(tmp_path: Path) -> None:
+    with another_player(tmp_path):
+        for text in ("", "[1]", '{"process_id": "x", "host": 7}'):
+            (tmp_path / PLAYER_FILE).write_text(text)
+            assert str(player_of(tmp_path)) == "another process"
+            with pytest.raises(RunBusyError, match="by another process"), playing(tmp_path, "r"):
+                pass
+
+
+def test_a_folder_without_a_lock_is_played_by_nobody_and_looking_makes_none(tmp_path: Path) -> None:
+    assert player_of(tmp_path) is None
+    assert not (tmp_path / LOCK_FILE).exists()
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_with_a_cure(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match=r"cannot be written.*--results"), playing(tmp_path / "file" / "r", "r"):
+        pass

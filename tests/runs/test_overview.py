@@ -12,7 +12,7 @@ from rich.console import Console
 
 from safemt_api.report.tables import brief_age
 from safemt_api.report.views import run_list
-from safemt_api.runs.lock import playing
+from safemt_api.runs.folder import playing
 from safemt_api.runs.overview import overview
 
 SUMMARY: dict[str, Any] = {

@@ -14,7 +14,7 @@ from safemt_api.dataset.shipped import demonstration_folder
 from safemt_api.errors import DataChangedError, SettingsChangedError
 from safemt_api.evaluation import evaluate, open_plan
 from safemt_api.messages import Protocol
-from safemt_api.runs.rejudging import rejudge
+from safemt_api.runs.rejudge import rejudge
 from safemt_api.runs.settings import EvalSettings
 from safemt_api.simulator.settings import SimulatorSettings
 

@@ -11,9 +11,17 @@ import pytest
 
 from safemt_api.frames import TRANSCRIPT_SCHEMA, VERDICT_SCHEMA, read_frame
 from safemt_api.messages import BLOCKED_PLACEHOLDER, Dialogue, Guidance, Line, Outcome, Protocol, Reply, Transcript, Turn, Usage, Verdict
-from safemt_api.runs.collecting import open_collector, sweep, write_frames
 from safemt_api.runs.folder import TRANSCRIPTS_FILE, VERDICTS_FILE
-from safemt_api.runs.rows import Finished, fingerprint_of, history_before, transcript_rows, verdict_rows
+from safemt_api.runs.rows import (
+    Finished,
+    fingerprint_of,
+    history_before,
+    open_collector,
+    sweep,
+    transcript_rows,
+    verdict_rows,
+    write_frames,
+)
 
 LINES = (Line("user", "u1", ("images/a.png",)), Line("assistant", "s1"), Line("user", "u2"))
 DIALOGUE = Dialogue("mm_1", "Fraud", 2, LINES, "q")

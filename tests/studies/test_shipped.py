@@ -10,7 +10,7 @@ import pytest
 from safemt_api.dataset.shipped import demonstration_folder
 from safemt_api.errors import UsageError
 from safemt_api.evaluation import open_plan
-from safemt_api.runs.estimating import estimate
+from safemt_api.runs.estimate import estimate
 from safemt_api.studies.file import read_study
 from safemt_api.studies.shipped import find_study, shipped_folder, shipped_names, study_names
 

@@ -13,7 +13,7 @@ import pytest
 
 from safemt_api.dataset.shipped import demonstration_folder
 from safemt_api.evaluation import evaluate
-from safemt_api.runs.execution import RunResult
+from safemt_api.runs.play import RunResult
 from tests.vllm.environment import Environment, open_environment
 from tests.vllm.serving import Server
 

@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 
 from safemt_api.errors import StalledError
-from safemt_api.runs.execution import Execution, RunResult, Watcher
+from safemt_api.runs.play import Execution, RunResult, Watcher
 from tests.vllm.conftest import ENDLESS, MODEL, Play
 from tests.vllm.serving import Server
 

@@ -16,10 +16,10 @@ import safemt_api
 from safemt_api.dataset.entries import Entry
 from safemt_api.errors import SettingsChangedError, UsageError
 from safemt_api.messages import Kind, Label
-from safemt_api.runs.execution import RunResult
-from safemt_api.runs.rejudging import rejudge
+from safemt_api.runs.play import RunResult
+from safemt_api.runs.rejudge import rejudge
 from safemt_api.runs.settings import EvalSettings
-from safemt_api.runs.stopping import SpotCheck, play_order
+from safemt_api.runs.spot_check import SpotCheck, play_order
 
 
 def entry(dialogue_id: str, length: int = 1, kind: Kind = "harmful") -> Entry:
@@ -184,7 +184,7 @@ async def test_new_verdicts_get_an_interval_of_their_own(tmp_path: Path) -> None
 
 async def test_a_run_that_stopped_has_nothing_left_to_pay_for(tmp_path: Path) -> None:
     from safemt_api.evaluation import open_plan
-    from safemt_api.runs.estimating import estimate
+    from safemt_api.runs.estimate import estimate
 
     await spot(tmp_path, until_ci=0.2)
     async with open_plan(EvalSettings(model="sim-average", judges=("rules",), results=tmp_path, run="spot", until_ci=0.2)) as plan:

@@ -26,10 +26,10 @@ from safemt_api.messages import PURPOSES, Answer, Asker, Call, Image, Message, O
 from safemt_api.moderators.opening import MODERATORS, open_moderator
 from safemt_api.prices import Price, find_price
 from safemt_api.profiles import ImageRules
-from safemt_api.runs.execution import judge_transcript
+from safemt_api.runs.connections import judges_of
 from safemt_api.runs.folder import SUMMARY_FILE
-from safemt_api.runs.opening import judges_of
-from safemt_api.runs.planning import Plan
+from safemt_api.runs.plan import Plan
+from safemt_api.runs.play import judge_transcript
 from safemt_api.runs.settings import tiers_of
 from safemt_api.store.keys import call_key
 from safemt_api.store.turns import STORE_FILE, TurnStore, open_store

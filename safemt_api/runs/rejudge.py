@@ -18,7 +18,7 @@ import polars as pl
 from anyio.streams.memory import MemoryObjectReceiveStream
 
 from safemt_api.dataset.entries import Entry
-from safemt_api.errors import DialogueError, JudgeUnfitError, SafeMTError, StoreError
+from safemt_api.errors import EXIT_DONE, EXIT_FAILURES, EXIT_INTERRUPTED, DialogueError, JudgeUnfitError, SafeMTError, StoreError
 from safemt_api.files import private_file
 from safemt_api.frames import VERDICT_SCHEMA, read_frame, with_repeat
 from safemt_api.gateway import Gateway
@@ -27,11 +27,19 @@ from safemt_api.limits.budget import Ledger
 from safemt_api.markers import FIXED_REFUSAL
 from safemt_api.messages import PURPOSES, Dialogue, Guidance, Outcome, Protocol, Reply, Transcript, Turn
 from safemt_api.runs.claim import Claim, claim_run
-from safemt_api.runs.collecting import write_frame
-from safemt_api.runs.execution import (
-    EXIT_DONE,
-    EXIT_FAILURES,
-    EXIT_INTERRUPTED,
+from safemt_api.runs.connections import judge_of, open_gateway
+from safemt_api.runs.folder import (
+    SUMMARY_FILE,
+    TRANSCRIPTS_FILE,
+    VERDICTS_FILE,
+    begin_generation,
+    current_files,
+    read_manifest,
+    switch_generation,
+)
+from safemt_api.runs.names import slug
+from safemt_api.runs.plan import Plan
+from safemt_api.runs.play import (
     RunResult,
     RunStatistics,
     judge_transcript,
@@ -39,19 +47,13 @@ from safemt_api.runs.execution import (
     our_error,
     resolved_record,
     shown,
+    try_judges,
     with_pictures,
 )
-from safemt_api.runs.folder import SUMMARY_FILE, TRANSCRIPTS_FILE, VERDICTS_FILE, begin_generation, current_files, switch_generation
-from safemt_api.runs.manifest import read_manifest
-from safemt_api.runs.names import slug
-from safemt_api.runs.opening import judge_of, open_gateway
-from safemt_api.runs.planning import Plan
-from safemt_api.runs.preflight import try_judges
-from safemt_api.runs.rows import Finished, verdict_rows
-from safemt_api.runs.stopping import judged_again
+from safemt_api.runs.rows import Finished, VerdictTally, verdict_rows, write_frame
+from safemt_api.runs.spot_check import judged_again
 from safemt_api.runs.summary import Summary, read_summary, scores
-from safemt_api.runs.tally import VerdictTally
-from safemt_api.runs.watching import handlers_kept, work_watched
+from safemt_api.runs.workers import handlers_kept, work_watched
 
 Rows = list[dict[str, Any]]
 DialogueKey = tuple[str, int, int]

@@ -10,7 +10,7 @@ import pytest
 
 from safemt_api.errors import MissingKeyError
 from safemt_api.evaluation import evaluate, open_plan
-from safemt_api.runs.estimating import Estimate, estimate
+from safemt_api.runs.estimate import Estimate, estimate
 from safemt_api.runs.settings import EvalSettings
 
 

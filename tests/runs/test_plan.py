@@ -14,9 +14,9 @@ from safemt_api.errors import MissingKeyError, SettingsChangedError, UsageError
 from safemt_api.files import write_json
 from safemt_api.profiles import load_profiles, shipped_folder
 from safemt_api.routes import Router
-from safemt_api.runs.manifest import MANIFEST_FILE, SCHEMA
+from safemt_api.runs.folder import MANIFEST_FILE, SCHEMA
 from safemt_api.runs.names import slug
-from safemt_api.runs.planning import Plan, default_name, make_plan
+from safemt_api.runs.plan import Plan, default_name, make_plan
 from safemt_api.runs.settings import EvalSettings
 
 

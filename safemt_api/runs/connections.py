@@ -1,17 +1,21 @@
-"""Opens what a run calls through: one HTTP client, an account for each vendor, the gateway; and who judges it."""
+"""What a run calls through: one HTTP client, an account for each vendor, the gateway; its judges; and which model a local server serves."""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
 import httpx2
 
 from safemt_api.adapters.base import Adapter, Timeouts, open_adapter
-from safemt_api.adapters.http_client import open_http_client
+from safemt_api.adapters.bodies import Body, label, mapping, read_body, sequence
+from safemt_api.adapters.http_client import OversizeError, open_http_client
+from safemt_api.errors import AccountError, EndpointError, UsageError
+from safemt_api.foreign_text import unfit_in_name
 from safemt_api.gateway import FLEX_SECONDS, Account, Accounts, Gateway
 from safemt_api.judges.base import Judge
 from safemt_api.limits.budget import Ledger, Purse
@@ -19,9 +23,9 @@ from safemt_api.limits.fleet import Endpoint, Fleet
 from safemt_api.limits.limiter import Limiter
 from safemt_api.messages import PURPOSES, Asker, Route
 from safemt_api.prices import find_price
+from safemt_api.profiles import Profile
 from safemt_api.routes import Router
-from safemt_api.runs.descriptors import make_room
-from safemt_api.runs.planning import DEFAULT_PROVIDER, Plan
+from safemt_api.runs.plan import DEFAULT_PROVIDER, Plan
 from safemt_api.runs.settings import EvalSettings, tiers_of
 from safemt_api.store.turns import TurnStore
 
@@ -149,3 +153,74 @@ def judges_of(plan: Plan, asker: Asker) -> tuple[Judge, ...]:
         UsageError: One cannot be opened.
     """
     return plan.bench.each(asker, plan.router.resolver("judge"), simulated=plan.target_is_simulator)
+
+
+if sys.platform != "win32":
+    import resource
+
+OWN_FILES = 100
+"""Store, run files, pictures, the built-in simulator's listening socket, libraries: far below this, with room to spare."""
+
+ENDS_AND_PURPOSES = 6
+"""A call of a target, its judge and its moderator may be open at once, and with the built-in simulator both ends are in this process."""
+
+
+def make_room(concurrency: int) -> None:
+    """Raise the soft limit of open files to all that so many calls in flight can need.
+
+    Raises:
+        UsageError: Not even the calls themselves fit; the sentence says how many there may be.
+    """
+    if sys.platform == "win32":
+        return  # there is no such limit on sockets
+    soft, hard = (sys.maxsize if limit == resource.RLIM_INFINITY else limit for limit in resource.getrlimit(resource.RLIMIT_NOFILE))
+    most, least = concurrency * ENDS_AND_PURPOSES + OWN_FILES, concurrency + OWN_FILES
+    wanted = min(most, hard)
+    if wanted > soft:
+        with suppress(OSError, ValueError):  # some systems refuse what they announce
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
+    if soft < least:
+        raise UsageError(
+            f"--concurrency {concurrency:,} needs {least:,} open files and the system allows {soft:,}: "
+            "lower it, or raise the limit (ulimit -n)"
+        )
+
+
+ASK_TIMEOUTS = Timeouts(connect_seconds=10.0, idle_seconds=10.0)
+
+
+async def served_model(profile: Profile, base_url: str) -> str:
+    """The id of the one model served at the address (``GET /models`` of the OpenAI-compatible servers).
+
+    Raises:
+        EndpointError: Nothing answers there.
+        AccountError: It does not accept the key, or wants one.
+        UsageError: It serves none or several, or does not say.
+    """
+    key = profile.api_key()
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    try:
+        async with open_http_client(connections=1, timeouts=ASK_TIMEOUTS) as client:
+            answer = await client.get(f"{base_url}/models", headers=headers)
+    except OversizeError as error:
+        raise EndpointError(f"{base_url}/models sent {error.size}, which is no list of models: check --base-url") from error
+    except httpx2.HTTPError as error:
+        raise EndpointError(f"nothing answers at {base_url} ({type(error).__name__}); is {profile.title} running?") from error
+    if answer.status_code in (401, 403):
+        named = " or ".join(profile.key_variables)
+        cure = f"check {named}" if named else "its profile names no variable for one (key_variables)"
+        raise AccountError(f"{profile.name} does not accept the API key (HTTP {answer.status_code}): {cure}")
+    models = _ids(read_body(answer.content, key))
+    if len(models) != 1:
+        found = f"serves {', '.join(models)}" if models else f"did not name its models (HTTP {answer.status_code})"
+        raise UsageError(f"{base_url} {found}: choose one with --model")
+    why = unfit_in_name(models[0])
+    if why is not None:
+        raise UsageError(f"{base_url} serves a model whose id {why}: choose one with --model")
+    return models[0]
+
+
+def _ids(body: Body) -> list[str]:
+    named = (label(mapping(card).get("id")) for card in sequence(body.fields.get("data")))
+    return [name for name in named if name]

@@ -10,7 +10,7 @@ import pytest
 from safemt_api.errors import AccountError, BudgetExhaustedError, StopRunError
 from safemt_api.evaluation import open_plan
 from safemt_api.messages import Dialogue, Exhibit, Line, Outcome, Reply, Transcript, Turn, Verdict
-from safemt_api.runs.execution import in_order, judge_transcript, our_error
+from safemt_api.runs.play import in_order, judge_transcript, our_error
 from safemt_api.runs.settings import settings_from
 
 BUDGET = BudgetExhaustedError(1.0, 0.9, 0.2)

@@ -25,8 +25,7 @@ from safemt_api.moderators.opening import read_moderator
 from safemt_api.prices import find_price
 from safemt_api.profiles import Profile, replacements
 from safemt_api.routes import Destination, Router
-from safemt_api.runs.folder import SUMMARY_SCHEMA
-from safemt_api.runs.manifest import check_same_run, read_manifest
+from safemt_api.runs.folder import SUMMARY_SCHEMA, check_same_run, read_manifest
 from safemt_api.runs.names import slug
 from safemt_api.runs.settings import EvalSettings, free_for_judging, identity_defaults, identity_of, tiers_of
 from safemt_api.shown import as_shown

@@ -1,4 +1,4 @@
-"""What goes on beside the work of a run: whoever displays it, the stall detector, and the signals that end it."""
+"""Work done by several at a time, with what goes on beside it: a display, the stall detector, and the signals that end it."""
 
 from __future__ import annotations
 
