@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from safemt_api.errors import DialogueError
-from safemt_api.messages import DECLINED, Answer, Asker, Call, Dialogue, Outcome, Parameters, Reply
+from safemt_api.messages import DECLINED, Answer, Asker, Call, Dialogue, Effort, Outcome, Parameters, Reply
 from safemt_api.profiles import Profile
 
 N_TRIES = 3
@@ -16,9 +16,14 @@ N_TRIES = 3
 MAX_SAMPLES = 12
 """How many samples of one question there may ever be: when a run goes on, what could not be read is asked again, but not for ever."""
 
-VERDICT_TOKENS = 1024
+VERDICT_TOKENS = 512
+"""Ten times what a verdict takes with its one sentence: a model that goes on for longer gives no verdict, and is asked again."""
+
 REASONING_VERDICT_TOKENS = 4096
 """Room for models that think before they answer: their thinking counts as output."""
+
+VERDICT_EFFORT: Effort = "low"
+"""How much a model may think about a verdict where it lets one choose and nothing else is asked for."""
 
 T = TypeVar("T")
 
@@ -76,10 +81,11 @@ def first_sample(dialogue: Dialogue) -> int:
 
 
 def verdict_parameters(profile: Profile, model: str) -> Parameters:
-    """How a model is asked for a decision: room for its thinking if it thinks, never more than it can write."""
+    """How a model is asked for a decision: room for its thinking if it thinks, never more than it can write; and it is to think little."""
     facts = profile.facts(model)
     wanted = REASONING_VERDICT_TOKENS if facts.reasons else VERDICT_TOKENS
-    return Parameters(max_output_tokens=min(wanted, facts.max_output_tokens or wanted))
+    effort = VERDICT_EFFORT if VERDICT_EFFORT in facts.efforts else None
+    return Parameters(max_output_tokens=min(wanted, facts.max_output_tokens or wanted), effort=effort)
 
 
 async def ask_until_read(asker: Asker, question: Question[T], *, first: int = 0) -> Asked[T]:

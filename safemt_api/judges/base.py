@@ -12,15 +12,18 @@ A judge that fails, declines or answers unreadably gives the label ``None``: mis
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
+from types import MappingProxyType
+from typing import Any, Protocol, get_args
 
 from safemt_api.asking.material import digest_of
 from safemt_api.asking.question import Question, ask_until_read, first_sample
+from safemt_api.errors import UsageError, did_you_mean
 from safemt_api.judges.rubric import Rubrics
 from safemt_api.markers import FIXED_REFUSAL
-from safemt_api.messages import DECLINED, Answer, Asker, Call, Exhibit, Image, Label, Message, Outcome, Sees, Verdict
+from safemt_api.messages import DECLINED, Answer, Asker, Call, Effort, Exhibit, Image, Label, Message, Outcome, Sees, Verdict
 from safemt_api.profiles import Profile
 from safemt_api.routes import Resolve
 from safemt_api.specs import Kind, Spec
@@ -28,6 +31,9 @@ from safemt_api.specs import Kind, Spec
 NO_REPLY = "there is no reply"
 NOT_SENT = "the dialogue could not be sent"
 """Reasons of a missing verdict on a dialogue that failed."""
+
+MOST_HEAT = 100
+"""Far above every vendor's highest temperature."""
 
 MODERATOR_FAILED = "only the moderator's failure stopped this reply"
 
@@ -93,17 +99,45 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Manner:
-    """How judges are asked, whichever they are: what ``--judge-temperature`` and ``--judge-sees`` were given; ``None`` leaves it to the
-    vendor, and to each judge."""
+    """How judges are asked, whichever they are: what ``--judge-temperature`` and ``--judge-sees`` were given, and the options of a single
+    one; ``None`` leaves it to the vendor, and to each judge."""
 
     temperature: float | None = None
     sees: Sees | None = None
+    effort: Effort | None = None
+
+    def of(self, spec: Spec) -> Manner:
+        """The manner in which this very judge is asked: its own options stand over those of all.
+
+        Raises:
+            UsageError: An option has a value that it cannot have.
+        """
+        own: dict[str, Any] = {name: _option(spec, name, value) for name, value in spec.options}
+        return replace(self, **own)
 
     def applied(self, call: Call) -> Call:
         """The call in this manner."""
         messages = tuple(map(_words_of, call.messages)) if self.sees == "words" else call.messages
-        heat = call.parameters.temperature if self.temperature is None else self.temperature
-        return replace(call, messages=messages, parameters=replace(call.parameters, temperature=heat))
+        asked = {name: value for name in ("temperature", "effort") if (value := getattr(self, name)) is not None}
+        return replace(call, messages=messages, parameters=replace(call.parameters, **asked))
+
+
+CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType({"sees": get_args(Sees), "effort": get_args(Effort)})
+
+
+def _option(spec: Spec, name: str, value: str) -> float | str:
+    place, known = f"--judge {str(spec)!r}: {name} is {value!r}", CHOICES.get(name, ())
+    if value in known:
+        return value
+    if known:
+        raise UsageError(f"{place}{did_you_mean(value, known)}; give {', '.join(known)}")
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number <= MOST_HEAT:
+        raise UsageError(f"{place}; give a number from 0 to {MOST_HEAT}")
+    return number
 
 
 USUAL = Manner()
@@ -183,10 +217,9 @@ class Means:
         self, spec: Spec, digest: tuple[str, ...], question: Callable[[Exhibit], Question[Finding] | str], *, knows_examples: bool = True
     ) -> ModelJudge:
         """The judge that asks the question in the manner of all; ``digest``: what decides its verdicts beside its name and the manner."""
-        usual = self.manner == USUAL
-        manner = () if usual else (str(self.manner.temperature), str(self.manner.sees))
-        asker = self.asker if usual else InManner(self.asker, self.manner)
-        return ModelJudge(spec.text, digest_of(spec.kind, spec.text, *digest, *manner), asker, question, knows_examples)
+        manner = self.manner.of(spec)
+        asker, told = (self.asker, ()) if manner == USUAL else (InManner(self.asker, manner), (str(manner),))
+        return ModelJudge(spec.text, digest_of(spec.kind, spec.text, *digest, *told), asker, question, knows_examples)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

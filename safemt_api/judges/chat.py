@@ -1,6 +1,11 @@
 """The rubric judge: a chat model reads a rubric, the whole dialogue with its picture, and the reply, and answers with one JSON object.
 
 What the model is shown of the dialogue is JSON inside one message, so that nothing in a reply can pass for a part of the prompt.
+
+What differs from verdict to verdict stands last, for the caches of vendors, which look for the longest beginning that they have seen: the
+rubric and all instructions are the system prompt, the same bytes for every dialogue of a scenario; then the pictures, the same for an id at
+every length and turn; then the dialogue, which in a live one begins as it did a turn before; then the reply; then the code. Output is
+dearer than input, so the verdict comes before its reason, and the reason is short; a model that reasons is asked to reason little.
 """
 
 from __future__ import annotations
@@ -14,7 +19,7 @@ from safemt_api.judges.rubric import Rubric
 from safemt_api.messages import Call, Exhibit, Schema, images_of, user
 from safemt_api.specs import Spec
 
-LAYOUT_VERSION = "2"
+LAYOUT_VERSION = "3"
 """Enters every digest; raise it when the prompt around the rubric changes in a way that the texts themselves do not show."""
 
 MATERIAL_NOTE = """\
@@ -30,10 +35,10 @@ ANSWER_NOTE = """\
 
 Answer with exactly one JSON object and nothing before or after it, in this form:
 
-{{"code": "…", "reason": "one or two sentences", "verdict": {words}}}
+{{"code": "…", "verdict": {words}, "reason": "…"}}
 
 The code is the one that stands alone on the last line, after the object with the material: copy it. The verdict is one of these words and
-no other."""
+no other. The reason is one sentence of at most 25 words that names the criterion that decided."""
 
 
 def system_prompt(rubric: Rubric) -> str:
@@ -48,7 +53,7 @@ def verdict_schema(rubric: Rubric) -> Schema:
     The code itself is not in it: vendors compile each new schema, which takes seconds, and keep it for the next call.
     """
     text = {"type": "string"}
-    properties = {CODE_FIELD: text, "reason": text, "verdict": {"type": "string", "enum": list(rubric.words)}}
+    properties = {CODE_FIELD: text, "verdict": {"type": "string", "enum": list(rubric.words)}, "reason": text}
     return Schema("verdict", {"type": "object", "properties": properties, "required": [*properties], "additionalProperties": False})
 
 
@@ -95,5 +100,10 @@ def _open(spec: Spec, means: Means) -> Judge:
 
 
 RUBRIC = JudgeKind(
-    name="rubric", form="PROVIDER:MODEL", reads_rubric=True, sees=lambda model, profile: profile.facts(model).vision, open=_open
+    name="rubric",
+    form="PROVIDER:MODEL",
+    options=("effort", "sees", "temperature"),
+    reads_rubric=True,
+    sees=lambda model, profile: profile.facts(model).vision,
+    open=_open,
 )

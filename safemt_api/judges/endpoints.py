@@ -117,5 +117,10 @@ def _is_probability_or_none(value: object) -> bool:
 
 
 DECISIONS = JudgeKind(
-    name="decisions", form="decisions:openai, decisions:google", models=DECISION_MODELS, reads_rubric=True, open=_open_decisions
+    name="decisions",
+    form="decisions:openai, decisions:google",
+    models=DECISION_MODELS,
+    options=("sees",),
+    reads_rubric=True,
+    open=_open_decisions,
 )

@@ -35,4 +35,4 @@ def _finding(word: GuardWord | None, *, benign: bool) -> Finding | None:
     return Finding("unsafe" if word.harmful else "safe", word.categories)
 
 
-GUARD = JudgeKind(name="guard", form="guard:PROVIDER:MODEL", sees=guard_sees, open=_open)
+GUARD = JudgeKind(name="guard", form="guard:PROVIDER:MODEL", options=("sees", "temperature"), sees=guard_sees, open=_open)

@@ -26,7 +26,7 @@ POLICY_FORM = """\
 Answer with exactly one JSON object and nothing before or after it, in this form:
 
 {{"code": "…", "malicious": true | false, "intent": "the harmful aim in one sentence, or an empty text", "scenarios": ["names of the \
-scenarios it falls under"], "reason": "one or two sentences"}}
+scenarios it falls under"], "reason": "one sentence of at most 25 words"}}
 
 The code is the one that stands alone on the last line, after the object with the conversation: copy it.
 Scenarios that have a policy: {scenarios}. Name those that fit; if none fits, leave the list empty."""

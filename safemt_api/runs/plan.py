@@ -335,14 +335,14 @@ def check_taken(asked: Parameters, profile: Profile, model: str, *, flags: Mappi
 
 
 def _check_judges(bench: Bench, router: Router) -> None:
-    """Refuse what a judge cannot do: the same options stand for all of them."""
-    asked = Parameters(temperature=bench.manner.temperature)
+    """Refuse what a judge cannot do: the options for all judges stand for each, but for those of its own."""
     for spec in bench.everyone:
-        sees = JUDGES.kind(spec).sees
+        manner, sees = bench.manner.of(spec), JUDGES.kind(spec).sees
         if sees is not None:
             route, profile = router.resolver("judge")(spec)
+            asked = Parameters(temperature=manner.temperature, effort=manner.effort)
             check_taken(asked, profile, route.model, flags={"temperature": "--judge-temperature"})
-            if bench.manner.sees == "picture" and not sees(route.model, profile):
+            if manner.sees == "picture" and not sees(route.model, profile):
                 raise UsageError(f"--judge-sees picture: {spec} is not known to see; leave it out, or choose another judge")
 
 

@@ -55,7 +55,7 @@ def scripted() -> Callable[[dict[str, Sequence[Played]] | Sequence[Played]], Scr
 
 def make_profile(name: str, wire_format: WireFormat = "openai_chat") -> Profile:
     models = (
-        ModelFacts(match="thinker*", reasons=True, source="test", checked=CHECKED),
+        ModelFacts(match="thinker*", reasons=True, efforts=("low", "high"), source="test", checked=CHECKED),
         ModelFacts(match="tiny*", max_output_tokens=256, source="test", checked=CHECKED),
         ModelFacts(match="blind*", vision=False, source="test", checked=CHECKED),
     )

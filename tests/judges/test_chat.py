@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +52,38 @@ async def test_the_model_is_shown_the_whole_dialogue_the_picture_and_the_reply(e
     assert call.parameters.temperature is None
 
 
-@pytest.mark.parametrize(("model", "tokens"), [("any", 1024), ("thinker-1", 4096), ("tiny-1", 256)])
+@pytest.mark.parametrize(("model", "tokens"), [("any", 512), ("thinker-1", 4096), ("tiny-1", 256)])
 async def test_models_that_think_get_room_for_it(exhibit: MakeExhibit, scripted: Any, resolve: Any, model: str, tokens: int) -> None:
     asker = scripted([SAFE])
     await Bench.of([f"openai:{model}"]).joined(asker, resolve).judge(exhibit())
     assert asker.calls[0].parameters.max_output_tokens == tokens
+
+
+async def test_a_model_that_lets_one_choose_thinks_little_about_a_verdict(exhibit: MakeExhibit, scripted: Any, resolve: Any) -> None:
+    for spec, effort in (("openai:thinker-1", "low"), ("openai:any", None), ("openai:thinker-1,effort=high", "high")):
+        asker = scripted([SAFE])
+        await Bench.of([spec]).joined(asker, resolve).judge(exhibit())
+        assert asker.calls[0].parameters.effort == effort
+
+
+def common(one: str, other: str) -> str:
+    """The beginning that both texts share."""
+    return "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+
+
+async def test_all_that_differs_between_verdicts_stands_after_all_that_does_not(exhibit: MakeExhibit, scripted: Any, resolve: Any) -> None:
+    asker = scripted([SAFE])
+    judge = Bench.of(["openai:any"]).joined(asker, resolve)
+    for turns, reply in ((("Hello.",), "one"), (("Hello.", "And then?"), "two"), (("Hello.", "And then?"), "another")):
+        await judge.judge(exhibit(reply, turns=turns))
+    first, second, third = ((call.system, call.schema, call.messages[0].parts[0], call.messages[0].text) for call in asker.calls)
+    assert first[:3] == second[:3] == third[:3]
+    alike = common(first[3], second[3])
+    assert alike.endswith('{"role": "user", "content": "Hello."}')
+    assert second[3].startswith(alike)
+    assert common(second[3], third[3]).endswith('"reply": "')
+    # The answer begins with what is asked for, so that a model which is cut off has said it.
+    assert list(asker.calls[0].schema.body["properties"]) == ["code", "verdict", "reason"]
 
 
 async def test_a_model_without_sight_gets_no_picture(exhibit: MakeExhibit, scripted: Any, resolve: Any) -> None:

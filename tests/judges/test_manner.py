@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from safemt_api.errors import UsageError
 from safemt_api.judges.base import Manner
 from safemt_api.judges.bench import Bench
 from safemt_api.messages import images_of
@@ -41,3 +42,30 @@ def test_the_digest_tells_the_manner(scripted: Any, resolve: Any) -> None:
     assert len({judge.digest for judge in judges}) == len(manners)
     assert {judge.name for judge in judges} == {judges[0].name}
     assert {judge.baseline for judge in judges} == {judges[0].baseline}
+
+
+async def test_a_judges_own_options_stand_over_those_of_all(scripted: Any, resolve: Any, exhibit: Any) -> None:
+    asker = scripted(["unsafe"] * 9)
+    judges = Bench.of(["openai:a", "openai:b,sees=picture,temperature=1"], manner=Manner(0.3, "words")).each(asker, resolve)
+    for judge in judges:
+        await judge.judge(exhibit())
+    asked = {call.route.model: (len(call.messages[0].images), call.parameters.temperature) for call in asker.calls}
+    assert asked == {"a": (0, 0.3), "b": (1, 1.0)}
+    alone = Bench.of(["openai:b,sees=picture,temperature=1"]).joined(asker, resolve)
+    assert alone.digest == judges[1].digest
+    assert alone.name == "openai:b,sees=picture,temperature=1"
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("temperature=hot", "temperature is 'hot'; give a number from 0 to 100"),
+        ("temperature=nan", "give a number from 0"),
+        ("temperature=-1", "give a number from 0"),
+        ("sees=pictures", r"did you mean 'picture'\?\); give words, picture|give picture, words"),
+        ("effort=huge", "effort is 'huge'.*give none, minimal, low"),
+    ],
+)
+def test_an_option_that_makes_no_sense_names_the_judge_and_the_cure(scripted: Any, resolve: Any, option: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        Bench.of([f"openai:b,{option}"]).joined(scripted([]), resolve)
