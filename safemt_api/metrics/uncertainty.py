@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -26,6 +26,8 @@ MANY_OBSERVATIONS, FEW = 50, 3
 """Where Wilson's bounds are mended: for up to ``FEW`` successes or failures of more than ``MANY_OBSERVATIONS``."""
 MAX_CHUNK_CELLS = 500_000
 """Counts held at once; bounds memory at about 10 MB whatever the number of ids and resamples."""
+MAX_KEPT_CELLS = 24_000_000
+"""Counts kept for the next call, a byte each. All effects of a study resample the same ids, and drawing takes longer than all else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,20 +122,32 @@ def bootstrap_sums(columns: Counts, *, resamples: int = DEFAULT_RESAMPLES, seed:
     if resamples < 1:
         raise UsageError(f"resamples must be at least 1, not {resamples}")
     values = np.ascontiguousarray(columns, dtype=np.float64)
-    sums = np.empty((resamples, values.shape[1]))
-    for start, counts in _resample_counts(len(values), resamples=resamples, seed=seed):
-        sums[start : start + len(counts)] = counts @ values
-    return sums
+    ids = len(values)
+    kept = _kept_counts(ids, resamples, seed) if ids * resamples <= MAX_KEPT_CELLS else None
+    chunks = _resample_counts(ids, resamples, seed) if kept is None else kept
+    return np.concatenate([counts.astype(np.float64) @ values for counts in chunks])
 
 
-def _resample_counts(ids: int, *, resamples: int, seed: int) -> Iterator[tuple[int, NDArray[np.float64]]]:
+@lru_cache(maxsize=1)
+def _kept_counts(ids: int, resamples: int, seed: int) -> tuple[NDArray[np.uint8], ...] | None:
+    """All counts, where each fits a byte (an id that is drawn 256 times is as good as never)."""
+    kept = []
+    for counts in _resample_counts(ids, resamples, seed):
+        if counts.size and counts.max() > 255:
+            return None
+        kept.append(counts.astype(np.uint8))
+    return tuple(kept)
+
+
+def _resample_counts(ids: int, resamples: int, seed: int) -> Iterator[NDArray[np.int64]]:
+    """How often each id is drawn, some resamples at a time."""
     generator = np.random.Generator(np.random.PCG64(seed))
     chunk = max(1, MAX_CHUNK_CELLS // max(ids, 1))
     for start in range(0, resamples, chunk):
         rows = min(chunk, resamples - start)
         drawn = generator.integers(0, ids, size=(rows, ids), dtype=np.int32) if ids else np.empty((rows, 0), dtype=np.int32)
         drawn += np.arange(rows, dtype=np.int32)[:, None] * ids
-        yield start, np.bincount(drawn.ravel(), minlength=rows * ids).astype(np.float64).reshape(rows, ids)
+        yield np.bincount(drawn.ravel(), minlength=rows * ids).reshape(rows, ids)
 
 
 def percentile_interval(samples: Floats, *, level: float = DEFAULT_LEVEL) -> tuple[Floats, Floats]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
 from itertools import product
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from safemt_api.errors import UsageError
 from safemt_api.metrics import uncertainty
@@ -127,7 +129,25 @@ def test_chunks_do_not_change_the_resamples(monkeypatch: pytest.MonkeyPatch) -> 
     values = np.eye(11)
     whole = bootstrap_sums(values, resamples=101, seed=4)
     monkeypatch.setattr(uncertainty, "MAX_CHUNK_CELLS", 80)
+    monkeypatch.setattr(uncertainty, "MAX_KEPT_CELLS", 0)
     assert np.array_equal(whole, bootstrap_sums(values, resamples=101, seed=4))
+
+
+def test_kept_counts_are_those_of_their_own_seed_and_ids() -> None:
+    values = np.arange(12.0)[:, None]
+    first = bootstrap_sums(values, resamples=50, seed=1)
+    other, fewer = bootstrap_sums(values, resamples=50, seed=2), bootstrap_sums(values[:11], resamples=50, seed=1)
+    assert not np.array_equal(first, other)
+    assert fewer.shape == first.shape
+    assert np.array_equal(first, bootstrap_sums(values, resamples=50, seed=1))
+
+
+def test_an_id_that_is_drawn_more_often_than_a_byte_holds_is_counted_in_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lopsided(ids: int, resamples: int, seed: int) -> Iterator[NDArray[np.int64]]:
+        yield np.full((resamples, ids), 300)
+
+    monkeypatch.setattr(uncertainty, "_resample_counts", lopsided)
+    assert (bootstrap_sums(np.ones((3, 1)), resamples=7, seed=77) == 900).all()
 
 
 def test_resampled_counts_are_multinomial() -> None:
