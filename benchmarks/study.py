@@ -1,0 +1,89 @@
+"""A study over several accounts against its slowest account alone: ``python -m benchmarks.study [--ids 12] [--rpm 900,700,500]``.
+
+Seventeen simulated models without and with a moderator, a third of them at each of three vendors, whose simulators run in processes of
+their own and hold a quota of requests a minute each. Arms run at the same time, so the whole study must take hardly longer than the arms
+of the slowest vendor take by themselves (wanted: 1.15 times), whatever the others wait for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import anyio
+
+from safemt_api.profiles import WireFormat
+from safemt_api.simulator.personas import SEVENTEEN
+from safemt_api.simulator.process import SimulatorAddress, simulator_process
+from safemt_api.simulator.settings import SimulatorSettings
+from safemt_api.studies.arms import Study
+from safemt_api.studies.file import study_from
+from safemt_api.study import play_study
+
+PROVIDERS = ("simulator", "simulator-anthropic", "simulator-google")
+FORMATS: tuple[WireFormat, ...] = ("openai_chat", "anthropic_messages", "google_genai")
+MODERATOR = "policy:{provider}:sim-moderator"
+BURST_SECONDS = 1.0
+"""A vendor's bucket holds no minute's worth of calls here, so that pace and not the first burst is measured."""
+
+
+class Measured(NamedTuple):
+    """How long a study took, and what it bought."""
+
+    arms: int
+    wall_seconds: float
+    replies: int
+
+
+def study_over(vendors: Sequence[int], addresses: Sequence[SimulatorAddress], *, ids: int) -> Study:
+    """Each vendor's models without a moderator and with one of the same vendor."""
+    arms: list[dict[str, Any]] = []
+    for place, persona in enumerate(SEVENTEEN):
+        at = place % len(PROVIDERS)
+        if at not in vendors:
+            continue
+        own = {"target": f"{PROVIDERS[at]}:{persona.name}", "base_url": [addresses[at].base_url(FORMATS[at])]}
+        arms.append({"name": persona.name, **own})
+        arms.append(
+            {"name": f"{persona.name}+guided", "reference": persona.name, "moderator": MODERATOR.format(provider=PROVIDERS[at]), **own}
+        )
+    return study_from({"settings": {"sample": ids, "judge": ["rules"], "concurrency": 64}, "arm": arms}, name="measured")
+
+
+async def measure(vendors: Sequence[int], *, ids: int, rpm: Sequence[int]) -> Measured:
+    """One study over the models of these vendors, from the first call to the written page."""
+    async with AsyncExitStack() as stack:
+        playing = [SimulatorSettings(requests_per_minute=one, burst_seconds=BURST_SECONDS) for one in rpm]
+        addresses = [await stack.enter_async_context(simulator_process(one)) for one in playing]
+        results = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        study = study_over(vendors, addresses, ids=ids)
+        started = time.perf_counter()
+        result = await play_study(study, results=results)
+        wall = time.perf_counter() - started
+        assert result.record.status == "complete", result.left_out
+        sent = [json.loads((result.folder / arm.name / "summary.json").read_bytes())["calls"]["sent"] for arm in study.arms]
+        return Measured(len(study.arms), wall, sum(sent))
+
+
+async def main(ids: int, rpm: Sequence[int]) -> None:
+    """Each vendor by itself, then all together; written as a Markdown table."""
+    alone = [await measure([at], ids=ids, rpm=rpm) for at in range(len(rpm))]
+    whole = await measure(range(len(rpm)), ids=ids, rpm=rpm)
+    print("| accounts | arms | replies bought | seconds |\n|---|---|---|---|")
+    for name, found in (*((f"{PROVIDERS[at]}, {rpm[at]} a minute", one) for at, one in enumerate(alone)), ("all together", whole)):
+        print(f"| {name} | {found.arms} | {found.replies:,} | {found.wall_seconds:.1f} |")
+    print(f"\nagainst the slowest alone: {whole.wall_seconds / max(one.wall_seconds for one in alone):.2f}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ids", type=int, default=12)
+    parser.add_argument("--rpm", type=lambda text: [int(part) for part in text.split(",")], default=[900, 700, 500])
+    given = parser.parse_args()
+    anyio.run(main, given.ids, given.rpm)
