@@ -152,7 +152,7 @@ class ModelFacts(_Facts):
     max_output_tokens: PositiveInt | None = Field(None, description="the most the model can write, reasoning included")
     reply_tokens: PositiveInt | None = Field(None, description="usual length of a reply, thinking left out, where it was measured")
     cache_minimum_tokens: PositiveInt | None = Field(
-        None, description="anthropic_messages only: shortest beginning that the vendor caches when it is marked; unset: no marks are sent"
+        None, description="shortest beginning that the vendor caches where it is marked; unset: no marks are sent"
     )
     reasons: bool = Field(False, description="thinks before it answers; thinking is billed as output")
     extra_body: dict[str, Any] = Field(default_factory=dict, description="fields added to the request as they stand")

@@ -8,13 +8,20 @@ server to refuse rather than to scale down in silence. Reference: https://platfo
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import httpx2
 from anthropic import AnthropicError, AsyncAnthropic
 
-from safemt_api.adapters.base import DEFAULT_MAX_OUTPUT_TOKENS, Connection, Received, sent_sampling
+from safemt_api.adapters.base import (
+    CACHE_MARK,
+    DEFAULT_MAX_OUTPUT_TOKENS,
+    Connection,
+    Received,
+    cacheable_message,
+    cacheable_system,
+    sent_sampling,
+)
 from safemt_api.adapters.bodies import (
     Body,
     count,
@@ -33,7 +40,6 @@ from safemt_api.adapters.failures import MAX_VENDOR_CHARACTERS, stopped_detail
 from safemt_api.adapters.translation import Answer, Translator
 from safemt_api.messages import DECLINED, Call, Image, Message, Outcome, Part, Reply, Usage
 from safemt_api.profiles import Profile
-from safemt_api.tokens import input_tokens_estimate
 
 NO_KEY = "none"
 """Keeps the SDK from searching the machine for credentials; servers without keys ignore it."""
@@ -124,7 +130,8 @@ def build_request(call: Call, profile: Profile) -> dict[str, Any]:
         "messages": _messages(call, profile),
     }
     if call.system is not None:
-        request["system"] = call.system
+        marked = cacheable_system(call, profile)
+        request["system"] = [{"type": "text", "text": call.system, "cache_control": CACHE_MARK}] if marked else call.system
     output: dict[str, Any] = {}
     if call.schema is not None and profile.takes_structured_output(model):
         output["format"] = {"type": "json_schema", "schema": dict(call.schema.body)}
@@ -141,31 +148,15 @@ def build_request(call: Call, profile: Profile) -> dict[str, Any]:
 
 
 def _messages(call: Call, profile: Profile) -> list[dict[str, Any]]:
-    marked = _cacheable_end(call, profile)
+    marked = cacheable_message(call, profile)
     messages: list[dict[str, Any]] = []
     for at, message in enumerate(call.messages):
         # In a conversation that is sent again and again every message is a list of blocks, so that a mark changes nothing but itself.
         blocks = _blocks(message) if message.images or call.conversation != "single" else None
         if blocks and at == marked:
-            blocks[-1]["cache_control"] = {"type": "ephemeral"}
+            blocks[-1]["cache_control"] = CACHE_MARK
         messages.append({"role": message.role, "content": message.text if blocks is None else blocks})
     return messages
-
-
-def _cacheable_end(call: Call, profile: Profile) -> int | None:
-    """The message at whose end the cache is to be written, or read for the last time; ``None`` where a mark cannot pay.
-
-    Writing costs a quarter more than plain input and reading a tenth of it, so only what will be sent again is worth a mark. The last
-    call of a conversation marks the end of what the call before it wrote: that reads the cache, and writes nothing.
-    Source: https://platform.claude.com/docs/en/build-with-claude/prompt-caching
-    """
-    model = call.route.model
-    minimum = profile.facts(model).cache_minimum_tokens
-    end = {"growing": len(call.messages) - 1, "ending": len(call.messages) - 3}.get(call.conversation, -1)
-    if minimum is None or end < 0:
-        return None
-    prefix = replace(call, messages=call.messages[: end + 1])
-    return end if input_tokens_estimate(prefix, profile.image_rules(model)) >= minimum else None
 
 
 def _blocks(message: Message) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Literal, Protocol
 
@@ -17,9 +17,13 @@ import httpx2
 from safemt_api.errors import UsageError
 from safemt_api.messages import Call, Parameters, Reply
 from safemt_api.profiles import ParameterName, Profile
+from safemt_api.tokens import input_tokens_estimate
 
 DEFAULT_MAX_OUTPUT_TOKENS = 1024
 """Sent where a wire format insists on a limit (anthropic_messages) and the call names none."""
+
+CACHE_MARK = {"type": "ephemeral"}
+"""Ends what a vendor is to cache; OpenRouter and DashScope take Anthropic's mark."""
 
 SAMPLING: tuple[ParameterName, ...] = ("temperature", "top_p", "seed")
 
@@ -155,6 +159,30 @@ def check_key(profile: Profile, api_key: str | None) -> None:
     if api_key is not None and not (api_key.isascii() and api_key.isprintable() and " " not in api_key):
         names = " or ".join(profile.key_variables) or "the variable"
         raise UsageError(f"the API key for {profile.name} holds a blank, a line break or a non-ASCII sign: set {names} again")
+
+
+def cacheable_message(call: Call, profile: Profile) -> int | None:
+    """The message at whose end the cache is to be written, or read for the last time; ``None`` where a mark cannot pay.
+
+    For vendors that cache what they are told to. Writing costs a quarter more than plain input and reading a tenth of it, so only what will
+    be sent again is worth a mark. The last call of a conversation marks the end of what the call before it wrote: that reads the cache, and
+    writes nothing. Sources: https://platform.claude.com/docs/en/build-with-claude/prompt-caching,
+    https://www.alibabacloud.com/help/en/model-studio/context-cache.
+    """
+    end = {"growing": len(call.messages) - 1, "ending": len(call.messages) - 3}.get(call.conversation, -1)
+    return end if end >= 0 and _is_cached(replace(call, messages=call.messages[: end + 1]), profile) else None
+
+
+def cacheable_system(call: Call, profile: Profile) -> bool:
+    """Whether the system text is to be cached: a judge's or a moderator's instructions are the same in call after call."""
+    return call.purpose != "target" and bool(call.system) and _is_cached(replace(call, messages=(), schema=None), profile)
+
+
+def _is_cached(prefix: Call, profile: Profile) -> bool:
+    """Whether the vendor caches so short a beginning, and only what is marked."""
+    model = prefix.route.model
+    minimum = profile.facts(model).cache_minimum_tokens
+    return minimum is not None and input_tokens_estimate(prefix, profile.image_rules(model)) >= minimum
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import httpx2
 import orjson
 from openai import AsyncOpenAI, OpenAIError, RequestOptions
 
-from safemt_api.adapters.base import Connection, Received, sent_sampling
+from safemt_api.adapters.base import CACHE_MARK, Connection, Received, cacheable_message, cacheable_system, sent_sampling
 from safemt_api.adapters.bodies import (
     Body,
     count,
@@ -145,12 +145,23 @@ def build_request(call: Call, profile: Profile) -> dict[str, Any]:
 
 
 def _messages(call: Call, profile: Profile) -> list[dict[str, Any]]:
-    system = [{"role": profile.system_role, "content": call.system}] if call.system is not None else []
-    return system + [{"role": message.role, "content": _content(message)} for message in call.messages]
+    marks = profile.facts(call.route.model).cache_minimum_tokens is not None
+    marked, in_parts = cacheable_message(call, profile), marks and call.conversation != "single"
+    system = [{"role": profile.system_role, "content": _system(call, profile)}] if call.system is not None else []
+    contents = (_content(message, in_parts=in_parts, marked=at == marked) for at, message in enumerate(call.messages))
+    return system + [{"role": message.role, "content": content} for message, content in zip(call.messages, contents, strict=True)]
 
 
-def _content(message: Message) -> str | list[dict[str, Any]]:
-    return [content_part(part) for part in message.parts] if message.images else message.text
+def _system(call: Call, profile: Profile) -> str | list[dict[str, Any]] | None:
+    marked = cacheable_system(call, profile)
+    return [{"type": "text", "text": call.system, "cache_control": CACHE_MARK}] if marked else call.system
+
+
+def _content(message: Message, *, in_parts: bool, marked: bool) -> str | list[dict[str, Any]]:
+    if not message.images and not in_parts:
+        return message.text
+    parts = [content_part(part) for part in message.parts]
+    return [*parts[:-1], {**parts[-1], "cache_control": CACHE_MARK}] if marked else parts
 
 
 def content_part(part: Part) -> dict[str, Any]:
@@ -187,7 +198,8 @@ def outcome_of(finish_reason: str, native_finish_reason: str, refusal: str) -> O
 def read_usage(value: object) -> Usage | None:
     """Token counts; ``None`` where the server reports none that can be read.
 
-    xAI leaves reasoning out of ``completion_tokens``, which shows in its total; DeepSeek names cached tokens its own way.
+    xAI leaves reasoning out of ``completion_tokens``, which shows in its total; DeepSeek names cached tokens its own way, and
+    DashScope those that were written.
     """
     usage = mapping(value)
     input_details, output_details = mapping(usage.get("prompt_tokens_details")), mapping(usage.get("completion_tokens_details"))
@@ -200,7 +212,7 @@ def read_usage(value: object) -> Usage | None:
     return known_usage(
         input_tokens=input_tokens,
         cached=optional_count(usage.get("prompt_cache_hit_tokens") if cached is None else cached),
-        written=optional_count(input_details.get("cache_write_tokens")),
+        written=optional_count(input_details.get("cache_write_tokens", input_details.get("cache_creation_input_tokens"))),
         output_tokens=output_tokens,
         reasoning=reasoning,
     )

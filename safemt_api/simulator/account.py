@@ -115,7 +115,8 @@ def go_duration(seconds: float) -> str:
 
 
 class PromptCache:
-    """Remembers prefixes of conversations. OpenAI and Google cache by themselves, Anthropic where the client put a mark.
+    """Remembers prefixes of conversations. OpenAI and Google cache by themselves, Anthropic where the client put a
+    mark, and so does whoever is sent one.
 
     Time to live is not played: whatever was cached stays so until ``MOST_PREFIXES`` others came.
     """
@@ -127,8 +128,9 @@ class PromptCache:
     def use(self, question: Question) -> tuple[int, int]:
         """Input tokens read from the cache and input tokens written to it; remembers the prefixes."""
         prefixes, totals = _prefixes(question), _totals(question)
-        explicit = question.wire_format == "anthropic_messages"
-        writable = _marked(question) if explicit else range(len(prefixes))
+        marked = _marked(question)
+        explicit = question.wire_format == "anthropic_messages" or bool(marked)
+        writable = marked if explicit else range(len(prefixes))
         long_enough = [at for at in range(len(prefixes)) if totals[at] >= self.minimum_tokens]
         readable = long_enough if not explicit or writable else []
         read = max((totals[at] for at in readable if prefixes[at] in self._seen), default=0)
@@ -146,7 +148,7 @@ class PromptCache:
 
 def _prefixes(question: Question) -> list[bytes]:
     state = blake2b(f"{question.model}\x00{question.system}".encode("utf-8", "surrogatepass"), digest_size=16)
-    prefixes = []
+    prefixes = [state.digest()]
     for message in question.messages:
         pictures = "".join(f"\x01{picture.digest}" for picture in message.pictures)
         state.update(f"\x00{message.role}\x00{message.text}{pictures}".encode("utf-8", "surrogatepass"))
@@ -155,14 +157,15 @@ def _prefixes(question: Question) -> list[bytes]:
 
 
 def _totals(question: Question) -> list[int]:
+    """Input tokens up to the end of the system text, and of each message."""
     system = count_tokens(question.system)
     each = (TOKENS_A_MESSAGE + count_tokens(message.text) + TOKENS_A_PICTURE * len(message.pictures) for message in question.messages)
-    return [system + total for total in accumulate(each)]
+    return list(accumulate(each, initial=system))
 
 
 def _marked(question: Question) -> list[int]:
-    last = [len(question.messages) - 1] if question.cache_mark else []
-    return [at for at, message in enumerate(question.messages) if message.cache_mark] + last
+    first, last = [0] if question.system_mark else [], [len(question.messages)] if question.cache_mark else []
+    return first + [at for at, message in enumerate(question.messages, start=1) if message.cache_mark] + last
 
 
 def input_tokens(question: Question) -> tuple[int, int]:

@@ -83,7 +83,7 @@ def _openai(words: Words) -> Mapping[str, Any]:
             "prompt_tokens": tokens.input,
             "completion_tokens": tokens.output,
             "total_tokens": tokens.input + tokens.output,
-            "prompt_tokens_details": {"cached_tokens": tokens.cached, "image_tokens": tokens.picture},
+            "prompt_tokens_details": {"cached_tokens": tokens.cached, "cache_write_tokens": tokens.written, "image_tokens": tokens.picture},
             "completion_tokens_details": {"reasoning_tokens": tokens.reasoning},
         },
     }

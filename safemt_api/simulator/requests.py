@@ -144,6 +144,7 @@ class Question:
     schema: Json | None = None
     max_output_tokens: int | None = None
     cache_mark: bool = False
+    system_mark: bool = False
     user_texts: tuple[str, ...] = field(default=())
     sampling_seed: int = 0
     tier: str = "standard"
@@ -171,7 +172,8 @@ def read_openai(body: Json) -> Question:
     schema = form.get("json_schema", {}).get("schema") if isinstance(form, dict) and isinstance(form.get("json_schema"), dict) else None
     limit = body.get("max_completion_tokens", body.get("max_tokens"))
     question = _question("openai_chat", _text(body, "model"), "", spoken, schema=schema, limit=limit, sampling_seed=body.get("seed"))
-    return replace(question, tier="flex") if body.get("service_tier") == "flex" else question
+    marked = any(message.cache_mark for message in spoken if message.role == "system")
+    return replace(question, tier="flex" if body.get("service_tier") == "flex" else "standard", system_mark=marked)
 
 
 def _openai_message(message: object, at: int) -> Spoken:
@@ -183,8 +185,9 @@ def _openai_message(message: object, at: int) -> Spoken:
     content = message.get("content")
     if isinstance(content, str):
         return Spoken(role, content)
-    words, pictures = [], []
+    words, pictures, marked = [], [], False
     for part in _parts(content, f"messages[{at}].content"):
+        marked = marked or "cache_control" in part
         if part.get("type") == "text":
             words.append(_text(part, "text"))
         elif part.get("type") == "image_url" and isinstance(part.get("image_url"), dict):
@@ -193,7 +196,7 @@ def _openai_message(message: object, at: int) -> Spoken:
             raise TroubleError(
                 "bad_request", f"messages[{at}].content: a part is neither text nor image_url", parameter=f"messages[{at}].content"
             )
-    return Spoken(role, "".join(words), tuple(pictures))
+    return Spoken(role, "".join(words), tuple(pictures), marked)
 
 
 def _data_url(url: str) -> Picture:
@@ -216,9 +219,9 @@ def read_anthropic(body: Json, *, version: str) -> Question:
     config = body.get("output_config")
     form = config.get("format") if isinstance(config, dict) else None
     schema = form.get("schema") if isinstance(form, dict) else None
-    marked = "cache_control" in body or (system is not None and system.cache_mark)
-    words = system.text if system else ""
-    return _question("anthropic_messages", _text(body, "model"), words, spoken, schema=schema, limit=body["max_tokens"], marked=marked)
+    words, marked = system.text if system else "", "cache_control" in body
+    question = _question("anthropic_messages", _text(body, "model"), words, spoken, schema=schema, limit=body["max_tokens"], marked=marked)
+    return replace(question, system_mark=system is not None and system.cache_mark)
 
 
 def _anthropic_message(message: object, at: int) -> Spoken:

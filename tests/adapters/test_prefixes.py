@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -26,6 +27,8 @@ PICTURE = Image(b"\x89PNG bytes", digest="sha256:00", media_type="image/png", wi
 LINES = tuple(Line("assistant" if at % 2 else "user", f"Said at {at}, äöü.", images=() if at else (PICTURE,)) for at in range(7))
 DIALOGUE = Dialogue("id", "Bias", 4, LINES, "?")
 MARK = {"type": "ephemeral"}
+MARKING: tuple[WireFormat, ...] = ("anthropic_messages", "openai_chat")
+"""Wire formats in which a vendor may want marks; of the second, only those whose profile says so (OpenRouter, DashScope)."""
 
 
 class Through:
@@ -69,7 +72,7 @@ def play(connect: Connect, serve: Serve) -> Callable[..., Any]:
 
 
 def spoken(body: dict[str, Any]) -> list[dict[str, Any]]:
-    return list(body.pop("messages", None) or body.pop("contents"))
+    return [message for message in body.pop("messages", None) or body.pop("contents") if message["role"] != "system"]
 
 
 def marks(messages: list[dict[str, Any]]) -> list[int]:
@@ -88,24 +91,44 @@ async def test_each_turn_begins_with_the_bytes_of_the_turn_before(play: Callable
     bodies = await play(wire_format)
     turns = [spoken(body) for body in bodies]
     assert len(turns) == 4
-    for turn in turns if wire_format == "anthropic_messages" else ():
+    for turn in turns if wire_format in MARKING else ():
         marks(turn)
     for before, after in pairwise(turns):
         assert json.dumps(after).startswith(json.dumps(before)[:-1])
     assert all(body == bodies[0] for body in bodies)
 
 
-async def test_marks_write_at_the_newest_message_and_the_last_turn_only_reads(play: Callable[..., Any]) -> None:
-    bodies = await play("anthropic_messages")
-    assert bodies[0]["messages"][0]["content"][-1] == {"type": "text", "text": "Said at 0, äöü.", "cache_control": MARK}
-    assert bodies[0]["messages"][0]["content"][0]["type"] == "image"
+@pytest.mark.parametrize("wire_format", MARKING)
+async def test_marks_write_at_the_newest_message_and_the_last_turn_only_reads(play: Callable[..., Any], wire_format: WireFormat) -> None:
+    bodies = await play(wire_format)
+    (first,) = spoken(dict(bodies[0]))
+    assert first["content"][-1] == {"type": "text", "text": "Said at 0, äöü.", "cache_control": MARK}
+    assert first["content"][0]["type"].startswith("image")
     # The last call marks what the third one wrote: reading needs a mark, and nothing more is worth writing.
     assert [marks(spoken(body)) for body in bodies] == [[0], [2], [4], [4]]
 
 
+@pytest.mark.parametrize("wire_format", MARKING)
 @pytest.mark.parametrize("minimum", [None, 10_000])
-async def test_nothing_is_marked_that_the_vendor_would_not_cache(play: Callable[..., Any], minimum: int | None) -> None:
-    assert [marks(spoken(body)) for body in await play("anthropic_messages", minimum=minimum)] == [[], [], [], []]
+async def test_nothing_is_marked_that_the_vendor_would_not_cache(
+    play: Callable[..., Any], minimum: int | None, wire_format: WireFormat
+) -> None:
+    assert [marks(spoken(body)) for body in await play(wire_format, minimum=minimum)] == [[], [], [], []]
+
+
+@pytest.mark.parametrize("wire_format", MARKING)
+async def test_instructions_that_every_call_begins_with_are_marked_where_they_are_long_enough(
+    connect: Connect, serve: Serve, make_call: Callable[..., Call], wire_format: WireFormat
+) -> None:
+    server = serve(REPLIES[wire_format])
+    adapter = connect(wire_format, server, facts={"cache_minimum_tokens": 1024})
+    long = replace(make_call(system="Judge it. " * 1000), purpose="judge")
+    for call in (long, replace(long, purpose="target"), replace(long, system="Judge it.")):
+        await adapter.send(call)
+    marked = [json.loads(request.content) for request in server.requests]
+    systems = [body.get("system") or body["messages"][0]["content"] for body in marked]
+    assert systems[0] == [{"type": "text", "text": long.system, "cache_control": MARK}]
+    assert systems[1:] == [long.system, "Judge it."]
 
 
 async def test_the_scripted_protocol_marks_nothing(play: Callable[..., Any]) -> None:
@@ -124,4 +147,4 @@ async def test_a_moderators_own_words_leave_nothing_to_repeat(
 
 @pytest.mark.parametrize("wire_format", [one for one in WIRE_FORMATS if one != "anthropic_messages"])
 async def test_vendors_that_cache_by_themselves_get_no_marks(play: Callable[..., Any], wire_format: WireFormat) -> None:
-    assert "cache_control" not in json.dumps(await play(wire_format))
+    assert "cache_control" not in json.dumps(await play(wire_format, minimum=None))

@@ -329,6 +329,18 @@ async def test_latency_delays_replies_and_calls_overlap(stage: Stage) -> None:
         assert playing.simulator.statistics().peak_in_flight == 5
 
 
+async def test_a_mark_behind_the_instructions_caches_them_for_every_question(stage: Stage) -> None:
+    system = [{"type": "text", "text": "rule " * 2000, "cache_control": {"type": "ephemeral"}}]
+    async with stage(SimulatorSettings(prompt_cache=True)) as playing:
+        url, used = playing.simulator.base_url(), []
+        for words in ("one", "two"):
+            messages = [{"role": "system", "content": system}, {"role": "user", "content": words}]
+            answer = await playing.http.post(f"{url}/chat/completions", json={"model": "sim-judge", "messages": messages})
+            used.append(answer.json()["usage"]["prompt_tokens_details"])
+        assert used[0]["cache_write_tokens"] == used[1]["cached_tokens"] > 2000
+        assert (used[0]["cached_tokens"], used[1]["cache_write_tokens"]) == (0, 0)
+
+
 async def test_moderations_and_openai_decisions_speak_to_the_sdk(stage: Stage) -> None:
     async with stage(SimulatorSettings(benign_texts=frozenset({"kind"}), guard_false_alarm_rate=0.0)) as playing:
         client = openai.AsyncOpenAI(api_key="k", base_url=playing.simulator.base_url(), max_retries=0, http_client=playing.http)
