@@ -45,6 +45,7 @@ from safemt_api.prices import Price, find_price
 from safemt_api.profiles import ImageRules, Profile
 from safemt_api.store.keys import canonical_request, request_key
 from safemt_api.store.turns import TurnStore
+from safemt_api.telemetry import SILENT, Telemetry
 from safemt_api.tokens import input_tokens_estimate, input_tokens_most, most_output_tokens
 
 UNREACHED_ATTEMPTS = 3
@@ -184,6 +185,7 @@ class Gateway:
         retry_policy: Caps on attempts and elapsed time of one call.
         tiers: In which calls are asked, the first that is offered for a model; models without any of them are asked as usual.
         flex_patience_seconds: How long a call waits for room in the flex tier where it may also be asked in the usual one.
+        telemetry: Who is told of every call.
     """
 
     def __init__(
@@ -198,7 +200,9 @@ class Gateway:
         accounts: Accounts | None = None,
         tiers: tuple[ServiceTier, ...] = ("standard",),
         flex_patience_seconds: float = DEFAULT_FLEX_PATIENCE_SECONDS,
+        telemetry: Telemetry = SILENT,
     ) -> None:
+        self.telemetry = telemetry
         self._store, self._ledger = store, ledger
         self._open_account, self._profile_of = open_account, profile_of
         # A call that one late answer of the flex tier leaves without a reply is tried again.
@@ -225,6 +229,12 @@ class Gateway:
             StopRunError: The run cannot go on (account, address, budget, stall).
             StoreError: The reply cannot be kept.
         """
+        with self.telemetry.call(call) as told:
+            answer = await self._ask(call)
+            told(answer)
+            return answer
+
+    async def _ask(self, call: Call) -> Answer:
         try:
             return await self._answer(self._with_pictures_fitted(call))
         except PictureTooLargeError as error:
@@ -317,7 +327,9 @@ class Gateway:
                 return await self._attempt(order, attempts)
         raise AssertionError("the retry loop ends by returning or raising")
 
-    def _count_retry(self, _: RetryCallState) -> None:
+    def _count_retry(self, state: RetryCallState) -> None:
+        error = None if state.outcome is None else state.outcome.exception()
+        self.telemetry.retried(error, state.next_action.sleep if state.next_action else 0.0)
         self._counts["retried"] += 1
         self._retries_since_success += 1
 

@@ -16,6 +16,7 @@ from typing import Protocol as Protocol_
 Role = Literal["user", "assistant"]
 Kind = Literal["harmful", "benign"]
 Purpose = Literal["target", "judge", "moderator"]
+Telling = Literal["figures", "words"]
 FailurePolicy = Literal["fail", "open", "closed"]
 """What a failing moderator means for its dialogue: it fails, goes on unguarded, or is refused."""
 Protocol = Literal["scripted", "live"]

@@ -18,7 +18,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "foreign_text", "messages", "markers", "frames"),
     ("files", "specs"),
     ("profiles", "shown"),
-    ("tokens", "prices", "routes"),
+    ("tokens", "prices", "routes", "telemetry"),
+    ("otel",),
     ("dataset", "adapters", "store", "asking"),
     ("limits", "judges", "moderators"),
     ("gateway", "dialogues", "metrics"),
@@ -33,7 +34,9 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 )
 LEVELS = {room: level for level, floor in enumerate(FLOORS) for room in floor}
 
-HEAVY = frozenset({"openai", "anthropic", "google", "genai_prices", "polars", "altair", "vl_convert", "PIL", "dotenv", "importlib"})
+HEAVY = frozenset(
+    {"openai", "anthropic", "google", "genai_prices", "polars", "altair", "vl_convert", "PIL", "dotenv", "importlib", "opentelemetry"}
+)
 """What may be imported late beside our own: loading it takes long, or it is an optional extra."""
 
 

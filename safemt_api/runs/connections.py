@@ -28,6 +28,7 @@ from safemt_api.routes import Router
 from safemt_api.runs.plan import DEFAULT_PROVIDER, Plan
 from safemt_api.runs.settings import EvalSettings, tiers_of
 from safemt_api.store.turns import TurnStore
+from safemt_api.telemetry import SILENT, Telemetry, open_telemetry
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,6 +39,7 @@ class Shared:
     client: httpx2.AsyncClient
     accounts: Accounts
     purse: Purse
+    telemetry: Telemetry = SILENT
 
 
 @asynccontextmanager
@@ -52,8 +54,11 @@ async def open_shared(settings: EvalSettings, *, store: TurnStore, purse_id: str
     """
     purse = Purse(store, purse_id=purse_id, ceiling_usd=settings.max_usd)
     make_room(settings.concurrency * runs)
-    async with open_http_client(connections=settings.concurrency * len(PURPOSES) * runs, timeouts=timeouts_of(settings)) as client:
-        yield Shared(store, client, Accounts(), purse)
+    async with (
+        open_telemetry(settings.otel) as telemetry,
+        open_http_client(connections=settings.concurrency * len(PURPOSES) * runs, timeouts=timeouts_of(settings)) as client,
+    ):
+        yield Shared(store, client, Accounts(), purse, telemetry)
 
 
 @asynccontextmanager
@@ -100,6 +105,7 @@ def _gateway(
         accounts=shared.accounts,
         tiers=tiers_of(settings),
         flex_patience_seconds=settings.flex_patience_seconds,
+        telemetry=shared.telemetry,
     )
     return gateway, ledger
 

@@ -53,6 +53,7 @@ class EvalKeywords(TypedDict, total=False):
     connect_seconds: float
     idle_seconds: float
     total_seconds: float
+    otel: Literal["figures", "words"] | None
     run: str | None
     results: str | Path
     providers: str | Path | None

@@ -187,7 +187,8 @@ class Execution:
             transcript = _unplayable(dialogue, plan, error)
             return Finished(transcript, no_verdicts(transcript, self.judge), route.profile, route.model)
         async with self.ledger.dialogue():
-            return await self._play_within(dialogue)
+            with self.gateway.telemetry.dialogue(dialogue, run=plan.run):
+                return await self._play_within(dialogue)
 
     async def _play_within(self, dialogue: Dialogue) -> Finished:
         plan, route = self.plan, self.plan.target.route

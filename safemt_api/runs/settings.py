@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from safemt_api.errors import UsageError, did_you_mean
-from safemt_api.messages import Effort, FailurePolicy, Kind, Protocol, SafetyThreshold, Sees, ServiceTier
+from safemt_api.messages import Effort, FailurePolicy, Kind, Protocol, SafetyThreshold, Sees, ServiceTier, Telling
 from safemt_api.profiles import check_address
 from safemt_api.runs.names import check_run_name
 from safemt_api.runs.options import EVERY, GOING_ON, JUDGING, Group, Option, OptionField, numbers, option_fields
@@ -276,6 +276,16 @@ class EvalSettings:
     total_seconds: Annotated[
         float, Option(Group.PACE, "Longest time for one attempt at a call.", "S", commands=GOING_ON), Gt(0), Le(MOST)
     ] = 600.0
+    otel: Annotated[
+        Telling | None,
+        Option(
+            Group.OUTPUT,
+            "Tell a collector what is asked, by OpenTelemetry, to where the OTEL_* variables say: names, tokens, money, outcomes; "
+            "with `words`, prompts and replies too.",
+            recorded=False,
+            commands=EVERY,
+        ),
+    ] = None
     run: Annotated[
         str | None,
         Option(
