@@ -4,6 +4,7 @@
     ├── SetupError                fix the setup, then start again (exit code 2)
     │   ├── UsageError            an option or argument is wrong
     │   ├── ProfileError          a vendor file is wrong: names file and field
+    │   ├── LayoutError           a layout file is wrong: names file and field
     │   ├── MissingKeyError       no API key: names the variable to set
     │   ├── DatasetError          bad input data: carries every Problem found
     │   ├── StoreError            the turn store or a result file cannot be used: names path and cure
@@ -90,6 +91,10 @@ class ProfileError(SetupError):
         self.file, self.field, self.problem = file, field, problem
         where = f"{file}: {field}" if field else str(file)
         super().__init__(f"{where}: {problem}")
+
+
+class LayoutError(ProfileError):
+    """A layout file cannot be used; see ``ProfileError`` for its arguments."""
 
 
 class MissingKeyError(SetupError):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NoReturn, cast
 
 from safemt_api.foreign_text import unfit_in_name
@@ -14,12 +16,14 @@ from safemt_api.messages import Dialogue, Kind, Line, Role
 KINDS: tuple[Kind, ...] = ("harmful", "benign")
 IMAGE_KEY, HUB_IMAGE_KEY = "image_path", "image_rel_path"
 MAX_SHOWN_CHARACTERS = 80
+MAX_FILE_BYTES = 512 * 1024 * 1024
+"""A file of dialogues above this is none (the largest official one has a few megabytes); it is not read."""
 
 _BLANKS = re.compile(r"[ \t\n\r]*")
 
 
-class NotAnArrayError(ValueError):
-    """The text is not JSON, or not an array; the message is one sentence for the user."""
+class UnreadableError(ValueError):
+    """A file is not of the form that it should be; the message is one sentence for the user, without the place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +62,14 @@ def decode_value(text: str, position: int = 0) -> tuple[Any, int]:
     """One JSON value and the position after it.
 
     Raises:
-        NotAnArrayError: There is no JSON value at that position, or it is nested too deep or a number too long to be read.
+        UnreadableError: There is no JSON value at that position, or it is nested too deep or a number too long to be read.
     """
     try:
         return _DECODER.raw_decode(text, position)
     except RecursionError as error:
-        raise NotAnArrayError("is not JSON that can be read: nested too deep") from error
+        raise UnreadableError("is not JSON that can be read: nested too deep") from error
     except ValueError as error:
-        raise NotAnArrayError(f"is not JSON: {error}") from error
+        raise UnreadableError(f"is not JSON: {error}") from error
 
 
 def scan_array(text: str, *, base_bytes: int = 0) -> Iterator[Element]:
@@ -76,7 +80,7 @@ def scan_array(text: str, *, base_bytes: int = 0) -> Iterator[Element]:
         base_bytes: Bytes of the file before the text (3 with a byte order mark).
 
     Raises:
-        NotAnArrayError: The text is not JSON or not an array; elements before the damage have been given out by then.
+        UnreadableError: The text is not JSON or not an array; elements before the damage have been given out by then.
     """
     position = _skip_blanks(text, 0)
     if text[position : position + 1] != "[":
@@ -96,9 +100,31 @@ def scan_array(text: str, *, base_bytes: int = 0) -> Iterator[Element]:
             _require_end(text, separator + 1)
             return
         if mark != ",":
-            raise NotAnArrayError(f"is not JSON: expected ',' or ']' at {_place(text, separator)}")
+            raise UnreadableError(f"is not JSON: expected ',' or ']' at {_place(text, separator)}")
         position = _skip_blanks(text, separator + 1)
         offset_bytes, index = offset_bytes + size_bytes + position - end, index + 1
+
+
+def read_text(path: Path) -> tuple[str, int]:
+    """The text of a file, and how many bytes stand before it (3 with a byte order mark).
+
+    Raises:
+        UnreadableError: It is no file, too large, unreadable or not in UTF-8.
+    """
+    if not path.is_file():
+        raise UnreadableError("is not a file")
+    try:
+        size_bytes = path.stat().st_size
+        if size_bytes > MAX_FILE_BYTES:
+            raise UnreadableError(f"has {size_bytes:,} bytes, more than the {MAX_FILE_BYTES:,} allowed")
+        raw = path.read_bytes()
+    except OSError as error:
+        raise UnreadableError(f"cannot be read: {error.strerror}") from error
+    base_bytes = len(codecs.BOM_UTF8) if raw.startswith(codecs.BOM_UTF8) else 0
+    try:
+        return str(memoryview(raw)[base_bytes:], "utf-8"), base_bytes
+    except UnicodeDecodeError as error:
+        raise UnreadableError(f"is not JSON in UTF-8: byte {base_bytes + error.start} is no part of a character") from error
 
 
 def _skip_blanks(text: str, position: int) -> int:
@@ -113,15 +139,15 @@ def _place(text: str, position: int) -> str:
 def _require_end(text: str, position: int) -> None:
     end = _skip_blanks(text, position)
     if end != len(text):
-        raise NotAnArrayError(f"is not JSON: there is more after the array at {_place(text, end)}")
+        raise UnreadableError(f"is not JSON: there is more after the array at {_place(text, end)}")
 
 
 def _refuse_non_array(text: str, position: int) -> NoReturn:
     if position == len(text):
-        raise NotAnArrayError("is not JSON: the file is empty")
+        raise UnreadableError("is not JSON: the file is empty")
     value, end = decode_value(text, position)
     _require_end(text, end)
-    raise NotAnArrayError(f"is not an array but {json_kind(value)}; it must be a JSON array of dialogues")
+    raise UnreadableError(f"is not an array but {json_kind(value)}; it must be a JSON array of dialogues")
 
 
 def json_kind(value: object) -> str:
@@ -142,7 +168,7 @@ def element_id(value: object) -> str | None:
     return shown(found) if isinstance(found, str) and found else None
 
 
-def parse_dialogue(value: object, *, length: int) -> tuple[Dialogue | None, tuple[str, ...]]:
+def parse_dialogue(value: object, *, length: int | None) -> tuple[Dialogue | None, tuple[str, ...]]:
     """One element as a dialogue, or every sentence that says why it is none (the picture itself is looked at elsewhere).
 
     Both published forms are taken, field by field: ``image_path`` or ``image_rel_path``, ``dialogue`` as an array or as the JSON text of
@@ -152,7 +178,7 @@ def parse_dialogue(value: object, *, length: int) -> tuple[Dialogue | None, tupl
 
     Args:
         value: The decoded JSON element.
-        length: The number of user messages that the file is for.
+        length: The number of user messages that the file is for; ``None`` takes any.
     """
     if not isinstance(value, dict):
         return None, (f"is not an object but {json_kind(value)}",)
@@ -164,7 +190,8 @@ def parse_dialogue(value: object, *, length: int) -> tuple[Dialogue | None, tupl
     reader.found.extend(_repeated_keys(value))
     if reader.found:
         return None, tuple(reader.found)
-    return Dialogue(dialogue_id, scenario, length, lines, goal, kind, method, source=source, language=language, pair=pair), ()
+    turns = sum(line.role == "user" for line in lines)
+    return Dialogue(dialogue_id, scenario, turns, lines, goal, kind, method, source=source, language=language, pair=pair), ()
 
 
 def image_key(element: dict[str, Any]) -> str:
@@ -229,7 +256,7 @@ class _ElementReader:
         self.found.append(f'"kind" is {_quoted(value)}; it must be "harmful" or "benign"')
         return "harmful"
 
-    def lines(self, length: int) -> tuple[Line, ...]:
+    def lines(self, length: int | None) -> tuple[Line, ...]:
         messages = self.element.get("dialogue")
         if messages is None:
             self.text("dialogue")
@@ -252,7 +279,7 @@ class _ElementReader:
         try:
             messages, end = decode_value(text, _skip_blanks(text, 0))
             _require_end(text, end)
-        except NotAnArrayError as error:
+        except UnreadableError as error:
             self.found.append(f'"dialogue" is text that {error}')
             return None
         self.found.extend(_repeated_keys(messages))
@@ -306,7 +333,7 @@ def _quoted(value: object) -> str:
     return f'"{shown(value)}"' if isinstance(value, str) else json_kind(value)
 
 
-def _order_problems(lines: tuple[Line, ...], length: int) -> Iterator[str]:
+def _order_problems(lines: tuple[Line, ...], length: int | None) -> Iterator[str]:
     """What is wrong with who speaks when; where only the user speaks, the assistant's side is left to the model."""
     user_only = all(line.role == "user" for line in lines)
     if lines[0].role != "user":
@@ -317,5 +344,5 @@ def _order_problems(lines: tuple[Line, ...], length: int) -> Iterator[str]:
     if lines[-1].role != "user":
         yield "the last message is the assistant's; it must be the user's"
     turns = sum(line.role == "user" for line in lines)
-    if turns != length:
+    if length is not None and turns != length:
         yield f"holds {turns} user message{'s' if turns != 1 else ''}, but a file of this name is for {length}"

@@ -5,31 +5,31 @@ What stays in memory is one light row a dialogue; its words are read again from 
 
 from __future__ import annotations
 
-import codecs
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
+from types import MappingProxyType
 
 import orjson
 
 from safemt_api.dataset.elements import (
     Element,
-    NotAnArrayError,
+    UnreadableError,
     decode_value,
     element_id,
     image_key,
     parse_dialogue,
+    read_text,
     scan_array,
     shown,
 )
+from safemt_api.dataset.layouts import Files, Layout, Row, Variant, find_layout, load_layouts, own_form
 from safemt_api.dataset.picture_files import ImageError, inspect_image, normal_image_path
+from safemt_api.dataset.rows import check_is_folder, files_of, fits, in_own_form, rows_of, wanted
 from safemt_api.errors import DatasetError, Problem, UsageError
 from safemt_api.messages import Dialogue, Kind
-
-MAX_FILE_BYTES = 512 * 1024 * 1024
-"""A ``k_turn.json`` above this is no such file (the largest official one has a few megabytes); it is not read."""
 
 _FILE_NAME = re.compile(r"([1-9][0-9]?)_turn\.json")
 
@@ -66,7 +66,8 @@ class Dataset:
     ``lengths`` are those with at least one entry. ``problems`` is empty unless invalid dialogues were left out on request.
     ``fingerprint`` changes with the id, length or content of any entry, not with their order, the files' layout or the pictures' bytes
     (pictures are identified in the key of each call; reading half a gigabyte of them at every start would be waste).
-    ``questions`` are those that stand in ``1_turn.json`` alone, by id: the hub's form has no field for them.
+    ``questions`` are those that stand in ``1_turn.json`` alone, by id: the hub's form has no field for them. ``kept`` are the dialogues
+    of other layouts, by id and length: their words stay in memory.
     """
 
     folder: Path
@@ -76,6 +77,8 @@ class Dataset:
     problems: tuple[Problem, ...]
     fingerprint: str
     questions: Mapping[str, str] = field(default_factory=dict)
+    layout: Layout | None = None
+    kept: Mapping[tuple[str, int], Dialogue] = field(default_factory=dict)
 
     @property
     def left_out(self) -> int:
@@ -105,6 +108,8 @@ class Dataset:
         Raises:
             DatasetError: The file changed while in use: what stands there is no longer what was checked.
         """
+        if self.kept:
+            return replace(self.kept[entry.id, entry.length], repeat=entry.repeat)
         dialogue = None
         try:
             with (self.folder / entry.file).open("rb") as stream:
@@ -117,30 +122,80 @@ class Dataset:
         if whole is None or _digest(whole) != entry.digest:
             problem = Problem(entry.file, "changed while in use; start again with the file as it is now", entry.index, shown(entry.id))
             raise DatasetError(self.folder, [problem])
-        return whole if entry.repeat == 1 else replace(whole, repeat=entry.repeat)
+        return whole if (entry.repeat, entry.source) == (1, whole.source) else replace(whole, repeat=entry.repeat, source=entry.source)
 
 
-def load_dataset(folder: Path, *, lengths: Collection[int] | None = None, skip_invalid: bool = False) -> Dataset:
-    """Check a folder in the official layout and index it.
+def load_dataset(
+    folder: Path, *, lengths: Collection[int] | None = None, skip_invalid: bool = False, layout: str | Layout | None = None
+) -> Dataset:
+    """Check a folder and index it.
 
     Args:
-        folder: Holds ``k_turn.json`` files and ``images/``.
+        folder: Holds ``k_turn.json`` files and ``images/``, or the files of another layout.
         lengths: The dialogue lengths wanted; ``None`` takes all that have a file.
         skip_invalid: Leave invalid dialogues out (``problems`` says which) instead of refusing to start.
+        layout: A layout, or its name or file; ``None`` finds it.
 
     Raises:
-        UsageError: No such folder, no ``k_turn.json`` in it, or none for a length that is wanted.
+        UsageError: No such folder, nothing in it that fits the layout, no layout that fits, or no dialogue of a length that is wanted.
+        LayoutError: A layout file is wrong.
         DatasetError: Something is wrong with the data: all of it is listed. With ``skip_invalid`` only when nothing valid is left.
     """
+    known = layout if isinstance(layout, Layout) else layout_of(folder, layout)
+    if not known.is_own_form:
+        return _load_other(folder, known, lengths=lengths, skip_invalid=skip_invalid)
     files = _chosen_files(folder, lengths)
-    scan = _Scan(folder, available_lengths(folder).get(1))
+    scan = _Scan(folder, available_lengths(folder).get(1), known.values.get("source", {}))
     entries = tuple(entry for length, file in files for entry in scan.file(file, length))
     problems = tuple(scan.problems)
     if problems and (not skip_invalid or not entries):
         raise DatasetError(folder, problems)
     if not entries:
         raise DatasetError(folder, [Problem(file.name, "holds no dialogue") for _, file in files])
-    return Dataset(folder, folder.resolve().name, entries, _lengths_of(entries), problems, _fingerprint(entries), scan.questions)
+    return Dataset(folder, folder.resolve().name, entries, _lengths_of(entries), problems, _fingerprint(entries), scan.questions, known)
+
+
+def layout_of(folder: Path, given: str | None) -> Layout:
+    """The layout of a folder: the one given, else the one that it unmistakably has.
+
+    Raises:
+        UsageError: No such folder, no such layout, or none or several fit.
+        LayoutError: A layout file is wrong.
+    """
+    check_is_folder(folder)
+    if given is not None:
+        return find_layout(given)
+    if files_of(folder, own_form()):
+        return own_form()
+    fitting = [layout for layout in load_layouts().values() if fits(folder, layout)]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        raise UsageError(f"{folder} fits more than one layout: give --layout with one of {', '.join(layout.name for layout in fitting)}")
+    raise UsageError(
+        f"{folder} holds no 1_turn.json, 2_turn.json, …, and no other known layout fits; give the folder of a data set, or --layout with "
+        f"a file of your own or one of {', '.join(load_layouts())}"
+    )
+
+
+def _load_other(folder: Path, layout: Layout, *, lengths: Collection[int] | None, skip_invalid: bool) -> Dataset:
+    check_is_folder(folder)
+    files = files_of(folder, layout)
+    if not files:
+        patterns = " or ".join(pattern for one in layout.files for pattern in one.patterns)
+        raise UsageError(f"{folder} holds no {patterns}, where the layout {layout.name} has its dialogues")
+    scan = _Scan(folder, None)
+    kept = {key: dialogue for path, form in files for key, dialogue in scan.rows(path, form, layout)}
+    there = _lengths_of(scan.entries)
+    entries = tuple(entry for entry in scan.entries if lengths is None or entry.length in lengths)
+    problems = tuple(scan.problems)
+    if problems and (not skip_invalid or not scan.entries):
+        raise DatasetError(folder, problems)
+    if not entries:
+        what = "holds no dialogue" if lengths is None else f"has no dialogue of length {', '.join(map(str, sorted(lengths)))}"
+        raise UsageError(f"{folder} {what}; lengths there: {', '.join(map(str, there)) or 'none'}")
+    name, mark = folder.resolve().name, _fingerprint(entries)
+    return Dataset(folder, name, entries, _lengths_of(entries), problems, mark, layout=layout, kept=kept)
 
 
 def available_lengths(folder: Path) -> dict[int, Path]:
@@ -174,11 +229,14 @@ def _chosen_files(folder: Path, lengths: Collection[int] | None) -> list[tuple[i
 class _Scan:
     """Goes through the files and keeps what outlives them: the problems, one copy of each repeated text, and one look at each picture."""
 
-    def __init__(self, folder: Path, bare_file: Path | None) -> None:
+    def __init__(self, folder: Path, bare_file: Path | None, sources: Mapping[str, str] = MappingProxyType({})) -> None:
         self.folder = folder
+        self._sources = sources
         self.questions: Mapping[str, str] = {}
         self._bare_file: Path | None = bare_file
         self.problems: list[Problem] = []
+        self.entries: list[Entry] = []
+        self._first_places: dict[tuple[str, int], str] = {}
         self._texts: dict[str, str] = {}
         self._pictures: dict[str, str | None] = {}
 
@@ -191,10 +249,37 @@ class _Scan:
                 entry = self._entry(element, path.name, length, first_index)
                 if entry is not None:
                     entries.append(entry)
-        except NotAnArrayError as error:
+        except UnreadableError as error:
             self.problems.append(Problem(path.name, str(error)))
             return []
         return entries
+
+    def rows(self, path: Path, form: Files, layout: Layout) -> Iterator[tuple[tuple[str, int], Dialogue]]:
+        """The valid dialogues of a file of another layout, by id and length; their entries are noted."""
+        file = path.relative_to(self.folder).as_posix()
+        try:
+            for row in rows_of(path, form, layout):
+                if wanted(row, layout):
+                    for variant in layout.variants_of(path.name):
+                        yield from self._row_of(row, layout, variant, file)
+        except UnreadableError as error:
+            self.problems.append(Problem(file, str(error)))
+
+    def _row_of(self, row: Row, layout: Layout, variant: Variant | None, file: str) -> Iterator[tuple[tuple[str, int], Dialogue]]:
+        value, problems = in_own_form(row, layout, variant, folder=self.folder, file=file)
+        dialogue, sentences = parse_dialogue(value, length=None) if not problems else (None, ())
+        found = [*problems, *sentences]
+        if dialogue is not None:
+            first = self._first_places.setdefault((dialogue.id, dialogue.length), f"{file}[{row.number}]")
+            if first != f"{file}[{row.number}]":
+                found.append(f"duplicate id: it stands at {first} already")
+            found.extend(self._missing(dialogue.image_paths))
+        if found or dialogue is None:
+            self.problems.extend(Problem(file, what, row.number, element_id(value)) for what in found)
+            return
+        whole = _normal(dialogue, {})
+        self.entries.append(self._row(whole, Element(row.number, 0, 0, None), file))
+        yield (whole.id, whole.length), whole
 
     def _entry(self, element: Element, file: str, length: int, first_index: dict[str, int]) -> Entry | None:
         dialogue, sentences = parse_dialogue(element.value, length=length)
@@ -235,7 +320,8 @@ class _Scan:
             size_bytes=element.size_bytes,
             digest=_digest(dialogue),
             method=self._once_or_none(dialogue.method),
-            source=self._once_or_none(dialogue.source),
+            # What the prefix of an id stands for is no part of the digest: it is the layout's word, not the data's.
+            source=self._once_or_none(dialogue.source or self._sources.get(dialogue.id.partition("_")[0])),
             language=self._once_or_none(dialogue.language),
             pair=self._once_or_none(dialogue.pair),
             user_only=dialogue.user_only,
@@ -263,21 +349,7 @@ def _picture_problem(folder: Path, image_path: str) -> str | None:
 
 
 def _elements(path: Path) -> Iterator[Element]:
-    if not path.is_file():
-        raise NotAnArrayError("is not a file")
-    try:
-        size_bytes = path.stat().st_size
-        if size_bytes > MAX_FILE_BYTES:
-            raise NotAnArrayError(f"has {size_bytes:,} bytes, more than the {MAX_FILE_BYTES:,} allowed")
-        raw = path.read_bytes()
-    except OSError as error:
-        raise NotAnArrayError(f"cannot be read: {error.strerror}") from error
-    base_bytes = len(codecs.BOM_UTF8) if raw.startswith(codecs.BOM_UTF8) else 0
-    try:
-        text = str(memoryview(raw)[base_bytes:], "utf-8")
-    except UnicodeDecodeError as error:
-        raise NotAnArrayError(f"is not JSON in UTF-8: byte {base_bytes + error.start} is no part of a character") from error
-    del raw
+    text, base_bytes = read_text(path)
     yield from scan_array(text, base_bytes=base_bytes)
 
 
@@ -289,7 +361,7 @@ def _bare_questions(file: Path) -> dict[str, str]:
             dialogue, _ = parse_dialogue(element.value, length=1)
             if dialogue is not None:
                 questions[dialogue.id] = dialogue.user_texts[0]
-    except NotAnArrayError:
+    except UnreadableError:
         pass
     return questions
 

@@ -1,4 +1,4 @@
-"""Downloads the authors' copy from Hugging Face, on request only: the data has its own licence and is never shipped."""
+"""Downloads published data sets from Hugging Face, on request only: they have licences of their own and are never shipped."""
 
 from __future__ import annotations
 
@@ -11,73 +11,71 @@ from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from safemt_api.dataset.layouts import Hub, Layout
+from safemt_api.dataset.rows import files_of
 from safemt_api.errors import UsageError
 
-REPOSITORY = "HappyCorpse/SafeMT"
 MAX_UNPACKED_BYTES = 4 * 1024**3
 """Several times the real copy (about 540 MB); an archive that unpacks to more is refused."""
 
 MAX_MEMBERS = 100_000
 PICTURE_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
-WANTED = ["*_turn.json", "*.md", "LICENSE*", *(f"*{ending}" for ending in PICTURE_ENDINGS), "*.zip", "*.tar", "*.tar.gz", "*.tgz"]
-"""What is asked of the hub; its patterns cross slashes."""
-
 _COPY_BYTES = 1024 * 1024
 
 Download = Callable[..., str]
 """Called like ``huggingface_hub.snapshot_download``."""
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    """Where the data comes from and on what terms."""
+def describe_source(layout: Layout) -> str:
+    """Where a set comes from, how large it is and on what terms: what to tell the user before the download starts.
 
-    repository: str
-    url: str
-    licence: str
-    licence_url: str
-    size_bytes: int
-
-    @property
-    def sentence(self) -> str:
-        """What to tell the user before the download starts."""
-        return (
-            f"{self.repository} ({self.url}): about {self.size_bytes // 10**6} MB, mostly pictures; licence {self.licence} "
-            f"({self.licence_url}): with attribution, not for commercial use. It holds harmful requests by design."
-        )
+    Raises:
+        UsageError: It is not on the hub.
+    """
+    hub = _hub_of(layout)
+    size = "of a size that we do not know" if hub.size_mb is None else f"about {hub.size_mb:,} MB, mostly pictures"
+    licence = f"licence {layout.licence}" if layout.licence != "not found" else "its licence we could not find: read its card"
+    link = f" ({layout.licence_url})" if layout.licence_url else ""
+    consent = "; it asks for consent on its page, and HF_TOKEN must be set" if hub.gated else ""
+    return (
+        f"{hub.repository} (https://huggingface.co/datasets/{hub.repository}): {size}; {licence}{link}{consent}. Cite {layout.citation}. "
+        "It holds harmful requests by design."
+    )
 
 
-def describe_source(repository: str = REPOSITORY) -> Source:
-    """The terms of the authors' copy (https://huggingface.co/datasets/HappyCorpse/SafeMT)."""
-    url = f"https://huggingface.co/datasets/{repository}"
-    return Source(repository, url, "CC-BY-NC-4.0", "https://creativecommons.org/licenses/by-nc/4.0/", 540_000_000)
+def _hub_of(layout: Layout) -> Hub:
+    if layout.hub is None:
+        raise UsageError(f"the layout {layout.name} is that of no data set on the hub; copy the data by hand")
+    return layout.hub
 
 
-def fetch_dataset(target: Path, *, repository: str = REPOSITORY, revision: str | None = None, download: Download | None = None) -> Path:
-    """Download the data set and unpack its pictures where they come in archives.
+def fetch_dataset(target: Path, layout: Layout, *, revision: str | None = None, download: Download | None = None) -> Path:
+    """Download a data set and unpack its pictures where they come in archives.
 
     Args:
         target: The folder to fill; what is there already is not downloaded again.
-        repository: Owner and name on Hugging Face.
+        layout: Says where it is and what of it is wanted.
         revision: Branch, tag or commit; ``None`` takes the newest.
         download: Stands in for ``huggingface_hub.snapshot_download``.
 
     Returns:
-        The folder in the official layout: ``target``, or the one below it that holds the ``k_turn.json`` files.
+        The folder with the data: ``target``, or the one below it that holds the ``k_turn.json`` files.
 
     Raises:
-        UsageError: The extra is not installed, the download failed, or what came is not in the official layout or not safe to unpack.
+        UsageError: The extra is not installed, the download failed, or what came is not of the layout or not safe to unpack.
     """
+    hub = _hub_of(layout)
     call = download or _hub_download()
     if target.exists() and not target.is_dir():
         raise UsageError(f"{target} is a file; give a folder to download into")
     try:
-        call(repo_id=repository, repo_type="dataset", revision=revision, local_dir=str(target), allow_patterns=WANTED)
+        call(repo_id=hub.repository, repo_type="dataset", revision=revision, local_dir=str(target), allow_patterns=list(hub.patterns))
     except Exception as error:  # the hub's exceptions differ between its versions; whatever it is, the user gets one sentence
-        raise UsageError(_failure(repository, revision, error)) from error
-    folder = _data_folder(target)
+        raise UsageError(_failure(hub.repository, revision, error)) from error
+    folder = _data_folder(target, layout)
+    under = "images" if layout.pictures is None else layout.pictures.unpack_to
     for archive in sorted(_archives(target)):
-        unpack_pictures(archive, folder)
+        unpack_pictures(archive, folder, under)
     return folder
 
 
@@ -106,10 +104,11 @@ def _failure(repository: str, revision: str | None, error: Exception) -> str:
     )
 
 
-def _data_folder(target: Path) -> Path:
-    folders = {path.parent for path in _visible_files(target, "[1-9]*_turn.json")}
-    if not folders:
-        raise UsageError(f"what was downloaded into {target} holds no 1_turn.json, 2_turn.json, …; the repository may have a new layout")
+def _data_folder(target: Path, layout: Layout) -> Path:
+    folders = {path.parent for path in _visible_files(target, "[1-9]*_turn.json")} if layout.is_own_form else {target}
+    if not folders or (not layout.is_own_form and not files_of(target, layout)):
+        wanted = "1_turn.json, 2_turn.json, …" if layout.is_own_form else " or ".join(layout.files[0].patterns)
+        raise UsageError(f"what was downloaded into {target} holds no {wanted}; the repository may have a new layout")
     return min(folders, key=lambda folder: (len(folder.parts), str(folder)))
 
 
@@ -124,8 +123,8 @@ def _visible_files(target: Path, pattern: str) -> Iterator[Path]:
             yield path
 
 
-def unpack_pictures(archive: Path, folder: Path) -> int:
-    """Unpack the pictures of an archive to where ``image_path`` expects them: below ``folder/images``.
+def unpack_pictures(archive: Path, folder: Path, under: str = "images") -> int:
+    """Unpack the pictures of an archive to where ``image_path`` expects them: below ``folder/images``, or another name.
 
     Other files in it are passed over. Returns the number of pictures written; those there already in the right size are kept.
 
@@ -141,7 +140,7 @@ def unpack_pictures(archive: Path, folder: Path) -> int:
                 raise UsageError(
                     f"{archive}: unpacks to more than {MAX_UNPACKED_BYTES:,} bytes or {MAX_MEMBERS:,} files; not unpacked further"
                 )
-            written += _write_member(member, _destination(archive, folder, member.name))
+            written += _write_member(member, _destination(archive, folder, member.name, under))
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, NotImplementedError, RuntimeError, OSError, ValueError) as error:
         raise UsageError(f"{archive} cannot be unpacked ({error}); delete it and run the same command again") from error
     return written
@@ -178,12 +177,12 @@ def _is_picture(name: str) -> bool:
     return path.suffix.lower() in PICTURE_ENDINGS and "__MACOSX" not in path.parts and not path.name.startswith(".")
 
 
-def _destination(archive: Path, folder: Path, name: str) -> Path:
+def _destination(archive: Path, folder: Path, name: str, under: str) -> Path:
     parts = PurePosixPath(name).parts
     if name.startswith("/") or ".." in parts or "\\" in name or ":" in name or "\x00" in name:
         raise UsageError(f"{archive}: {name!r} would be written outside the folder; not unpacked")
-    below = parts[parts.index("images") + 1 :] if "images" in parts[:-1] else parts
-    destination = folder.joinpath("images", *below)
+    below = parts[parts.index(under) + 1 :] if under in parts[:-1] else parts
+    destination = folder.joinpath(under, *below)
     if not destination.parent.resolve().is_relative_to(folder.resolve()):
         raise UsageError(f"{archive}: {name!r} would be written outside the folder (a link in it leads away); not unpacked")
     return destination

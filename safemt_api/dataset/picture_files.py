@@ -5,9 +5,12 @@ A picture leaves the machine, so only regular files inside the data folder are e
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import stat
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
@@ -27,6 +30,9 @@ MAX_DECODING_BYTES = 640_000_000
 
 MAX_PICTURE_BYTES = 100 * 1024 * 1024
 """A file above this is no picture of a data set; it is not read."""
+
+MAX_CONTAINER_BYTES = 1 << 40
+"""An archive is not read whole, so its size hardly matters."""
 
 ANIMATED_TYPES = ("image/gif", "image/webp")
 
@@ -114,11 +120,68 @@ def _why_not_found(image_path: str, error: Exception) -> str:
 
 
 def open_image(folder: Path, image_path: str) -> IO[bytes]:
-    """The picture file, opened for reading; never a device, a pipe or a link swapped in after the look-up.
+    """The picture, opened for reading; never a device, a pipe or a link swapped in after the look-up.
+
+    A path may lead into an archive or a table of the folder: ``pictures.zip/a/1.jpg`` is a member of it, ``part.parquet/image/7`` the
+    picture in column ``image`` of row 7.
 
     Raises:
         ImageError: See ``locate_image``; also when the file is empty, unreadable or far too large.
     """
+    parts = PurePosixPath(image_path.removeprefix("/")).parts
+    for depth in range(1, len(parts)):
+        kind = parts[depth - 1].lower().rpartition(".")[2]
+        if kind in ("zip", "parquet"):
+            _refuse_odd_path(image_path, image_path.removeprefix("/"))
+            container, inner = "/".join(parts[:depth]), parts[depth:]
+            if not folder.joinpath(container).is_dir():
+                data = _zipped(folder, container, "/".join(inner)) if kind == "zip" else _tabled(folder, container, inner)
+                return io.BytesIO(data)
+    return _open_file(folder, image_path, MAX_PICTURE_BYTES)
+
+
+def _zipped(folder: Path, archive: str, member: str) -> bytes:
+    """A member of a zip, never more of it than a picture may have, whatever its head claims."""
+    try:
+        with _open_file(folder, archive, MAX_CONTAINER_BYTES) as stream, zipfile.ZipFile(stream) as opened, opened.open(member) as source:
+            data = source.read(MAX_PICTURE_BYTES + 1)
+    except KeyError:
+        raise ImageError(f"image {shown(f'{archive}/{member}')} is missing: there is no such file in the archive") from None
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError, ValueError) as error:
+        if isinstance(error, ImageError):
+            raise
+        raise ImageError(f"image {shown(f'{archive}/{member}')} cannot be read from the archive: {reason_of(error)}") from error
+    return _of_fitting_size(data, f"{archive}/{member}")
+
+
+def _tabled(folder: Path, table: str, inner: tuple[str, ...]) -> bytes:
+    """The picture in a cell of a parquet file: its bytes, or a struct with them as the hub writes it."""
+    import polars as pl  # noqa: PLC0415 (polars is imported late)
+
+    name = "/".join((table, *inner))
+    column, row = "/".join(inner[:-1]), inner[-1]
+    if not column or not row.isdecimal():
+        raise ImageError(f"image {shown(name)} names no column and row of the table")
+    file = locate_image(folder, table)
+    try:
+        cells = pl.scan_parquet(file, glob=False).select(column).slice(int(row), 1).collect().to_series().to_list()
+    except (pl.exceptions.PolarsError, OSError, OverflowError) as error:
+        raise ImageError(f"image {shown(name)} cannot be read from the table: {shown(str(error).splitlines()[0])}") from error
+    cell = cells[0].get("bytes") if cells and isinstance(cells[0], dict) else cells[0] if cells else None
+    if not isinstance(cell, bytes):
+        raise ImageError(f"image {shown(name)} is missing: the table has no bytes there")
+    return _of_fitting_size(cell, name)
+
+
+def _of_fitting_size(data: bytes, name: str) -> bytes:
+    if not data:
+        raise ImageError(f"image {shown(name)} is an empty file")
+    if len(data) > MAX_PICTURE_BYTES:
+        raise ImageError(f"image {shown(name)} has more than the {MAX_PICTURE_BYTES:,} bytes allowed")
+    return data
+
+
+def _open_file(folder: Path, image_path: str, most_bytes: int) -> IO[bytes]:
     path = locate_image(folder, image_path)
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
@@ -126,12 +189,12 @@ def open_image(folder: Path, image_path: str) -> IO[bytes]:
     except OSError as error:
         raise ImageError(f"image {shown(image_path)} cannot be read: {error.strerror}") from error
     status = os.fstat(stream.fileno())
-    if stat.S_ISREG(status.st_mode) and 0 < status.st_size <= MAX_PICTURE_BYTES:
+    if stat.S_ISREG(status.st_mode) and 0 < status.st_size <= most_bytes:
         return stream
     stream.close()
     if not stat.S_ISREG(status.st_mode):
         raise ImageError(f"image {shown(image_path)} is not a regular file")
-    why = "is an empty file" if status.st_size == 0 else f"has {status.st_size:,} bytes, more than the {MAX_PICTURE_BYTES:,} allowed"
+    why = "is an empty file" if status.st_size == 0 else f"has {status.st_size:,} bytes, more than the {most_bytes:,} allowed"
     raise ImageError(f"image {shown(image_path)} {why}")
 
 

@@ -146,12 +146,8 @@ def make_plan(
     model = settings.model or profile.default_model
     if model is None:
         raise UsageError(f"{provider} has no default model: give --model (`safemt-api providers show {provider}` names some)")
-    bench = Bench.of(
-        settings.judges or (profile.default_judge or RULES,),
-        settings.judge_fallback,
-        rubric=settings.rubric,
-        manner=Manner(settings.judge_temperature, settings.judge_sees),
-    )
+    judges, manner = settings.judges or (profile.default_judge or RULES,), Manner(settings.judge_temperature, settings.judge_sees)
+    bench = Bench.of(judges, settings.judge_fallback, rubric=settings.rubric, manner=manner)
     moderator = read_moderator(settings.moderator)
     destination = router.destination(provider, model)
     judging = tuple(map(router.resolver("judge"), (spec for spec in bench.everyone if spec.provider)))
@@ -164,6 +160,9 @@ def make_plan(
         for one in used:
             one.profile.api_key(environ)
     dataset, remarks = choose_data(settings, environ) if data is None else data
+    usual = None if dataset.layout is None else dataset.layout.rubric
+    if settings.rubric is None and usual is not None and bench.reads_rubric:
+        bench = Bench.of(judges, settings.judge_fallback, rubric=usual, manner=manner)
     target = Target(destination.route, _parameters(settings, profile, model), settings.system)
     identity = {
         **_identity(settings, target, dataset, bench, moderator),
@@ -247,7 +246,7 @@ def choose_data(settings: EvalSettings, environ: Mapping[str, str]) -> ChosenDat
     if folder is None:
         folder = demonstration_folder()
         remarks.append(f"no --data and no {DATA_VARIABLE}: using the demonstration set (mild; its scores say nothing about a model)")
-    dataset = load_dataset(folder, lengths=settings.lengths, skip_invalid=settings.skip_invalid)
+    dataset = load_dataset(folder, lengths=settings.lengths, skip_invalid=settings.skip_invalid, layout=settings.layout)
     if dataset.problems:
         remarks.append(f"left out {len(dataset.problems)} invalid entries of {folder} (`safemt-api data check` lists them)")
     chosen = select(dataset, sample=settings.sample, scenarios=settings.scenarios, kinds=set(settings.kinds), seed=settings.seed)

@@ -96,8 +96,11 @@ class EvalSettings:
         SafetyThreshold | None,
         Option(Group.TARGET, "From which likelihood of harm on the vendor's adjustable filters block (Google). Default: the vendor's own."),
     ] = None
-    data: Annotated[
-        Path | None, Option(Group.DATA, "Folder in the official layout. Default: SAFEMT_DATA, else the demonstration set.", "DIR")
+    data: Annotated[Path | None, Option(Group.DATA, "Folder with the data. Default: SAFEMT_DATA, else the demonstration set.", "DIR")] = (
+        None
+    )
+    layout: Annotated[
+        str | None, Option(Group.DATA, "Layout of the data, or a layout file. Default: found where it is unmistakable.", "NAME|FILE")
     ] = None
     lengths: Annotated[
         tuple[Annotated[int, Ge(1), Le(MOST)], ...] | None,

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from safemt_api.dataset.elements import NotAnArrayError, parse_dialogue, scan_array, shown
+from safemt_api.dataset.elements import UnreadableError, parse_dialogue, scan_array, shown
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=8),
@@ -54,7 +54,7 @@ def test_every_element_stands_at_its_offset_whatever_the_characters(
     ],
 )
 def test_what_is_no_json_array_is_said_in_a_sentence(text: str, said: str) -> None:
-    with pytest.raises(NotAnArrayError) as caught:
+    with pytest.raises(UnreadableError) as caught:
         list(scan_array(text))
     assert said in str(caught.value)
 

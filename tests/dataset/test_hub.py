@@ -17,6 +17,7 @@ import pytest
 from safemt_api.dataset import hub
 from safemt_api.dataset.entries import load_dataset
 from safemt_api.dataset.hub import describe_source, fetch_dataset, unpack_pictures
+from safemt_api.dataset.layouts import own_form
 from safemt_api.errors import UsageError
 
 Make = Callable[..., Any]
@@ -45,7 +46,7 @@ def played_hub(files: dict[str, bytes], calls: list[dict[str, Any]] | None = Non
 
 
 def test_the_terms_name_licence_size_and_place() -> None:
-    sentence = describe_source().sentence
+    sentence = describe_source(own_form())
     for part in ("CC-BY-NC-4.0", "540 MB", "huggingface.co/datasets/HappyCorpse/SafeMT"):
         assert part in sentence
 
@@ -54,7 +55,7 @@ def test_a_plain_copy_is_downloaded_and_loads(tmp_path: Path, element: Make, pic
     calls: list[dict[str, Any]] = []
     files = {"1_turn.json": json.dumps([element()]).encode(), "images/a.png": picture()}
     target = tmp_path / "new" / "data"
-    folder = fetch_dataset(target, revision="abc", download=played_hub(files, calls))
+    folder = fetch_dataset(target, own_form(), revision="abc", download=played_hub(files, calls))
     assert folder == target
     assert len(load_dataset(folder).entries) == 1
     assert calls[0]["repo_id"] == "HappyCorpse/SafeMT"
@@ -69,7 +70,7 @@ def test_a_copy_in_a_subfolder_with_zipped_pictures_is_unpacked_where_it_loads(
     archive = zipped(tmp_path / "i.zip", {f"{prefix}fraud/a.png": picture(), "__MACOSX/fraud/._a.png": b"x", "notes.txt": b"x"})
     element = element(image_path="images/fraud/a.png")
     files = {"Data/1_turn.json": json.dumps([element]).encode(), "Data/images.zip": archive.read_bytes(), ".cache/3_turn.json": b"[]"}
-    folder = fetch_dataset(tmp_path / "data", download=played_hub(files))
+    folder = fetch_dataset(tmp_path / "data", own_form(), download=played_hub(files))
     assert folder == tmp_path / "data" / "Data"
     assert len(load_dataset(folder).entries) == 1
     assert [path.name for path in (folder / "images").rglob("*") if path.is_file()] == ["a.png"]
@@ -134,14 +135,14 @@ def test_too_large_and_damaged_archives_are_refused(tmp_path: Path, monkeypatch:
 def test_without_the_extra_the_command_to_install_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(UsageError, match=r"pip install 'safemt-api\[data\]'"):
-        fetch_dataset(tmp_path / "data")
+        fetch_dataset(tmp_path / "data", own_form())
 
 
 def test_the_hubs_own_function_is_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, element: Make) -> None:
     module = types.ModuleType("huggingface_hub")
     module.snapshot_download = played_hub({"1_turn.json": b"[]"})  # type: ignore[attr-defined] # a stand-in for the real module
     monkeypatch.setitem(sys.modules, "huggingface_hub", module)
-    assert fetch_dataset(tmp_path / "data") == tmp_path / "data"
+    assert fetch_dataset(tmp_path / "data", own_form()) == tmp_path / "data"
 
 
 class GatedRepoError(Exception):
@@ -167,12 +168,12 @@ def test_every_failure_is_one_sentence(tmp_path: Path, error: Exception, said: s
         raise error
 
     with pytest.raises(UsageError, match=said) as caught:
-        fetch_dataset(tmp_path / "data", download=fail)
+        fetch_dataset(tmp_path / "data", own_form(), download=fail)
     assert "\n" not in str(caught.value)
 
 
 def test_a_download_in_another_layout_and_a_target_that_is_a_file_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"holds no 1_turn\.json"):
-        fetch_dataset(tmp_path / "data", download=played_hub({"README.md": b"x"}))
+        fetch_dataset(tmp_path / "data", own_form(), download=played_hub({"README.md": b"x"}))
     with pytest.raises(UsageError, match="is a file"):
-        fetch_dataset(tmp_path / "data" / "README.md", download=played_hub({}))
+        fetch_dataset(tmp_path / "data" / "README.md", own_form(), download=played_hub({}))
