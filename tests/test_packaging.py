@@ -15,6 +15,7 @@ import pytest
 
 import safemt_api
 from safemt_api.dataset.entries import load_dataset
+from safemt_api.dataset.layouts import load_layouts
 from safemt_api.dataset.shipped import demonstration_folder
 from safemt_api.judges.rubric import SHIPPED_SETS, load_rubrics
 from safemt_api.moderators.library import load_policies
@@ -62,6 +63,10 @@ def test_vendors_ship() -> None:
 
 def test_studies_ship() -> None:
     assert {"demo", "safemt-paper"} <= set(studies.shipped_names())
+
+
+def test_layouts_ship() -> None:
+    assert {"safemt", "mmds", "openai"} <= load_layouts().keys()
 
 
 def test_the_demonstration_ships_whole() -> None:

@@ -1,4 +1,4 @@
-"""``safemt-api data``: check, describe, show and download dialogues."""
+"""``safemt-api data``: check, describe, show, download and convert dialogues."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from safemt_api.runs.options import numbers
 with imported_on_use():
     from safemt_api import files
     from safemt_api.cli import terminal
-    from safemt_api.dataset import elements, entries, findings, hub, picture_files, shipped, statistics
+    from safemt_api.dataset import elements, entries, findings, hub, layouts, own_form, picture_files, shipped, statistics
     from safemt_api.report import dialogue_page, words
     from safemt_api.runs import plan as planning
 
@@ -30,10 +30,16 @@ if TYPE_CHECKING:
 EXIT_BAD_DATA = 2
 Facts = tuple[tuple[str, str], ...]
 
-data_app = typer.Typer(help="Check, describe, show and download dialogues.", no_args_is_help=True, rich_markup_mode=None)
+data_app = typer.Typer(help="Check, describe, show, download and convert dialogues.", no_args_is_help=True, rich_markup_mode=None)
 
 Folder = Annotated[
-    Path | None, typer.Argument(metavar="DIR", help="A folder in the official layout. Default: SAFEMT_DATA, else the demonstration set.")
+    Path | None, typer.Argument(metavar="DIR", help="A folder with dialogues. Default: SAFEMT_DATA, else the demonstration set.")
+]
+LayoutName = Annotated[
+    str | None,
+    typer.Option(
+        "--layout", metavar="NAME|FILE", help="Its layout (`safemt-api data layouts`), or a layout file. Default: found where unmistakable."
+    ),
 ]
 
 
@@ -44,10 +50,10 @@ def _folder(given: Path | None) -> Path:
 
 
 @data_app.command("check", cls=GroupedCommand)
-def check(folder: Folder = None, as_json: options.FiguresAsJson = False) -> None:
+def check(folder: Folder = None, layout: LayoutName = None, as_json: options.FiguresAsJson = False) -> None:
     """List everything that is wrong with a data folder, every picture decoded; exit code 2 if anything is."""
     given = _folder(folder)
-    found = findings.examine(given)
+    found = findings.examine(given, layout)
     if as_json:
         problems = [str(problem) for problem in found.problems]
         counts = {"dialogues": found.dialogues, "pictures": found.pictures}
@@ -62,10 +68,10 @@ def check(folder: Folder = None, as_json: options.FiguresAsJson = False) -> None
 
 
 @data_app.command("stats", cls=GroupedCommand)
-def stats(folder: Folder = None, as_json: options.FiguresAsJson = False) -> None:
+def stats(folder: Folder = None, layout: LayoutName = None, as_json: options.FiguresAsJson = False) -> None:
     """Count dialogues by scenario and length, words and pictures."""
     given = _folder(folder)
-    dataset = entries.load_dataset(given, skip_invalid=True)
+    dataset = entries.load_dataset(given, skip_invalid=True, layout=layout)
     if dataset.problems:
         terminal.say(f"{dataset.left_out} invalid dialogues are left out (`safemt-api data check {given}` lists them)")
     counted = statistics.dataset_statistics(dataset)
@@ -82,6 +88,7 @@ def show(
     dialogue_id: Annotated[str, typer.Argument(metavar="ID", help="The dialogue's id, which is the same in all lengths.")],
     folder: Folder = None,
     *,
+    layout: LayoutName = None,
     lengths: Annotated[
         str | None, typer.Option("--lengths", metavar="1,2,4,6,8", help="Only these lengths. Default: all there are.")
     ] = None,
@@ -91,7 +98,8 @@ def show(
     ] = None,
 ) -> None:
     """Show one id of a data folder: its dialogues, and its picture or what it is."""
-    dataset = entries.load_dataset(_folder(folder), lengths=None if lengths is None else numbers(lengths), skip_invalid=True)
+    wanted = None if lengths is None else numbers(lengths)
+    dataset = entries.load_dataset(_folder(folder), lengths=wanted, skip_invalid=True, layout=layout)
     dialogues = _dialogues(dataset, dialogue_id)
     try:
         paths = dict.fromkeys(path for dialogue in dialogues for path in dialogue.image_paths)
@@ -155,18 +163,23 @@ def _print(dialogues: Sequence[Dialogue], facts: Facts) -> None:
 
 @data_app.command("fetch", cls=GroupedCommand)
 def fetch(
-    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="The folder to fill.")] = Path("data/safemt"),
+    to: Annotated[Path | None, typer.Option("--to", metavar="DIR", help="The folder to fill. Default: data/NAME.")] = None,
+    layout: Annotated[
+        str, typer.Option("--layout", metavar="NAME|FILE", help="Which set (`safemt-api data layouts`), or a layout file.")
+    ] = "safemt",
     revision: Annotated[str | None, typer.Option("--revision", metavar="REF", help="Branch, tag or commit.")] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Download the authors' copy from Hugging Face, after saying its licence and size (needs the extra: pip install 'safemt-api[data]')."""
-    terminal.say(hub.describe_source().sentence)
+    """Download a published set from Hugging Face, after saying its licence and size (needs the extra: pip install 'safemt-api[data]')."""
+    known = layouts.find_layout(layout)
+    to = to or Path("data") / known.name
+    terminal.say(hub.describe_source(known))
     if not yes and not terminal.agrees(f"Download into {to}?"):
         terminal.say("not downloaded (--yes does not ask)")
         raise typer.Exit(EXIT_BAD_DATA)
-    folder = hub.fetch_dataset(to, revision=revision)
+    folder = hub.fetch_dataset(to, known, revision=revision)
     terminal.say(f"downloaded into {folder}; checking all dialogues and pictures, which takes a moment")
-    found = findings.examine(folder)
+    found = findings.examine(folder, known)
     if found.problems:
         for problem in found.problems[:MAX_PROBLEMS_SHOWN]:
             terminal.put(str(problem))
@@ -176,4 +189,38 @@ def fetch(
         )
         raise typer.Exit(EXIT_BAD_DATA)
     counted = f"{found.dialogues:,} dialogues and {found.pictures:,} pictures"
-    terminal.say(f"the data is in {folder}, {counted}, checked: safemt-api eval --data {folder}")
+    flag = "" if known.is_own_form else f" --layout {layout}"
+    terminal.say(f"the data is in {folder}, {counted}, checked: safemt-api eval --data {folder}{flag}")
+
+
+@data_app.command("convert", cls=GroupedCommand)
+def convert(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder with dialogues of any layout.")],
+    *,
+    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="The folder to write, which must not be there yet.")],
+    layout: LayoutName = None,
+    skip_invalid: Annotated[bool, typer.Option("--skip-invalid", help="Leave invalid dialogues out.")] = False,
+) -> None:
+    """Write a data folder in our own form, with where it is from and on what terms beside it."""
+    dataset = entries.load_dataset(folder, skip_invalid=skip_invalid, layout=layout)
+    try:
+        own_form.convert(dataset, to)
+    except picture_files.ImageError as error:
+        raise UsageError(str(error)) from error
+    told = "" if dataset.layout is None else f", layout {dataset.layout.name}, licence {dataset.layout.licence}"
+    left_out = f", {dataset.left_out:,} invalid ones left out" if dataset.left_out else ""
+    terminal.say(
+        f"{len(dataset.entries):,} dialogues written to {to}{told}{left_out}; where they are from stands in {to / own_form.PROVENANCE_FILE}"
+    )
+
+
+@data_app.command("layouts", cls=GroupedCommand)
+def list_layouts(as_json: options.FiguresAsJson = False) -> None:
+    """List the layouts: those that ship, and those of ./layouts."""
+    known = layouts.load_layouts()
+    if as_json:
+        terminal.put_json([{**one.record, "unknown": one.unknown, "notes": one.notes} for one in known.values()])
+        return
+    for one in known.values():
+        where = "" if one.hub is None else f", hub {one.hub.repository}{' (gated)' if one.hub.gated else ''}"
+        terminal.put(f"{one.name}: {one.title}; licence {one.licence}{where}; checked {one.checked.isoformat()}")

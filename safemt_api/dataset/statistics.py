@@ -1,17 +1,24 @@
-"""What is in a data set, as values to print: dialogues by scenario and length, sources, pictures, words."""
+"""What is in a data set, as values to print: dialogues by scenario, method and length, sources, pictures, words, duplicates, gaps."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from hashlib import sha256
+from itertools import pairwise
 from pathlib import PurePosixPath
 from statistics import median
 
 from safemt_api.dataset.elements import shown
 from safemt_api.dataset.entries import Dataset
-from safemt_api.dataset.picture_files import ImageError, Inspection, inspect_image
+from safemt_api.dataset.picture_files import ImageError, Inspection, inspect_image, open_image
 from safemt_api.messages import Dialogue, Kind
+
+MOST_NAMES_TOLD = 3
+MOST_GROUPS_TOLD = 5
+SIDES_PIXELS = (256, 512, 1024, 2048, 4096)
 
 _TYPES_BY_ENDING = {
     ".png": "image/png",
@@ -37,6 +44,23 @@ class ScenarioCount:
 
 
 @dataclass(frozen=True, slots=True)
+class MethodCount:
+    """Dialogues of one method; ``by_length`` runs along the data set's lengths."""
+
+    method: str
+    ids: int
+    by_length: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """The ids that lack a length."""
+
+    length: int
+    ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class WordCount:
     """Words of the dialogues of one length: mean per dialogue, user's and scripted assistant's."""
 
@@ -49,7 +73,10 @@ class WordCount:
 
 @dataclass(frozen=True, slots=True)
 class PictureCount:
-    """The distinct pictures. ``mismatched`` are those whose ending names another type than their bytes are."""
+    """The distinct pictures. ``mismatched`` are those whose ending names another type than their bytes are.
+
+    ``sides`` counts them by their longer side; ``duplicates`` are files with the same bytes.
+    """
 
     files: int
     total_bytes: int
@@ -59,6 +86,8 @@ class PictureCount:
     tallest_pixels: int
     media_types: tuple[tuple[str, int], ...]
     mismatched: tuple[str, ...]
+    sides: tuple[tuple[str, int], ...] = ()
+    duplicates: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +101,10 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class DatasetStatistics:
-    """A data set in numbers. ``complete_ids`` have every length; ``sources`` counts ids by the prefix before their first underscore."""
+    """A data set in numbers. ``complete_ids`` have every length, ``gaps`` says which ids lack which.
+
+    ``sources`` counts ids by their source, or by the prefix before their first underscore; ``duplicates`` are ids whose users say the same.
+    """
 
     name: str
     fingerprint: str
@@ -85,10 +117,25 @@ class DatasetStatistics:
     scenarios: tuple[ScenarioCount, ...]
     words: tuple[WordCount, ...]
     pictures: PictureCount
+    methods: tuple[MethodCount, ...] = ()
+    languages: tuple[tuple[str, int], ...] = ()
+    twins: int = 0
+    without_picture: int = 0
+    user_only: int = 0
+    duplicates: tuple[tuple[str, ...], ...] = ()
+    gaps: tuple[Gap, ...] = ()
 
     def tables(self) -> tuple[Table, ...]:
         """The numbers as tables of text."""
-        return (self._overview(), self._by_scenario(), self._by_length(), self._pictures())
+        methods, odd = self._by_method(), self._oddities()
+        return (
+            self._overview(),
+            self._by_scenario(),
+            *((methods,) if self.methods else ()),
+            self._by_length(),
+            self._pictures(),
+            *((odd,) if odd.rows else ()),
+        )
 
     def _overview(self) -> Table:
         rows = [
@@ -97,6 +144,10 @@ class DatasetStatistics:
             ("ids with every length", f"{self.complete_ids:,}"),
             *((f"{kind} ids", f"{count:,}") for kind, count in self.kinds),
             *((f"ids from {shown(source)}", f"{count:,}") for source, count in self.sources),
+            *((f"ids in {shown(language)}", f"{count:,}") for language, count in self.languages),
+            *((("pairs of a harmful and a benign id", f"{self.twins:,}"),) if self.twins else ()),
+            *((("dialogues without a picture", f"{self.without_picture:,}"),) if self.without_picture else ()),
+            *((("dialogues of the user alone (live only)", f"{self.user_only:,}"),) if self.user_only else ()),
             ("fingerprint", self.fingerprint),
         ]
         return Table(self.name, ("what", "value"), tuple(rows))
@@ -106,6 +157,19 @@ class DatasetStatistics:
         totals = [sum(row.by_length[position] for row in self.scenarios) for position in range(len(self.lengths))]
         rows.append(("all", "", f"{self.ids:,}", *(f"{total:,}" for total in totals)))
         return Table("Dialogues by scenario and length", ("scenario", "kind", "ids", *map(str, self.lengths)), tuple(rows))
+
+    def _by_method(self) -> Table:
+        rows = [(shown(row.method), f"{row.ids:,}", *(f"{count:,}" for count in row.by_length)) for row in self.methods]
+        return Table("Dialogues by method and length", ("method", "ids", *map(str, self.lengths)), tuple(rows))
+
+    def _oddities(self) -> Table:
+        same = [("ids with the same words", len(group), group) for group in self.duplicates]
+        same += [("pictures with the same bytes", len(group), group) for group in self.pictures.duplicates]
+        lacking = [(f"ids without length {gap.length}", len(gap.ids), gap.ids) for gap in self.gaps]
+        rows = tuple((what, f"{count:,}", _first_few(names)) for what, count, names in [*same[:MOST_GROUPS_TOLD], *lacking])
+        left = max(0, len(same) - MOST_GROUPS_TOLD)
+        more = (("more groups alike", f"{left:,}", "--json has all"),) if left else ()
+        return Table("Duplicates and gaps", ("what", "count", "which"), (*rows, *more))
 
     def _by_length(self) -> Table:
         rows = tuple(
@@ -128,6 +192,7 @@ class DatasetStatistics:
             ("median", f"{pictures.median_bytes / 1e3:,.0f} KB"),
             ("largest", f"{pictures.largest_bytes / 1e3:,.0f} KB"),
             ("widest, tallest", f"{pictures.widest_pixels:,} pixels, {pictures.tallest_pixels:,} pixels"),
+            *((f"longer side {name}", f"{count:,}") for name, count in pictures.sides),
             *((media_type, f"{count:,}") for media_type, count in pictures.media_types),
             ("ending unlike the bytes", f"{len(pictures.mismatched):,}"),
         )
@@ -142,6 +207,10 @@ def dataset_statistics(dataset: Dataset) -> DatasetStatistics:
     """
     id_kinds = {entry.id: entry.kind for entry in reversed(dataset.entries)}
     lengths_per_id = Counter(entry.id for entry in dataset.entries)
+    id_sources = {entry.id: entry.source or _source(entry.id) for entry in reversed(dataset.entries)}
+    pairs = {frozenset((entry.id, entry.pair)) for entry in dataset.entries if entry.pair in id_kinds}
+    languages = Counter({entry.id: entry.language for entry in dataset.entries if entry.language}.values())
+    words, duplicates = _words_of(dataset)
     return DatasetStatistics(
         name=dataset.name,
         fingerprint=dataset.fingerprint,
@@ -150,10 +219,17 @@ def dataset_statistics(dataset: Dataset) -> DatasetStatistics:
         ids=len(id_kinds),
         complete_ids=sum(count == len(dataset.lengths) for count in lengths_per_id.values()),
         kinds=_most_first(Counter(id_kinds.values())),
-        sources=_most_first(Counter(_source(one) for one in id_kinds)),
+        sources=_most_first(Counter(id_sources.values())),
         scenarios=_scenario_counts(dataset),
-        words=_word_counts(dataset),
+        words=words,
         pictures=_picture_count(dataset),
+        methods=_method_counts(dataset),
+        languages=_most_first({str(language): count for language, count in languages.items()}),
+        twins=len(pairs),
+        without_picture=sum(not entry.image_paths for entry in dataset.entries),
+        user_only=sum(entry.user_only for entry in dataset.entries),
+        duplicates=duplicates,
+        gaps=tuple(_gaps(dataset)),
     )
 
 
@@ -181,11 +257,42 @@ def _scenario_counts(dataset: Dataset) -> tuple[ScenarioCount, ...]:
     )
 
 
-def _word_counts(dataset: Dataset) -> tuple[WordCount, ...]:
+def _method_counts(dataset: Dataset) -> tuple[MethodCount, ...]:
+    named = [entry for entry in dataset.entries if entry.method is not None]
+    cells = Counter((entry.method, entry.length) for entry in named)
+    ids = Counter(method for method, _ in {(entry.method, entry.id) for entry in named})
+    return tuple(
+        MethodCount(str(method), count, tuple(cells[method, length] for length in dataset.lengths)) for method, count in sorted(ids.items())
+    )
+
+
+def _gaps(dataset: Dataset) -> Iterator[Gap]:
+    """Which ids lack a length; only our own form has each id in all of them."""
+    if dataset.layout is not None and not dataset.layout.is_own_form:
+        return
+    there = {(entry.id, entry.length) for entry in dataset.entries}
+    for length in dataset.lengths:
+        lacking = tuple(one for one in dataset.ids if (one, length) not in there)
+        if lacking:
+            yield Gap(length, lacking)
+
+
+def _first_few(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MOST_NAMES_TOLD:,} more" if len(names) > MOST_NAMES_TOLD else ""
+    return f"{', '.join(map(shown, names[:MOST_NAMES_TOLD]))}{more}"
+
+
+def _words_of(dataset: Dataset) -> tuple[tuple[WordCount, ...], tuple[tuple[str, ...], ...]]:
+    """Words by length, and the ids whose users say the same, blanks and capitals aside; each dialogue is read once."""
     counts: dict[int, list[tuple[int, int]]] = {length: [] for length in dataset.lengths}
+    same: dict[bytes, dict[str, None]] = {}
     for entry in dataset.entries:
-        counts[entry.length].append(_words(dataset.read(entry)))
-    return tuple(_word_count(length, pairs) for length, pairs in counts.items())
+        dialogue = dataset.read(entry)
+        counts[entry.length].append(_words(dialogue))
+        plain = "\0".join(" ".join(text.casefold().split()) for text in dialogue.user_texts)
+        same.setdefault(sha256(plain.encode()).digest(), {})[entry.id] = None
+    words = tuple(_word_count(length, pairs) for length, pairs in counts.items())
+    return words, tuple(dict.fromkeys(tuple(ids) for ids in same.values() if len(ids) > 1))
 
 
 def _words(dialogue: Dialogue) -> tuple[int, int]:
@@ -211,7 +318,28 @@ def _picture_count(dataset: Dataset) -> PictureCount:
         tallest_pixels=max((inspection.height_pixels for inspection in found.values()), default=0),
         media_types=_most_first(Counter(inspection.media_type for inspection in found.values())),
         mismatched=tuple(path for path, inspection in found.items() if mismatched_ending(path, inspection.media_type)),
+        sides=_by_side(found.values()),
+        duplicates=_same_bytes(dataset, found),
     )
+
+
+def _by_side(found: Iterable[Inspection]) -> tuple[tuple[str, int], ...]:
+    sides = [max(inspection.width_pixels, inspection.height_pixels) for inspection in found]
+    classes = ((f"up to {most:,} pixels", low, most) for low, most in pairwise((0, *SIDES_PIXELS)))
+    above = (f"above {SIDES_PIXELS[-1]:,} pixels", SIDES_PIXELS[-1], 10**9)
+    counted = ((name, sum(low < side <= most for side in sides)) for name, low, most in (*classes, above))
+    return tuple((name, count) for name, count in counted if count)
+
+
+def _same_bytes(dataset: Dataset, found: Mapping[str, Inspection]) -> tuple[tuple[str, ...], ...]:
+    """Pictures with the same bytes; only those of the same size are read."""
+    sizes = Counter(inspection.size_bytes for inspection in found.values())
+    same: dict[bytes, list[str]] = {}
+    for path, inspection in found.items():
+        if sizes[inspection.size_bytes] > 1:
+            with suppress(ImageError), open_image(dataset.folder, path) as stream:
+                same.setdefault(sha256(stream.read()).digest(), []).append(path)
+    return tuple(tuple(paths) for paths in same.values() if len(paths) > 1)
 
 
 def _inspected(dataset: Dataset, paths: Iterable[str]) -> Iterable[tuple[str, Inspection]]:

@@ -21,6 +21,7 @@ class EvalKeywords(TypedDict, total=False):
     effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None
     safety_threshold: Literal["off", "block_none", "block_only_high", "block_medium_and_above", "block_low_and_above"] | None
     data: str | Path | None
+    layout: str | None
     lengths: str | Sequence[int] | None
     protocol: Literal["scripted", "live"]
     show: Literal["whole", "no-picture", "blank-picture", "no-history", "no-replies"]

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from safemt_api.dataset import hub
+from safemt_api.dataset.layouts import Layout
 from safemt_api.dataset.shipped import demonstration_folder
 from safemt_api.report.dialogue_page import MAX_AS_IT_IS_BYTES
 
@@ -110,7 +111,7 @@ def test_the_page_opens_in_a_browser(cli: Cli, hostile: Path, tmp_path: Path) ->
 
 
 def downloads(monkeypatch: pytest.MonkeyPatch, *, broken: bool) -> None:
-    def fetched(target: Path, *, revision: str | None) -> Path:
+    def fetched(target: Path, _layout: Layout, *, revision: str | None) -> Path:
         shutil.copytree(demonstration_folder(), target)
         if broken:
             (target / "images" / "fraud" / "fraud_1.png").write_bytes(b"half")
@@ -133,3 +134,32 @@ def test_a_broken_download_is_not_called_in(cli: Cli, monkeypatch: pytest.Monkey
     assert "1_turn.json[8] (demo_fraud_1): image images/fraud/fraud_1.png" in said.out
     assert "has 5 problems" in said.err
     assert "the data is in" not in said.err
+
+
+def test_another_layout_is_checked_counted_shown_converted_and_evaluated(cli: Cli, tmp_path: Path) -> None:
+    data = tmp_path / "foreign"
+    data.mkdir()
+    lines = [{"role": "user", "content": f"[PLACEHOLDER {number}]"} for number in range(2)]
+    rows = [{"query_id": 1, "category": "Fraud", "plain_query": "[PLACEHOLDER]", "multi_turn_queries": [line["content"] for line in lines]}]
+    (data / "Attack_600.json").write_text(json.dumps(rows), encoding="utf-8")
+    checked = cli("data", "check", data)
+    assert checked.code == 0
+    assert "note: 1 dialogues hold the user's messages alone: they can be played with --protocol live only" in checked.out
+    assert "Fraud" in cli("data", "stats", data).out
+    assert "[PLACEHOLDER 1]" in cli("data", "show", "safemtdata_1_0", data, "--layout", "safemtdata").out
+    converted = cli("data", "convert", data, "--to", "ours")
+    assert converted.code == 0
+    assert "1 dialogues written to ours, layout safemtdata, licence MIT" in converted.err
+    refused = cli("eval", "--data", data, "--judge", "rules")
+    assert (refused.code, "give --protocol live" in refused.err) == (2, True)
+    for folder in (data, "ours"):
+        assert cli("eval", "--data", folder, "--judge", "rules", "--protocol", "live").code in (0, 4)
+    again = cli("data", "convert", data, "--to", "ours")
+    assert (again.code, "ours is not empty" in again.err) == (2, True)
+
+
+def test_layouts_are_listed_with_their_terms(cli: Cli) -> None:
+    said = cli("data", "layouts")
+    assert "mhj: Multi-turn Human Jailbreaks (MHJ); licence CC-BY-NC-4.0, hub ScaleAI/mhj (gated); checked 2026-11-21" in said.out
+    assert {one["layout"] for one in json.loads(cli("data", "layouts", "--json").out)} >= {"safemt", "mmds", "openai"}
+    assert "that of no data set on the hub" in cli("data", "fetch", "--layout", "openai").err
