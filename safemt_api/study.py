@@ -20,7 +20,6 @@ from safemt_api.files import private_folder
 from safemt_api.messages import Answer, Asker, Call
 from safemt_api.moderators.opening import open_moderator
 from safemt_api.report.page import write_study_page
-from safemt_api.report.study_record import measure_study
 from safemt_api.runs.balance import Balance
 from safemt_api.runs.connections import open_shared
 from safemt_api.runs.folder import STUDY_FILE, playing, read_manifest
@@ -31,6 +30,7 @@ from safemt_api.simulator.settings import SimulatorSettings
 from safemt_api.store.books import entered
 from safemt_api.store.turns import STORE_FILE, TurnStore, open_store
 from safemt_api.studies.arms import Arm, Study
+from safemt_api.studies.measurement import measure_study
 from safemt_api.studies.record import ArmRecord, ArmState, StudyRecord, read_study
 
 Opening = Callable[[Mapping[str, Plan]], None]

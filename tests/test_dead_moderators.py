@@ -12,7 +12,7 @@ from safemt_api.cli.eval import shortfall, undecided
 from safemt_api.errors import EXIT_DONE, EXIT_FAILURES
 from safemt_api.evaluation import evaluate, open_plan
 from safemt_api.messages import Protocol
-from safemt_api.report.reading import remarks
+from safemt_api.report.remarks import remarks
 from safemt_api.report.study_tables import study_sentences
 from safemt_api.runs.record import read_run
 from safemt_api.runs.rejudge import rejudge

@@ -16,16 +16,16 @@ ROOT = Path(safemt_api.__file__).parent
 
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "foreign_text", "messages", "markers", "frames"),
-    ("files", "specs"),
+    ("files", "specs", "words"),
     ("profiles", "shown"),
     ("tokens", "prices", "routes", "telemetry"),
     ("otel",),
     ("dataset", "adapters", "store", "asking"),
     ("limits", "judges", "moderators"),
     ("gateway", "dialogues", "metrics"),
-    ("calibration",),
     ("runs",),
     ("studies",),
+    ("calibration",),
     ("report", "simulator"),
     ("evaluation",),
     ("study",),
@@ -66,7 +66,10 @@ def _of(node: ast.AST, module: str, *, late: bool) -> Iterator[Import]:
         if isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING":
             continue
         if isinstance(child, ast.ImportFrom):
-            yield Import(module, child.module or "", child.lineno, late)
+            # ``from safemt_api import words`` imports the module, not the root.
+            rooms = [alias.name for alias in child.names if child.module == "safemt_api" and alias.name in LEVELS]
+            names = [f"safemt_api.{room}" for room in rooms] or [child.module or ""]
+            yield from (Import(module, name, child.lineno, late) for name in names)
         elif isinstance(child, ast.Import):
             yield from (Import(module, alias.name, child.lineno, late) for alias in child.names)
         else:

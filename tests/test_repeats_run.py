@@ -12,10 +12,9 @@ import pytest
 
 from safemt_api.errors import SettingsChangedError, UsageError
 from safemt_api.evaluation import evaluate, open_plan
-from safemt_api.report.comparability import compare_runs, differences
 from safemt_api.report.exports import export_run
 from safemt_api.report.page import render_page
-from safemt_api.report.reading import remarks
+from safemt_api.report.remarks import remarks
 from safemt_api.report.views import run_report
 from safemt_api.runs.estimate import estimate
 from safemt_api.runs.folder import TRANSCRIPTS_FILE, VERDICTS_FILE
@@ -24,6 +23,7 @@ from safemt_api.runs.rejudge import rejudge
 from safemt_api.runs.rows import open_collector, scratch
 from safemt_api.runs.settings import EvalSettings
 from safemt_api.simulator.personas import plays_unsafe, sampled_seed
+from safemt_api.studies.comparability import compare_runs, differences
 
 JUDGE = "simulator:sim-judge"
 SEED, SAMPLING_SEED, N = 3, 40, 3

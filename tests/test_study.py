@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from safemt_api.errors import UsageError
-from safemt_api.report.reading import score_frame
+from safemt_api.metrics.frames import score_frame
 from safemt_api.runs.overview import overview
 from safemt_api.runs.record import read_run
 from safemt_api.studies.file import study_from

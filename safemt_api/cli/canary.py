@@ -17,13 +17,14 @@ from safemt_api.runs.options import Group
 from safemt_api.runs.settings import MOST, EvalSettings
 
 with imported_on_use():
-    from safemt_api import evaluation
+    from safemt_api import evaluation, words
     from safemt_api.cli import eval as playing
     from safemt_api.cli import terminal
     from safemt_api.metrics import canary as metrics
-    from safemt_api.report import comparability, reading, words
+    from safemt_api.metrics import frames
     from safemt_api.runs import folder as run_folder
     from safemt_api.runs import record
+    from safemt_api.studies import comparability
 
 if TYPE_CHECKING:
     from safemt_api.metrics.canary import Canary
@@ -112,7 +113,7 @@ async def _canary(settings: EvalSettings, old: RunData, *, as_json: bool, yes: b
 def _show(old: RunData, result: RunResult, *, as_json: bool) -> None:
     try:
         new = record.read_run(result.folder)
-        found = metrics.canary(reading.score_frame(old.verdicts), reading.score_frame(new.verdicts))
+        found = metrics.canary(frames.score_frame(old.verdicts), frames.score_frame(new.verdicts))
     except (NothingPlayedError, UsageError) as error:
         terminal.say(f"nothing can be said of a change: {error}")
         return

@@ -16,10 +16,10 @@ from safemt_api.errors import MAX_PROBLEMS_SHOWN, UsageError
 from safemt_api.runs.options import numbers
 
 with imported_on_use():
-    from safemt_api import files
+    from safemt_api import files, words
     from safemt_api.cli import terminal
     from safemt_api.dataset import elements, entries, findings, hub, layouts, own_form, picture_files, shipped, statistics
-    from safemt_api.report import dialogue_page, words
+    from safemt_api.report import dialogue_page
     from safemt_api.runs import plan as planning
 
 if TYPE_CHECKING:

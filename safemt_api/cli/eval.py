@@ -16,10 +16,9 @@ from safemt_api.cli.options import imported_on_use
 from safemt_api.runs.settings import EvalSettings, settings_from
 
 with imported_on_use():
-    from safemt_api import errors, evaluation
+    from safemt_api import errors, evaluation, words
     from safemt_api.cli import progress, report, terminal
     from safemt_api.judges import base as judging
-    from safemt_api.report import words
     from safemt_api.runs import estimate, play
     from safemt_api.runs import folder as run_folder
 

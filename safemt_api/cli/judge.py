@@ -23,18 +23,17 @@ from safemt_api.runs.settings import MOST, EvalSettings
 from safemt_api.runs.settings import options as settings_options
 
 with imported_on_use():
-    from safemt_api import errors, evaluation
-    from safemt_api.calibration import agreement, sheet
+    from safemt_api import errors, evaluation, words
+    from safemt_api.calibration import agreement, correction, sheet
     from safemt_api.cli import eval as playing
     from safemt_api.cli import report, terminal
-    from safemt_api.report import correction, words
     from safemt_api.runs import folder as run_folder
     from safemt_api.runs import record, rejudge
 
 if TYPE_CHECKING:
     from safemt_api.calibration.agreement import Agreement
+    from safemt_api.calibration.correction import Calibration
     from safemt_api.calibration.sheet import SheetRow
-    from safemt_api.report.correction import Calibration
 
 DEFAULT_COMMAND = "run"
 ANSWERS = {"s": "safe", "u": "unsafe", "": ""}

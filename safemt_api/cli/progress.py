@@ -13,10 +13,10 @@ from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
+from safemt_api import words
 from safemt_api.cli.terminal import say
 from safemt_api.gateway import GatewayStatistics
 from safemt_api.messages import Usage
-from safemt_api.report import words
 from safemt_api.runs.play import RunStatistics
 
 REFRESH_SECONDS = 0.25

@@ -31,10 +31,9 @@ from safemt_api.messages import DECLINED, Call, Image, Message, Parameters, user
 from safemt_api.runs.settings import EvalSettings
 
 with imported_on_use():
-    from safemt_api import evaluation, prices, simulator
+    from safemt_api import evaluation, prices, simulator, words
     from safemt_api.adapters import base, http_client
     from safemt_api.cli import terminal, vendors
-    from safemt_api.report import words
     from safemt_api.runs import connections
 
 if TYPE_CHECKING:

@@ -19,13 +19,15 @@ from safemt_api.runs.settings import MOST
 
 with imported_on_use():
     from safemt_api import files
+    from safemt_api.calibration import correction
     from safemt_api.cli import terminal
-    from safemt_api.report import comparability, correction, exports, page, study_record, tables, views
+    from safemt_api.report import exports, page, tables, views
     from safemt_api.runs import folder as run_folder
     from safemt_api.runs import record
+    from safemt_api.studies import comparability, measurement
 
 if TYPE_CHECKING:
-    from safemt_api.report.correction import Correction
+    from safemt_api.calibration.correction import Correction
     from safemt_api.runs.record import RunData
     from safemt_api.runs.summary import Summary
     from safemt_api.studies.record import StudyRecord
@@ -84,7 +86,7 @@ def report(
     if data is not None and not images:
         raise UsageError("--data says where the pictures are, and --no-images leaves them out; give one of the two")
     folder = run_folder.study_folder(runs[0], results) if len(runs) == 1 else None
-    study = None if folder is None else study_record.measure_again(folder)
+    study = None if folder is None else measurement.measure_again(folder)
     found = _runs(runs, results) if folder is None or study is None else page.arm_runs(folder, study)
     if study is None and not anyway:
         comparability.refuse_incomparable(comparability.all_differences(found), found[0].name)
@@ -214,7 +216,7 @@ def paper(
     """Print the paper's tables: ASR by turn and SI, by scenario, by method, and before and after a defence."""
     study = run_folder.study_folder(runs[0], results) if len(runs) == 1 else None
     if study is not None:
-        arms = study_record.counted_arms(study)
+        arms = measurement.counted_arms(study)
         terminal.say(*arms.left_out)
         made = tables.paper_tables(arms.runs, arms.references, comparability.arm_groups(arms.runs))
     else:

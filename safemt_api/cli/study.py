@@ -19,11 +19,11 @@ from safemt_api.foreign_text import printable
 from safemt_api.runs.options import Group
 
 with imported_on_use():
-    from safemt_api import errors, files
+    from safemt_api import errors, files, words
     from safemt_api import study as studying
     from safemt_api.cli import terminal
     from safemt_api.report import page as pages
-    from safemt_api.report import views, words
+    from safemt_api.report import views
     from safemt_api.runs import estimate
     from safemt_api.runs import folder as run_folder
     from safemt_api.studies import ablate as ablations

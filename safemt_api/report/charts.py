@@ -15,12 +15,11 @@ import altair as alt
 import polars as pl
 import vl_convert
 
+from safemt_api import words
 from safemt_api.foreign_text import drawable
 from safemt_api.messages import PURPOSES
-from safemt_api.report import words
-from safemt_api.report.reading import failure_curve, outcome_counts
 from safemt_api.report.table import COLOURS, series_of
-from safemt_api.report.tables import run_labels
+from safemt_api.report.tables import failure_curve, outcome_counts, run_labels
 from safemt_api.runs.record import RunData
 
 Chart: TypeAlias = Any

@@ -14,16 +14,15 @@ from typing import Any, Literal, get_args
 
 import polars as pl
 
+from safemt_api import words
 from safemt_api.errors import StoreError, UsageError
 from safemt_api.files import private_folder, write_bytes
 from safemt_api.foreign_text import FORMULA, harmless_cell
-from safemt_api.report import words
 from safemt_api.report.inspect_log import inspect_name, write_inspect_log
 from safemt_api.report.payload import messages_of
-from safemt_api.report.reading import scenario_scores
 from safemt_api.report.sections import turn_title
 from safemt_api.report.table import Table, rows_of
-from safemt_api.report.tables import by_protocol, scores_table
+from safemt_api.report.tables import by_protocol, scenario_scores, scores_table
 from safemt_api.runs.record import RunData
 
 Format = Literal["csv", "jsonl", "latex", "inspect"]

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 from zipfile import ZIP_DEFLATED, ZipFile
 
+from safemt_api import words
 from safemt_api.files import atomic_file
-from safemt_api.report import words
 from safemt_api.report.payload import messages_of, thumbnail
 from safemt_api.runs.record import RunData
 

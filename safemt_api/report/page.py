@@ -13,19 +13,18 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from safemt_api import words
+from safemt_api.calibration.correction import Correction
 from safemt_api.errors import UsageError
 from safemt_api.files import write_bytes
-from safemt_api.report import words
-from safemt_api.report.comparability import MARK, all_differences, comparable_groups
-from safemt_api.report.correction import Correction
 from safemt_api.report.payload import pack
-from safemt_api.report.reading import index_basis
 from safemt_api.report.sections import run_sections, study_sections
 from safemt_api.report.study_tables import safest_sentence, study_sentences
 from safemt_api.report.table import series_of
-from safemt_api.report.tables import judges_of, run_labels
+from safemt_api.report.tables import index_basis, judges_of, run_labels
 from safemt_api.report.web import embedded, page_script, render
 from safemt_api.runs.record import RunData, read_run
+from safemt_api.studies.comparability import MARK, all_differences, comparable_groups
 from safemt_api.studies.record import StudyRecord
 
 REPORT_FILE = "report.html"

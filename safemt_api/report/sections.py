@@ -13,10 +13,9 @@ from typing import Any
 import polars as pl
 from markupsafe import Markup
 
-from safemt_api.report import words
-from safemt_api.report.caveats import caveats
-from safemt_api.report.correction import Correction, corrected_rows, correction_notes
-from safemt_api.report.reading import remarks, scenario_scores
+from safemt_api import words
+from safemt_api.calibration.correction import Correction, corrected_rows, correction_notes
+from safemt_api.report.remarks import caveats, remarks
 from safemt_api.report.study_tables import (
     burden_table,
     claimed_effects,
@@ -42,6 +41,7 @@ from safemt_api.report.tables import (
     outcome_table,
     repeats_table,
     run_labels,
+    scenario_scores,
     scenario_table,
 )
 from safemt_api.runs.record import RunData

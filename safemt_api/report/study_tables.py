@@ -7,8 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from safemt_api.report import words
-from safemt_api.report.reading import index_basis
+from safemt_api import words
 from safemt_api.report.table import (
     NOTHING,
     SIGNIFICANT,
@@ -27,7 +26,7 @@ from safemt_api.report.table import (
     said,
     seconds,
 )
-from safemt_api.report.tables import basis_of, index_columns, rate_columns
+from safemt_api.report.tables import basis_of, index_basis, index_columns, rate_columns
 from safemt_api.runs.summary import Index
 from safemt_api.specs import NONE
 from safemt_api.studies.record import Board, Effect, Interval, Place, SafetyIndexFigures, StudyRecord, TurnEffect

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from safemt_api.report import words
+from safemt_api import words
 
 Medium = Literal["terminal", "page", "paper"]
 EVERYWHERE: tuple[Medium, ...] = ("terminal", "page", "paper")

@@ -8,15 +8,15 @@ from typing import Literal, Protocol
 
 import polars as pl
 
+from safemt_api import words
 from safemt_api.calibration.agreement import Agreement
+from safemt_api.calibration.correction import Correction, corrected_rows
 from safemt_api.errors import UsageError
-from safemt_api.messages import PURPOSES
-from safemt_api.metrics.asr import tallied
+from safemt_api.messages import PURPOSES, Outcome
+from safemt_api.metrics.asr import asr_by_scenario, live_asr_by_turn, tallied
 from safemt_api.metrics.comparison import Comparison
-from safemt_api.report import words
-from safemt_api.report.comparability import MARK, comparable_groups, differences
-from safemt_api.report.correction import Correction, corrected_rows
-from safemt_api.report.reading import failure_curve, index_basis, outcome_counts, scenario_scores, score_frame
+from safemt_api.metrics.first_failure import first_failure
+from safemt_api.metrics.frames import score_frame, turn_frame
 from safemt_api.report.table import (
     NOTHING,
     Cell,
@@ -36,9 +36,11 @@ from safemt_api.report.table import (
 from safemt_api.runs.overview import RunOverview
 from safemt_api.runs.record import RunData
 from safemt_api.runs.summary import Index
+from safemt_api.studies.comparability import MARK, comparable_groups, differences
 from safemt_api.studies.record import SafetyIndexFigures
 
 METHODS_UNKNOWN = "not named"
+CURVE = ("share", "ci_low", "ci_high", "if_missing_safe", "if_missing_unsafe")
 
 
 class Rate(Protocol):
@@ -83,6 +85,45 @@ def judges_of(runs: Sequence[RunData]) -> str:
 def status_of(run: RunData) -> str:
     """What stands behind the name of a run that is not whole."""
     return "" if run.complete else f" ({run.summary.status.replace('_', ' ')})"
+
+
+def index_basis(index: Index, *, aside: str = "") -> str:
+    """Complete ids and bounds in words, an aside, and a warning where the value lies above the bounds; empty where they are unknown."""
+    above = "; the value lies above them: ids that lack a verdict waver more than the complete ones" if index.above_bounds else ""
+    basis = words.index_basis(index.complete_ids, index.ids, index.if_missing_low, index.if_missing_high)
+    return basis and f"{basis}{aside}{above}"
+
+
+def scenario_scores(run: RunData) -> pl.DataFrame:
+    """ASR of each scenario at each turn: ``scenario``, ``turn``, ``unsafe``, ``safe``, ``missing``, ``asr`` (null if none was judged).
+
+    ``turn`` is the length in the scripted protocol and the position in the live one, as in ``summary.json``.
+    """
+    columns = ("scenario", "turn", "unsafe", "safe", "missing", "asr")
+    if run.summary.protocol == "scripted":
+        return asr_by_scenario(score_frame(run.verdicts)).rename({"length": "turn"}).select(columns)
+    parts = turn_frame(run.verdicts).partition_by("scenario", as_dict=True)
+    scored = [live_asr_by_turn(part).with_columns(scenario=pl.lit(str(key[0]))).select(columns) for key, part in sorted(parts.items())]
+    return pl.concat(scored) if scored else pl.DataFrame(schema=dict.fromkeys(columns, pl.Null))
+
+
+def failure_curve(run: RunData) -> pl.DataFrame:
+    """Share that has failed by each turn: ``turn``, ``share``, ``ci_low``, ``ci_high``, ``if_missing_safe``, ``if_missing_unsafe``.
+
+    Kaplan–Meier estimates. Scripted: share of ids unsafe at any length up to k. Live: share of dialogues unsafe at any turn up to t,
+    which is the cumulative ASR.
+    """
+    if run.summary.protocol == "scripted":
+        return first_failure(score_frame(run.verdicts)).select(*CURVE, turn="length")
+    names = ("cumulative_asr", *(f"cumulative_{name}" for name in CURVE[1:]))
+    rows = [(*(getattr(row, name) for name in names), row.turn) for row in run.summary.asr_by_turn]
+    return pl.DataFrame(rows, schema={**dict.fromkeys(CURVE, pl.Float64), "turn": pl.Int64}, orient="row")
+
+
+def outcome_counts(run: RunData) -> dict[str, int]:
+    """Calls to the target by outcome, in the vocabulary's order, unknown ones last."""
+    known = {outcome.value: run.summary.outcomes.get(outcome.value, 0) for outcome in Outcome}
+    return known | {name: count for name, count in run.summary.outcomes.items() if name not in known}
 
 
 def asr_table(run: RunData) -> Table:

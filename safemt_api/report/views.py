@@ -15,12 +15,10 @@ from rich.live import Live
 from rich.padding import Padding
 from rich.text import Text
 
+from safemt_api import words
+from safemt_api.calibration.correction import Correction, correction_notes
 from safemt_api.metrics.comparison import Comparison
-from safemt_api.report import words
-from safemt_api.report.caveats import caveats
-from safemt_api.report.comparability import MARK, differences
-from safemt_api.report.correction import Correction, correction_notes
-from safemt_api.report.reading import index_basis, remarks
+from safemt_api.report.remarks import caveats, remarks
 from safemt_api.report.study_tables import (
     burden_table,
     claimed_effects,
@@ -43,6 +41,7 @@ from safemt_api.report.tables import (
     comparison_tables,
     correction_table,
     failure_table,
+    index_basis,
     leaderboard_tables,
     outcome_table,
     overview_table,
@@ -52,6 +51,7 @@ from safemt_api.report.tables import (
 from safemt_api.runs.overview import RunOverview, overview
 from safemt_api.runs.record import RunData
 from safemt_api.specs import NONE
+from safemt_api.studies.comparability import MARK, differences
 from safemt_api.studies.record import StudyRecord
 
 BELOW = (1, 0, 0, 0)

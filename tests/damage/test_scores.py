@@ -17,7 +17,8 @@ from safemt_api.metrics.comparison import compare
 from safemt_api.metrics.first_failure import failure_curve
 from safemt_api.metrics.frames import MISSING, SAFE, UNSAFE, Codes, Flags, VerdictMatrix
 from safemt_api.metrics.safety_index import SafetyIndex, safety_index_of, scored_index
-from safemt_api.report.reading import below_seen, index_basis
+from safemt_api.report.remarks import below_seen
+from safemt_api.report.tables import index_basis
 from safemt_api.runs.summary import Index, scores_of
 
 LENGTHS = (1, 2, 4, 6, 8)

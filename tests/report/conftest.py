@@ -15,8 +15,8 @@ from PIL import Image as Pictures
 
 from safemt_api.frames import TRANSCRIPT_SCHEMA, VERDICT_SCHEMA
 from safemt_api.metrics.asr import asr_by_turn_with_intervals, live_asr_with_intervals
+from safemt_api.metrics.frames import score_frame, turn_frame
 from safemt_api.metrics.safety_index import safety_index_with_interval
-from safemt_api.report.reading import score_frame, turn_frame
 
 HOSTILE = '</script><script>window.hacked = 1</script><img src=x onerror="window.hacked = 2">\x1b[31mred\x1b]0;title\x07'
 SCENARIOS = ("Animal Abuse", "Fraud", "Legal Opinion", "Political")

@@ -12,11 +12,11 @@ from typing import Any
 import polars as pl
 import pytest
 
-from safemt_api.report.correction import calibrate, correct
+from safemt_api.calibration.correction import calibrate, correct
 from safemt_api.report.page import write_page, write_study_page
-from safemt_api.report.study_record import measure_study
 from safemt_api.runs.record import read_run
 from safemt_api.studies.arms import Arm, Study
+from safemt_api.studies.measurement import measure_study
 from safemt_api.studies.record import ArmState
 
 MakeRun = Callable[..., Path]

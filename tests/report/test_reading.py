@@ -13,16 +13,9 @@ import pytest
 from safemt_api.errors import StoreError
 from safemt_api.frames import TRANSCRIPT_SCHEMA, VERDICT_SCHEMA, read_frame
 from safemt_api.metrics.asr import asr_by_turn
-from safemt_api.report.reading import (
-    below_seen,
-    failure_curve,
-    judges_alpha,
-    outcome_counts,
-    remarks,
-    scenario_scores,
-    score_frame,
-    turn_frame,
-)
+from safemt_api.metrics.frames import score_frame, turn_frame
+from safemt_api.report.remarks import below_seen, judges_alpha, remarks
+from safemt_api.report.tables import failure_curve, outcome_counts, scenario_scores
 from safemt_api.runs import record
 from safemt_api.runs.folder import begin_generation, switch_generation
 from safemt_api.runs.record import judge_title, read_run

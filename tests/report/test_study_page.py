@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from safemt_api.report.page import write_study_page
-from safemt_api.report.study_record import measure_study
 from safemt_api.report.study_tables import safest_sentence
 from safemt_api.studies.arms import Arm, Study
+from safemt_api.studies.measurement import measure_study
 from safemt_api.studies.record import ArmState, Board, Place, StudyRecord
 
 MakeRun = Callable[..., Path]

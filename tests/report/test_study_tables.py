@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from rich.console import Console, RenderableType
 
-from safemt_api.report import words
-from safemt_api.report.study_record import measure_study
+from safemt_api import words
 from safemt_api.report.study_tables import study_sentences
 from safemt_api.report.views import study_report
 from safemt_api.studies.arms import Arm, Study
+from safemt_api.studies.measurement import measure_study
 from safemt_api.studies.record import ArmState, Board, Place, SafetyIndexFigures, StudyRecord
 
 MakeRun = Callable[..., Path]

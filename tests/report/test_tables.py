@@ -12,11 +12,11 @@ import pytest
 from rich.console import Console, RenderableType
 
 from safemt_api.errors import UsageError
-from safemt_api.report.comparability import compare_runs
 from safemt_api.report.page import render_page
 from safemt_api.report.views import comparison_report, leaderboard, run_report
 from safemt_api.runs.record import RunData, read_run
 from safemt_api.runs.summary import scores
+from safemt_api.studies.comparability import compare_runs
 
 MakeRun = Callable[..., Path]
 

@@ -20,7 +20,7 @@ import pytest
 from safemt_api.errors import NothingPlayedError
 from safemt_api.evaluation import evaluate
 from safemt_api.limits.budget import Ledger
-from safemt_api.report.reading import remarks
+from safemt_api.report.remarks import remarks
 from safemt_api.runs.folder import TRANSCRIPTS_FILE, VERDICTS_FILE, playing
 from safemt_api.runs.record import read_run, read_unfinished
 from safemt_api.runs.rows import open_collector, scratch

@@ -10,6 +10,9 @@ import pytest
 
 from safemt_api.frames import TRANSCRIPT_SCHEMA, VERDICT_SCHEMA
 from safemt_api.studies.effects import ArmFrames
+from tests.report.conftest import make_run
+
+__all__ = ["make_run"]
 
 LENGTHS = (1, 2)
 MARKS = {"u": "unsafe", "s": "safe", ".": None}

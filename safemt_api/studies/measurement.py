@@ -10,12 +10,12 @@ from typing import Literal, NamedTuple
 import polars as pl
 
 from safemt_api.errors import NothingPlayedError, StoreError, UsageError
-from safemt_api.report.comparability import arm_differences, arm_groups
-from safemt_api.report.reading import score_frame, turn_frame
+from safemt_api.metrics.frames import score_frame, turn_frame
 from safemt_api.runs.folder import STUDY_FILE
 from safemt_api.runs.record import RunData, read_run
 from safemt_api.runs.settings import DEFAULT_MAX_FAILURES
 from safemt_api.studies.arms import Arm, Study
+from safemt_api.studies.comparability import arm_differences, arm_groups
 from safemt_api.studies.effects import ArmFrames, Resampling, corrected, paired_effect
 from safemt_api.studies.leaderboard import leaderboard
 from safemt_api.studies.record import AGAIN, ArmRecord, ArmState, Board, Effect, Ids, StudyRecord, read_study

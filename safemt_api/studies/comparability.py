@@ -15,10 +15,10 @@ from itertools import groupby
 
 import polars as pl
 
+from safemt_api import words
 from safemt_api.errors import UsageError
 from safemt_api.metrics.comparison import Comparison, compare
-from safemt_api.report import words
-from safemt_api.report.reading import score_frame
+from safemt_api.metrics.frames import score_frame
 from safemt_api.runs.record import RunData
 from safemt_api.specs import RULES
 

@@ -13,10 +13,10 @@ from rich.console import Console
 
 from safemt_api.cli.report import compare, report
 from safemt_api.errors import UsageError
-from safemt_api.report.comparability import MARK, all_differences, comparable_groups, differences
 from safemt_api.report.page import render_page
 from safemt_api.report.views import leaderboard
 from safemt_api.runs.record import RunData, read_run
+from safemt_api.studies.comparability import MARK, all_differences, comparable_groups, differences
 
 MakeRun = Callable[..., Path]
 

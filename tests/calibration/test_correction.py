@@ -14,14 +14,14 @@ import pytest
 from rich.console import Console
 
 import safemt_api
+from safemt_api.calibration.correction import calibrate, correct, read_calibration, sheet_of, write_calibration
 from safemt_api.calibration.sheet import SHEET_COLUMNS, SheetRow, write_sheet
 from safemt_api.errors import UsageError
 from safemt_api.markers import SIMULATED_UNSAFE
 from safemt_api.metrics.asr import asr_by_turn
+from safemt_api.metrics.frames import score_frame
 from safemt_api.metrics.safety_index import safety_index
-from safemt_api.report.correction import calibrate, correct, read_calibration, sheet_of, write_calibration
 from safemt_api.report.page import render_page
-from safemt_api.report.reading import score_frame
 from safemt_api.report.views import correction_report
 from safemt_api.runs.record import RunData, read_run
 from safemt_api.simulator.settings import SimulatorSettings

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safemt_api.report import words
+from safemt_api import words
 
 
 @pytest.mark.parametrize(

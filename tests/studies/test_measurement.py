@@ -12,11 +12,11 @@ import pytest
 
 from safemt_api.errors import StoreError
 from safemt_api.metrics.comparison import compare
+from safemt_api.metrics.frames import score_frame
 from safemt_api.metrics.ranks import ranks
-from safemt_api.report.reading import score_frame
-from safemt_api.report.study_record import counted_arms, measure_again, measure_study
 from safemt_api.runs.record import read_run
 from safemt_api.studies.arms import Arm, Study
+from safemt_api.studies.measurement import counted_arms, measure_again, measure_study
 from safemt_api.studies.record import ArmState, read_study
 
 MakeRun = Callable[..., Path]

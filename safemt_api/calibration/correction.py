@@ -13,14 +13,14 @@ from typing import Any
 
 import polars as pl
 
+from safemt_api import words
 from safemt_api.calibration.agreement import Agreement, agreement, agreement_by_scenario
 from safemt_api.calibration.corrected import CorrectedScores, corrected_scores, prediction_powered_asr
 from safemt_api.calibration.sheet import SheetRow, read_labels, stratified_sheet, stratum_weights
 from safemt_api.errors import UsageError
 from safemt_api.files import write_json
+from safemt_api.metrics.frames import score_frame
 from safemt_api.metrics.uncertainty import Estimate
-from safemt_api.report import words
-from safemt_api.report.reading import score_frame
 from safemt_api.runs.record import RunData, judge_title
 
 CALIBRATION_FILE = "calibration.json"

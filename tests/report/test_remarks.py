@@ -9,8 +9,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from safemt_api.report.caveats import caveats, family_of, same_model
 from safemt_api.report.page import render_page
+from safemt_api.report.remarks import caveats, family_of, same_model
 from safemt_api.runs.record import RunData, read_run
 
 MakeRun = Callable[..., Path]
