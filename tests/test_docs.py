@@ -92,6 +92,19 @@ def test_every_link_of_a_document_leads_to_something(document: Path) -> None:
         assert "://" in target or (document.parent / target).exists(), target
 
 
+def test_what_the_readme_says_where_it_is_is_there() -> None:
+    table = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Where is what")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (.+?) \| `(.+?)` \| (?:`(\w+)`)? *\|$", table, re.MULTILINE)
+    assert len(rows) == 14
+    for question, path, name in rows:
+        found = ROOT / path
+        assert found.exists(), question
+        if found.suffix == ".py":
+            assert re.search(rf"^(async def|def|class) {name}\b|^{name}\b.* = ", found.read_text(encoding="utf-8"), re.MULTILINE), question
+        else:
+            assert found.is_dir() or name in found.read_text(encoding="utf-8"), question
+
+
 def test_the_readme_is_read_in_five_minutes() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
 
