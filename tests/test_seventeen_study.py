@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
+import json
 import math
+import subprocess
+import sys
+import time
+import urllib.request
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from statistics import fmean, pstdev
 
+import anyio
 import pytest
 
 from safemt_api.dataset.entries import load_dataset
 from safemt_api.dataset.selection import select
 from safemt_api.dataset.shipped import demonstration_folder
+from safemt_api.profiles import WireFormat
 from safemt_api.simulator.personas import SEVENTEEN, moderator_flags, plays_unsafe
+from safemt_api.simulator.process import SimulatorAddress, simulator_process
+from safemt_api.simulator.settings import SimulatorSettings
 from safemt_api.studies.arms import Arm, Study
-from safemt_api.studies.file import study_from
-from safemt_api.studies.record import Board, Effect
+from safemt_api.studies.file import study_from, study_text
+from safemt_api.studies.record import Board, Effect, StudyRecord, read_study
 from safemt_api.study import play_study
 
 LENGTHS = (1, 2, 4, 6, 8)
-PROVIDERS = ("simulator", "simulator-anthropic", "simulator-google")
+PROVIDERS: dict[str, WireFormat] = {
+    "simulator": "openai_chat",
+    "simulator-anthropic": "anthropic_messages",
+    "simulator-google": "google_genai",
+}
 NAMES = tuple(persona.name for persona in SEVENTEEN)
 POLICY = "policy:simulator:sim-moderator"
 CEILING_USD = 20.0
@@ -57,7 +71,7 @@ class Truth:
 
 
 def seventeen(**axes: list[str]) -> Study:
-    targets = [f"{PROVIDERS[place % 3]}:{name}" for place, name in enumerate(NAMES)]
+    targets = [f"{[*PROVIDERS][place % 3]}:{name}" for place, name in enumerate(NAMES)]
     return study_from({"max_usd": CEILING_USD, "settings": {"judge": ["rules"]}, "vary": {"target": targets, **axes}}, name="seventeen")
 
 
@@ -96,15 +110,8 @@ def check_effect(effect: Effect, played: Mapping[str, Truth]) -> None:
         assert (at.asr_before, at.asr_after) == pytest.approx((played[effect.reference].asr[at.turn], played[effect.arm].asr[at.turn]))
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-async def test_seventeen_models_with_and_without_a_moderator_come_out_as_played() -> None:
-    study = seventeen(moderator=["none", POLICY])
-    result = await play_study(study)
-    record = result.record
-    assert (result.exit_code, record.status, dict(result.left_out)) == (0, "complete", {})
-    assert record.spent_usd is not None
-    assert 0 < record.spent_usd <= CEILING_USD
+def check_record(record: StudyRecord, study: Study) -> None:
+    """The study's report is the truth."""
     played = truths(study)
     assert [arm.name for arm in record.arms] == [*played]
     assert {arm.provider for arm in record.arms} == set(PROVIDERS)
@@ -117,6 +124,18 @@ async def test_seventeen_models_with_and_without_a_moderator_come_out_as_played(
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+async def test_seventeen_models_with_and_without_a_moderator_come_out_as_played() -> None:
+    study = seventeen(moderator=["none", POLICY])
+    result = await play_study(study)
+    record = result.record
+    assert (result.exit_code, record.status, dict(result.left_out)) == (0, "complete", {})
+    assert record.spent_usd is not None
+    assert 0 < record.spent_usd <= CEILING_USD
+    check_record(record, study)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 async def test_the_range_of_ranks_holds_the_rank_that_endless_data_would_give() -> None:
     (board,) = (await play_study(seventeen())).record.leaderboard
     ranges = {row.arm: range(row.best or 0, (row.worst or 0) + 1) for row in board.rows}
@@ -125,3 +144,55 @@ async def test_the_range_of_ranks_holds_the_rank_that_endless_data_would_give() 
     assert sum(held) >= len(NAMES) - 2
     for one, other in (("sim-m04", "sim-m05"), ("sim-m09", "sim-m10"), ("sim-m15", "sim-m16")):
         assert set(ranges[one]) & set(ranges[other])
+
+
+def at_home(study: Study, address: SimulatorAddress) -> Study:
+    """The study with a simulator that outlives the process which plays the study."""
+
+    def served(arm: Arm) -> Arm:
+        own = {"base_urls": (address.base_url(PROVIDERS[arm.given["provider"]]),)}
+        guided = {"moderator_base_url": address.base_url("openai_chat")} if arm.given["moderator"] == POLICY else {}
+        return replace(arm, given={**arm.given, **own, **guided})
+
+    return replace(study, arms=tuple(map(served, study.arms)))
+
+
+def statistics(address: SimulatorAddress) -> dict[str, int]:
+    with urllib.request.urlopen(address.url("/simulator/statistics"), timeout=30) as response:  # noqa: S310 (our own server on loopback)
+        found: dict[str, int] = json.load(response)
+        return found
+
+
+def killed_after(command: list[str], address: SimulatorAddress, answers: int) -> int:
+    """Kill the command when so many calls were answered; returns the calls that were in flight about then."""
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as playing:
+        while (found := statistics(address))["answered"] < answers:
+            assert playing.poll() is None, "it ended before it could be killed"
+            time.sleep(0.05)
+        playing.kill()
+    return found["in_flight"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+async def test_a_study_that_is_killed_twice_comes_out_as_played_and_buys_nothing_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    async with simulator_process(SimulatorSettings(latency_seconds=0.05)) as address:
+        study = at_home(seventeen(moderator=["none", POLICY]), address)
+        await anyio.Path("seventeen.toml").write_text(study_text(study), encoding="utf-8")
+        command = [sys.executable, "-m", "safemt_api", "study", "seventeen.toml"]
+        for answers in (1_000, 3_000):
+            await anyio.to_thread.run_sync(killed_after, command, address, answers)
+        done = await anyio.to_thread.run_sync(lambda: subprocess.run(command, capture_output=True, text=True, check=False))
+        assert done.returncode == 0, done.stderr
+        found = statistics(address)
+    record = read_study(Path("results/seventeen"))
+    assert record.status == "complete"
+    assert record.spent_usd is not None
+    assert 0 < record.spent_usd <= CEILING_USD
+    check_record(record, study)
+    # What was in flight when it was killed is asked again, since nobody knows of its answer; nothing else is.
+    assert found["repeated"] <= 2 * found["peak_in_flight"]
+    assert found["answered"] - found["repeated"] > 5_000
