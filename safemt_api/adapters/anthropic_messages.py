@@ -72,9 +72,10 @@ class AnthropicMessages:
     """Messages at one address."""
 
     def __init__(self, connection: Connection) -> None:
-        self._profile = connection.profile
+        self._connection, self._profile = connection, connection.profile
         self._translator = Translator(connection)
-        self._create: Any = open_client(connection).messages.with_raw_response.create  # typed by overloads that no built request matches
+        self._sdk = open_client(connection)
+        self._create: Any = self._sdk.messages.with_raw_response.create  # typed by overloads that no built request matches
 
     async def send(self, call: Call) -> Received:
         """Send the call once; see ``Adapter``."""

@@ -11,21 +11,31 @@ display name, the rows' ids), and ``find`` looks for it. All rows of a batch are
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Collection, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 import httpx2
 
 from safemt_api.adapters.base import Connection, Timeouts, bare_environment, check_key
 from safemt_api.adapters.bodies import Body, read_body
 from safemt_api.adapters.http_client import OversizeError
-from safemt_api.errors import CallError, DialogueError, ResultsGoneError, ServerError, StopRunError, UsageError
+from safemt_api.adapters.translation import Translator
+from safemt_api.errors import (
+    CallError,
+    DialogueError,
+    ResultsGoneError,
+    ServerError,
+    StopRunError,
+    UnansweredRowError,
+    UsageError,
+)
 from safemt_api.messages import Call, Reply
-from safemt_api.profiles import BatchFacts, Profile
+from safemt_api.profiles import Profile
 
 MAX_ROW_ID_CHARACTERS = 64
 """Anthropic's bound, the tightest; its alphabet too: letters, digits, ``_`` and ``-``."""
@@ -44,6 +54,12 @@ MOST_LISTED = 20_000
 MOST_RESULT_TOKENS = 2**24
 """Room for the results of the largest batches, as the HTTP client counts it: 4 GB; they are read line by line."""
 
+ENDED_STATUSES = frozenset({400, 404, 409})
+"""By which vendors say that a batch cannot be cancelled any more."""
+
+Answer = TypeVar("Answer")
+Cases = Mapping[int, CallError]
+NO_CASES: Cases = {}
 MAX_LINE_BYTES = 64 * 2**20
 SETTLED_SECONDS = 900.0
 """So long after a batch's end its results may be missing because they are not there yet
@@ -185,56 +201,114 @@ def open_batch_adapter(
     return adapter
 
 
-def limits_of(profile: Profile) -> BatchLimits:
-    """The limits that the profile tells."""
-    facts = profile.batch or BatchFacts(source="none", checked=datetime.now(UTC).date())
-    return BatchLimits(facts.max_requests, facts.max_bytes, facts.queued_tokens, facts.result_days)
+class Batches:
+    """What the batches of all vendors share, beside the adapter of single calls that each of them also is."""
+
+    failures: tuple[type[Exception], ...]
+    _connection: Connection
+    _translator: Translator
+
+    @property
+    def limits(self) -> BatchLimits:
+        """How much fits into one batch, as the profile tells it."""
+        facts = self._connection.profile.batch
+        assert facts is not None  # noqa: S101 (open_batch_adapter refuses a vendor without)
+        return BatchLimits(facts.max_requests, facts.max_bytes, facts.queued_tokens, facts.result_days)
+
+    async def state(self, batch_id: str) -> BatchState:
+        """Where a batch stands that the vendor knows."""
+        raise NotImplementedError
+
+    async def poll(self, batch_id: str) -> BatchState:
+        """See ``BatchAdapter``."""
+        try:
+            return await self.state(batch_id)
+        except CallError as error:
+            if error.status != 404:
+                raise
+            return BatchState("unknown")
+
+    # What the SDK raises is translated outside its handler, so that no exception of ours has it as its context: it holds the key.
+
+    async def ask(self, work: Awaitable[Answer], *, on: Cases = NO_CASES, model: str = "") -> Answer:
+        """What the SDK answers; ``on`` says what an error's status means here, beside what it means everywhere."""
+        try:
+            return await work
+        except self.failures as error:
+            caught: Exception = error
+        raise self.failure(caught, on, model)
+
+    async def make(self, work: Awaitable[Answer], model: str, *, batch: bool) -> Answer:
+        """A step of a creation; ``batch``: it is the one that makes the batch, which may be there although the server failed."""
+        try:
+            return await self.ask(work, model=model)
+        except CallError as error:
+            error.maybe_billed = batch and (error.maybe_billed or isinstance(error, ServerError))
+            raise
+
+    async def read(self, bodies: AsyncGenerator[Body], on: Cases) -> AsyncGenerator[Body]:
+        """The lines of a file of results, as they come."""
+        caught: Exception | None = None
+        async with aclosing(bodies):
+            try:
+                async for body in bodies:
+                    yield body
+            except self.failures as error:
+                caught = error
+        if caught is not None:
+            raise self.failure(caught, on)
+
+    def failure(self, error: Exception, on: Cases, model: str = "") -> CallError | StopRunError:
+        """Our exception for an SDK's."""
+        status = getattr(error, "status_code", None) or getattr(error, "code", None)
+        return on[status] if isinstance(status, int) and status in on else self._translator.failure(error, model=model)
+
+    def unknown(self, batch_id: str) -> CallError:
+        """The failure where the vendor does not know a batch: for a moment after its creation, or for good."""
+        return DialogueError(f"{self._translator.vendor} knows no batch {batch_id}", status=404, code="unknown_batch")
+
+    def missing(self, batch_id: str, ended_utc: datetime | None) -> CallError:
+        """The failure where a batch has ended and its results are not to be had: not yet, or no longer."""
+        vendor = self._translator.vendor
+        if ended_utc is not None and (datetime.now(UTC) - ended_utc).total_seconds() < SETTLED_SECONDS:
+            return ServerError(f"{vendor} does not have the results of batch {batch_id} yet", status=404, code="results_not_there")
+        return ResultsGoneError(vendor, batch_id, self.limits.result_days)
+
+    async def stop(self, work: Awaitable[object]) -> None:
+        """Cancel a batch; one that has ended is left as it is."""
+        try:
+            await self.ask(work)
+        except CallError as error:
+            if error.status not in ENDED_STATUSES:
+                raise
+
+    def unanswered(self, row: str, why: str) -> tuple[str, RowResult]:
+        """A row that the batch ended without."""
+        return row, UnansweredRowError(f"{self._translator.vendor} ended the batch before this request ({why})")
+
+    def body(self, content: bytes) -> Body:
+        """What the vendor says, without the API key."""
+        return read_body(content, self._connection.api_key)
+
+    async def lines(self, chunks: AsyncIterator[bytes]) -> AsyncGenerator[Body]:
+        """The lines of a file of results as they come.
+
+        Raises:
+            OversizeError: A line has no end.
+        """
+        rest = b""
+        async for chunk in chunks:
+            *whole, rest = (rest + chunk).split(b"\n")
+            for line in whole:
+                if line.strip():
+                    yield self.body(line)
+            if len(rest) > MAX_LINE_BYTES:
+                raise OversizeError(status=200, limit_bytes=MAX_LINE_BYTES, announced_bytes=None)
+        if rest.strip():
+            yield self.body(rest)
 
 
-def uncertain(error: CallError | StopRunError) -> CallError | StopRunError:
-    """The failure of a creation: where the server failed, the batch may be there all the same."""
-    if isinstance(error, ServerError):
-        error.maybe_billed = True
-    return error
-
-
-def not_created(error: CallError | StopRunError) -> CallError | StopRunError:
-    """The failure of what comes before the creation: there is no batch, whatever happened to the file."""
-    if isinstance(error, CallError):
-        error.maybe_billed = False
-    return error
-
-
-def not_listed(intent: BatchIntent, now_utc: datetime) -> BatchSearch:
-    """The answer where the vendor's list does not have the batch."""
-    return BatchSearch("absent" if (now_utc - intent.created_utc).total_seconds() >= VISIBLE_SECONDS else "unclear")
-
-
-def missing_results(profile: Profile, batch_id: str, ended_utc: datetime | None) -> CallError:
-    """The failure where a batch has ended and its results are not to be had: not yet, or no longer."""
-    if ended_utc is not None and (datetime.now(UTC) - ended_utc).total_seconds() < SETTLED_SECONDS:
-        return ServerError(f"{profile.name} does not have the results of batch {batch_id} yet", status=404, code="results_not_there")
-    return ResultsGoneError(profile.name, batch_id, limits_of(profile).result_days)
-
-
-def unknown_batch(profile: Profile, batch_id: str) -> CallError:
-    """The failure where the vendor does not know a batch: for a moment after its creation, or for good."""
-    return DialogueError(f"{profile.name} knows no batch {batch_id}", status=404, code="unknown_batch")
-
-
-async def rows_of(chunks: AsyncIterator[bytes], secret: str | None) -> AsyncIterator[Body]:
-    """The lines of a file of results as they come, without the API key.
-
-    Raises:
-        OversizeError: A line has no end.
-    """
-    rest = b""
-    async for chunk in chunks:
-        *whole, rest = (rest + chunk).split(b"\n")
-        for line in whole:
-            if line.strip():
-                yield read_body(line, secret)
-        if len(rest) > MAX_LINE_BYTES:
-            raise OversizeError(status=200, limit_bytes=MAX_LINE_BYTES, announced_bytes=None)
-    if rest.strip():
-        yield read_body(rest, secret)
+def not_listed(intent: BatchIntent, listed: int, now_utc: datetime) -> BatchSearch:
+    """The answer where so many batches were looked through and none was the intent's."""
+    shows = (now_utc - intent.created_utc).total_seconds() >= VISIBLE_SECONDS
+    return BatchSearch("absent" if shows and listed <= MOST_LISTED else "unclear")

@@ -7,6 +7,7 @@ else that the SDK offers holds them in memory. Reference: https://ai.google.dev/
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,33 +17,24 @@ import anyio
 import orjson
 from google.genai import types
 
-from safemt_api.adapters.base import Connection, sent_sampling
+from safemt_api.adapters.base import sent_sampling
 from safemt_api.adapters.batch import (
     CLOCKS_APART,
     MOST_LISTED,
     MOST_RESULT_TOKENS,
+    Batches,
     BatchIntent,
-    BatchLimits,
     BatchSearch,
     BatchState,
     RowResult,
-    limits_of,
-    missing_results,
-    not_created,
     not_listed,
-    rows_of,
-    uncertain,
-    unknown_batch,
 )
-from safemt_api.adapters.bodies import Body, count, label, mapping, read_body, words
+from safemt_api.adapters.bodies import Body, count, label, mapping, words
 from safemt_api.adapters.google_genai import FILTERS, GOOGLE_FAILURES, GoogleGenAI
 from safemt_api.adapters.http_client import room_for
-from safemt_api.errors import CallError, DialogueError, StopRunError, UnansweredRowError
+from safemt_api.errors import CallError, DialogueError, StopRunError
 from safemt_api.messages import Call, Image, Part, Reply
 from safemt_api.profiles import Profile
-
-UPLOAD_FAILURES = (*GOOGLE_FAILURES, KeyError, ValueError)
-"""The SDK raises bare ones where an upload ends oddly."""
 
 PHASES: Mapping[str, Any] = {
     "JOB_STATE_SUCCEEDED": "ended",
@@ -60,17 +52,10 @@ CANCELLED_CODE = 1
 CHUNK_BYTES = 2**20
 
 
-class GoogleBatches(GoogleGenAI):
+class GoogleBatches(Batches, GoogleGenAI):
     """Batch jobs at one address; see ``BatchAdapter``."""
 
-    def __init__(self, connection: Connection) -> None:
-        super().__init__(connection)
-        self._connection = connection
-
-    @property
-    def limits(self) -> BatchLimits:
-        """How much fits into one batch."""
-        return limits_of(self._profile)
+    failures = GOOGLE_FAILURES
 
     def line(self, call: Call, row: str) -> bytes:
         """See ``BatchAdapter``."""
@@ -80,94 +65,68 @@ class GoogleBatches(GoogleGenAI):
 
     async def create(self, rows: Path, intent: BatchIntent) -> str:
         """See ``BatchAdapter``."""
-        try:
-            config = types.UploadFileConfig(display_name=intent.nonce, mime_type="application/jsonl")
-            uploaded = await self._sdk.files.upload(file=rows, config=config)
-        except UPLOAD_FAILURES as error:
-            raise not_created(self._failure(error, intent.model)) from None
-        try:
-            named = types.CreateBatchJobConfig(display_name=intent.nonce)
-            job = await self._sdk.batches.create(model=intent.model, src=uploaded.name or "", config=named)
-        except UPLOAD_FAILURES as error:
-            raise uncertain(self._failure(error, intent.model)) from None
+        config = types.UploadFileConfig(display_name=intent.nonce, mime_type="application/jsonl")
+        uploaded = await self.make(self._upload(rows, config), intent.model, batch=False)
+        named = types.CreateBatchJobConfig(display_name=intent.nonce)
+        creation = self._sdk.batches.create(model=intent.model, src=uploaded.name or "", config=named)
+        job = await self.make(creation, intent.model, batch=True)
         if not job.name:
             raise self._translator.unusable("it names no batch")
         return job.name
 
+    async def _upload(self, rows: Path, config: types.UploadFileConfig) -> types.File:
+        with suppress(KeyError, ValueError):  # the SDK raises bare ones where an upload ends oddly
+            return await self._sdk.files.upload(file=rows, config=config)
+        raise self._translator.unusable("it did not take the file whole")
+
     async def find(self, intent: BatchIntent, *, now_utc: datetime, others: Collection[str] = ()) -> BatchSearch:
         """See ``BatchAdapter``."""
-        listed = 0
-        try:
-            async for job in await self._sdk.batches.list(config=types.ListBatchJobsConfig(page_size=100)):
-                listed += 1
-                if job.display_name == intent.nonce and job.name:
-                    return BatchSearch("found", job.name)
-                if (job.create_time or now_utc) < intent.created_utc - CLOCKS_APART or listed > MOST_LISTED:
-                    break
-        except GOOGLE_FAILURES as error:
-            raise self._translator.failure(error) from None
-        return BatchSearch("unclear") if listed > MOST_LISTED else not_listed(intent, now_utc)
+        return await self.ask(self._find(intent, now_utc))
 
-    async def poll(self, batch_id: str) -> BatchState:
-        """See ``BatchAdapter``."""
-        try:
-            job = await self._job(batch_id)
-        except CallError as error:
-            if error.status == 404:
-                return BatchState("unknown")
-            raise
+    async def _find(self, intent: BatchIntent, now_utc: datetime) -> BatchSearch:
+        listed = 0
+        async for job in await self._sdk.batches.list(config=types.ListBatchJobsConfig(page_size=100)):
+            listed += 1
+            if job.display_name == intent.nonce and job.name:
+                return BatchSearch("found", job.name)
+            if (job.create_time or now_utc) < intent.created_utc - CLOCKS_APART or listed > MOST_LISTED:
+                break
+        return not_listed(intent, listed, now_utc)
+
+    async def state(self, batch_id: str) -> BatchState:
+        """See ``Batches``."""
+        job = await self._job(batch_id)
         phase = PHASES.get(job.state.name if job.state else "", "working")
-        if phase != "rejected":
-            return BatchState(phase)
-        return BatchState(phase, error=await self._rejection(batch_id))
+        return BatchState(phase, error=await self._rejection(batch_id) if phase == "rejected" else None)
 
     async def results(self, batch_id: str) -> AsyncIterator[tuple[str, RowResult]]:
         """See ``BatchAdapter``."""
         job = await self._job(batch_id)
-        name = job.dest.file_name if job.dest else None
+        name, ended = job.dest.file_name if job.dest else None, job.end_time or job.update_time
         if not name:
             return
-        ended = job.end_time or job.update_time
+        missing = self.missing(batch_id, ended and ended.astimezone(UTC))
         with TemporaryDirectory(prefix="safemt-batch-") as folder:
             file = Path(folder) / "results.jsonl"
-            try:
-                with room_for(MOST_RESULT_TOKENS):
-                    await self._sdk.files.download(file=name, destination=file)
-            except GOOGLE_FAILURES as error:
-                if getattr(error, "code", None) in (403, 404):
-                    raise missing_results(self._profile, batch_id, ended and ended.astimezone(UTC)) from None
-                raise self._translator.failure(error) from None
-            async for body in rows_of(_chunks(file), self._connection.api_key):
+            with room_for(MOST_RESULT_TOKENS):
+                await self.ask(self._sdk.files.download(file=name, destination=file), on={403: missing, 404: missing})
+            async for body in self.lines(_chunks(file)):
                 yield self._row(body)
 
     async def cancel(self, batch_id: str) -> None:
         """See ``BatchAdapter``."""
-        try:
-            await self._sdk.batches.cancel(name=batch_id)
-        except GOOGLE_FAILURES as error:
-            if getattr(error, "code", None) not in (400, 404, 409):  # it has ended
-                raise self._translator.failure(error) from None
+        await self.stop(self._sdk.batches.cancel(name=batch_id))
+
+    async def _job(self, batch_id: str) -> types.BatchJob:
+        return await self.ask(self._sdk.batches.get(name=batch_id), on={404: self.unknown(batch_id)})
 
     async def _rejection(self, batch_id: str) -> CallError | StopRunError:
         # The SDK's own type leaves the job's error out, so its answer is read whole.
-        raw: Any = await self._sdk._api_client.async_request("get", batch_id, {}, None)
-        error = mapping(read_body((raw.body or "").encode(), self._connection.api_key).fields.get("error"))
+        raw: Any = await self.ask(self._sdk._api_client.async_request("get", batch_id, {}, None))
+        error = mapping(self.body((raw.body or "").encode()).fields.get("error"))
         status = STATUS_OF_CODE.get(count(error.get("code")) or 0, 400)
         failed = self._translator.row({"error": error or {"message": "no reason given"}}, status=status, model="", read=self._read)
         return failed if not isinstance(failed, Reply) else DialogueError(f"{self._profile.name} failed the whole batch: {failed.detail}")
-
-    async def _job(self, batch_id: str) -> types.BatchJob:
-        try:
-            return await self._sdk.batches.get(name=batch_id)
-        except GOOGLE_FAILURES as error:
-            if getattr(error, "code", None) == 404:
-                raise unknown_batch(self._profile, batch_id) from None
-            raise self._translator.failure(error) from None
-
-    def _failure(self, error: Exception, model: str) -> CallError | StopRunError:
-        if isinstance(error, (KeyError, ValueError)) and not isinstance(error, UnicodeDecodeError):
-            return self._translator.unusable("it did not take the file whole")
-        return self._translator.failure(error, model=model)
 
     def _row(self, body: Body) -> tuple[str, RowResult]:
         row, error = label(body.fields.get("key")), mapping(body.fields.get("error"))
@@ -176,7 +135,7 @@ class GoogleBatches(GoogleGenAI):
             return row, self._translator.row(response, status=200, model=words(response.get("modelVersion")), read=self._read)
         code = count(error.get("code")) or 0
         if code == CANCELLED_CODE:
-            return row, UnansweredRowError(f"{self._profile.name} ended the batch before this request")
+            return self.unanswered(row, "cancelled")
         return row, self._translator.row({"error": error}, status=STATUS_OF_CODE.get(code, code), model="", read=self._read)
 
 

@@ -93,7 +93,7 @@ class GoogleGenAI:
     """generateContent at one address."""
 
     def __init__(self, connection: Connection) -> None:
-        self._profile = connection.profile
+        self._connection, self._profile = connection, connection.profile
         self._translator = Translator(connection)
         self._sdk = open_client(connection, connection.base_url).aio
 

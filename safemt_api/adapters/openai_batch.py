@@ -6,37 +6,30 @@ before it came to. Reference: https://platform.openai.com/docs/guides/batch; sha
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Mapping
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping
+from contextlib import AsyncExitStack, aclosing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 import orjson
 
-from safemt_api.adapters.base import Connection
 from safemt_api.adapters.batch import (
     CLOCKS_APART,
     MOST_LISTED,
     MOST_RESULT_TOKENS,
+    Batches,
     BatchIntent,
-    BatchLimits,
     BatchSearch,
     BatchState,
     RowResult,
-    limits_of,
-    missing_results,
-    not_created,
     not_listed,
-    rows_of,
-    uncertain,
-    unknown_batch,
 )
-from safemt_api.adapters.bodies import Body, count, first, label, mapping, read_body, words
+from safemt_api.adapters.bodies import Body, count, first, label, mapping, words
 from safemt_api.adapters.failures import Case, meaning, read_failure
 from safemt_api.adapters.http_client import room_for
 from safemt_api.adapters.openai_chat import OPENAI_FAILURES, OpenAIChat, build_request
-from safemt_api.errors import CallError, DialogueError, RateLimitedError, StopRunError, UnansweredRowError
+from safemt_api.errors import CallError, DialogueError, RateLimitedError, StopRunError
 from safemt_api.messages import Call
 
 ENDPOINT: Final = "/v1/chat/completions"
@@ -53,17 +46,10 @@ QUEUE_FULL = frozenset({"token_limit_exceeded", "billing_hard_limit_reached_for_
 (https://github.com/openai/openai-python/issues/1643, /2084)."""
 
 
-class OpenAIBatches(OpenAIChat):
+class OpenAIBatches(Batches, OpenAIChat):
     """Batches of chat completions at one address; see ``BatchAdapter``."""
 
-    def __init__(self, connection: Connection) -> None:
-        super().__init__(connection)
-        self._connection = connection
-
-    @property
-    def limits(self) -> BatchLimits:
-        """How much fits into one batch."""
-        return limits_of(self._profile)
+    failures = OPENAI_FAILURES
 
     def line(self, call: Call, row: str) -> bytes:
         """See ``BatchAdapter``."""
@@ -75,52 +61,43 @@ class OpenAIBatches(OpenAIChat):
 
     async def create(self, rows: Path, intent: BatchIntent) -> str:
         """See ``BatchAdapter``."""
-        try:
-            with rows.open("rb") as file:  # read piece by piece while it is sent
-                uploaded = await self._sdk.files.create(
-                    file=(f"{intent.nonce}.jsonl", file, "application/jsonl"),
-                    purpose="batch",
-                    expires_after={"anchor": "created_at", "seconds": KEPT_SECONDS},
-                )
-        except OPENAI_FAILURES as error:
-            raise not_created(self._translator.failure(error, model=intent.model)) from None
-        try:
-            created = await self._sdk.batches.with_raw_response.create(
-                input_file_id=uploaded.id,
-                endpoint=ENDPOINT,
-                completion_window="24h",
-                metadata={NONCE: intent.nonce},
-                output_expires_after={"anchor": "created_at", "seconds": KEPT_SECONDS},
+        with rows.open("rb") as file:  # read piece by piece while it is sent
+            upload = self._sdk.files.create(
+                file=(f"{intent.nonce}.jsonl", file, "application/jsonl"),
+                purpose="batch",
+                expires_after={"anchor": "created_at", "seconds": KEPT_SECONDS},
             )
-        except OPENAI_FAILURES as error:
-            raise uncertain(self._translator.failure(error, model=intent.model)) from None
-        batch_id = label(self._body(created).fields.get("id"))
+            uploaded = await self.make(upload, intent.model, batch=False)
+        creation = self._sdk.batches.with_raw_response.create(
+            input_file_id=uploaded.id,
+            endpoint=ENDPOINT,
+            completion_window="24h",
+            metadata={NONCE: intent.nonce},
+            output_expires_after={"anchor": "created_at", "seconds": KEPT_SECONDS},
+        )
+        created = await self.make(creation, intent.model, batch=True)
+        batch_id = label(self.body(created.http_response.content).fields.get("id"))
         if not batch_id:
             raise self._translator.unusable("it names no batch")
         return batch_id
 
     async def find(self, intent: BatchIntent, *, now_utc: datetime, others: Collection[str] = ()) -> BatchSearch:
         """See ``BatchAdapter``."""
-        oldest, listed = (intent.created_utc - CLOCKS_APART).timestamp(), 0
-        try:
-            async for batch in self._sdk.batches.list(limit=100):
-                listed += 1
-                if (batch.metadata or {}).get(NONCE) == intent.nonce:
-                    return BatchSearch("found", batch.id)
-                if batch.created_at < oldest or listed > MOST_LISTED:
-                    break
-        except OPENAI_FAILURES as error:
-            raise self._translator.failure(error) from None
-        return BatchSearch("unclear") if listed > MOST_LISTED else not_listed(intent, now_utc)
+        return await self.ask(self._find(intent, now_utc))
 
-    async def poll(self, batch_id: str) -> BatchState:
-        """See ``BatchAdapter``."""
-        try:
-            fields = await self._retrieve(batch_id)
-        except CallError as error:
-            if error.status == 404:
-                return BatchState("unknown")
-            raise
+    async def _find(self, intent: BatchIntent, now_utc: datetime) -> BatchSearch:
+        oldest, listed = (intent.created_utc - CLOCKS_APART).timestamp(), 0
+        async for batch in self._sdk.batches.list(limit=100):
+            listed += 1
+            if (batch.metadata or {}).get(NONCE) == intent.nonce:
+                return BatchSearch("found", batch.id)
+            if batch.created_at < oldest or listed > MOST_LISTED:
+                break
+        return not_listed(intent, listed, now_utc)
+
+    async def state(self, batch_id: str) -> BatchState:
+        """See ``Batches``."""
+        fields = await self._retrieve(batch_id)
         counts = mapping(fields.get("request_counts"))
         phase = PHASES.get(words(fields.get("status")), "working")
         done = [number for name in ("completed", "failed") if (number := count(counts.get(name))) is not None]
@@ -131,39 +108,28 @@ class OpenAIBatches(OpenAIChat):
         """See ``BatchAdapter``."""
         fields = await self._retrieve(batch_id)
         files = [file for name in ("output_file_id", "error_file_id") if (file := words(fields.get(name)))]
+        missing = self.missing(batch_id, _ended(fields))
         if not files and count(mapping(fields.get("request_counts")).get("completed")):
-            raise missing_results(self._profile, batch_id, _ended(fields))
+            raise missing
         for file in files:
-            async with AsyncExitStack() as stack:
-                try:
-                    with room_for(MOST_RESULT_TOKENS):
-                        content = await stack.enter_async_context(self._sdk.files.with_streaming_response.content(file))
-                    async for body in rows_of(content.iter_bytes(), self._connection.api_key):
-                        yield self._row(body)
-                except OPENAI_FAILURES as error:
-                    if getattr(error, "status_code", None) == 404:
-                        raise missing_results(self._profile, batch_id, _ended(fields)) from None
-                    raise self._translator.failure(error) from None
+            async with aclosing(self.read(self._content(file), {404: missing})) as bodies:
+                async for body in bodies:
+                    yield self._row(body)
+
+    async def _content(self, file: str) -> AsyncGenerator[Body]:
+        async with AsyncExitStack() as stack:
+            with room_for(MOST_RESULT_TOKENS):
+                content = await stack.enter_async_context(self._sdk.files.with_streaming_response.content(file))
+            async for body in self.lines(content.iter_bytes()):
+                yield body
 
     async def cancel(self, batch_id: str) -> None:
         """See ``BatchAdapter``."""
-        try:
-            await self._sdk.batches.cancel(batch_id)
-        except OPENAI_FAILURES as error:
-            if getattr(error, "status_code", None) not in (400, 404, 409):  # it has ended
-                raise self._translator.failure(error) from None
+        await self.stop(self._sdk.batches.cancel(batch_id))
 
     async def _retrieve(self, batch_id: str) -> Mapping[str, Any]:
-        try:
-            answer = await self._sdk.batches.with_raw_response.retrieve(batch_id)
-        except OPENAI_FAILURES as error:
-            if getattr(error, "status_code", None) == 404:
-                raise unknown_batch(self._profile, batch_id) from None
-            raise self._translator.failure(error) from None
-        return self._body(answer).fields
-
-    def _body(self, answer: Any) -> Body:
-        return read_body(answer.http_response.content, self._connection.api_key)
+        answer = await self.ask(self._sdk.batches.with_raw_response.retrieve(batch_id), on={404: self.unknown(batch_id)})
+        return self.body(answer.http_response.content).fields
 
     def _rejection(self, fields: Mapping[str, Any]) -> CallError | StopRunError:
         error = first(mapping(fields.get("errors")).get("data"))
@@ -175,7 +141,7 @@ class OpenAIBatches(OpenAIChat):
     def _row(self, body: Body) -> tuple[str, RowResult]:
         row, error = label(body.fields.get("custom_id")), mapping(body.fields.get("error"))
         if label(error.get("code")) in UNANSWERED:
-            return row, UnansweredRowError(f"{self._profile.name} ended the batch before this request ({error['code']})")
+            return self.unanswered(row, error["code"])
         response = mapping(body.fields.get("response"))
         value = mapping(response.get("body")) if response else {"error": error or {"message": "the row holds no answer"}}
         status = count(response.get("status_code")) if response else 0

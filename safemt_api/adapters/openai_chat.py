@@ -69,7 +69,7 @@ class OpenAIChat:
     """Chat completions at one address."""
 
     def __init__(self, connection: Connection) -> None:
-        self._profile = connection.profile
+        self._connection, self._profile = connection, connection.profile
         self._translator = Translator(connection)
         self._sdk = open_client(connection)
 

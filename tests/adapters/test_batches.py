@@ -227,7 +227,7 @@ async def test_deleted_results_are_said_to_be_gone_and_paid_for(wire_format: Wir
         with pytest.raises(ResultsGoneError, match=r"29 days.*paid for") as caught:
             await read(stage.batches, batch_id)
         assert caught.value.maybe_billed
-        assert caught.value.__cause__ is None
+        assert caught.value.__cause__ is caught.value.__context__ is None, "an SDK's exception holds the request, and with it the key"
 
 
 @pytest.mark.parametrize("wire_format", FORMATS)
@@ -292,8 +292,9 @@ async def test_where_nothing_listens_nothing_was_created(wire_format: WireFormat
         assert not caught.value.maybe_billed
         name = "batches/b" if wire_format == "google_genai" else "b"
         for work in (gone.poll(name), gone.cancel(name), gone.find(stage.intent(1), now_utc=NOW), read(gone, name)):
-            with pytest.raises(ConnectionFailedError):
+            with pytest.raises(ConnectionFailedError) as caught:
                 await work
+            assert caught.value.__cause__ is caught.value.__context__ is None
 
 
 def camel(value: Any) -> Any:
