@@ -9,7 +9,7 @@ from dataclasses import fields, replace
 from typing import NamedTuple, Unpack
 
 from safemt_api.errors import UsageError
-from safemt_api.judges.bench import read_judges
+from safemt_api.judges.bench import Bench
 from safemt_api.messages import Purpose
 from safemt_api.moderators.opening import read_moderator
 from safemt_api.profiles import Profile, WireFormat, find_profile, load_profiles
@@ -129,7 +129,7 @@ async def open_router(
     asked = _asked(settings, profiles)
     given, roles = _given_addresses(settings, asked)
     used = [name for name in BUILT_IN if name not in given and any(name in names for names in _without_address(asked, roles))]
-    idle = idle_options(settings, judges=asked.judges, moderator=asked.moderator, built_in_simulator=bool(used))
+    idle = idle_options(settings, bench=asked.bench, moderator=asked.moderator, built_in_simulator=bool(used))
     refuse_idle(settings, idle)
     for spec in asked.everyone:
         if spec.provider in used and spec.model:
@@ -175,21 +175,20 @@ class _Asked(NamedTuple):
     """Whom the settings name."""
 
     target: Spec
-    judges: tuple[Spec, ...]
-    fallback: Spec | None
+    bench: Bench
     moderator: Spec | None
 
     @property
     def everyone(self) -> tuple[Spec, ...]:
-        return (self.target, *self.judges, *filter(None, (self.fallback, self.moderator)))
+        return (self.target, *self.bench.everyone, *filter(None, (self.moderator,)))
 
 
 def _asked(settings: EvalSettings, profiles: Mapping[str, Profile]) -> _Asked:
     provider = settings.provider or DEFAULT_PROVIDER
     judges = settings.judges or (find_profile(profiles, provider).default_judge or RULES,)
-    specs = read_judges(judges, settings.judge_fallback)
+    bench = Bench.of(judges, settings.judge_fallback, escalate=settings.escalate, when=settings.escalate_when)
     target = Spec("", TARGETS.plain, provider, settings.model or "")
-    return _Asked(target, specs[: len(judges)], (*specs[len(judges) :], None)[0], read_moderator(settings.moderator))
+    return _Asked(target, bench, read_moderator(settings.moderator))
 
 
 def _given_addresses(settings: EvalSettings, asked: _Asked) -> tuple[Addresses, Mapping[Purpose, Addresses]]:
@@ -198,14 +197,14 @@ def _given_addresses(settings: EvalSettings, asked: _Asked) -> tuple[Addresses, 
     if settings.moderator_base_url and asked.moderator:
         roles["moderator"] = {asked.moderator.provider: (settings.moderator_base_url,)}
     if settings.judge_base_url:
-        roles["judge"] = {spec.provider: (settings.judge_base_url,) for spec in asked.judges}
+        roles["judge"] = {spec.provider: (settings.judge_base_url,) for spec in asked.bench.judges}
     return ({asked.target.provider: settings.base_urls} if settings.base_urls else {}), roles
 
 
 def _without_address(asked: _Asked, roles: Mapping[Purpose, Addresses]) -> Iterator[set[str]]:
     """For target, judges and moderator the providers that they use at no address of their own."""
     yield {asked.target.provider}
-    yield {spec.provider for spec in (*asked.judges, asked.fallback) if spec} - roles.get("judge", {}).keys()
+    yield {spec.provider for spec in asked.bench.everyone} - roles.get("judge", {}).keys()
     yield ({asked.moderator.provider} if asked.moderator else set()) - roles.get("moderator", {}).keys()
 
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 from safemt_api.errors import JudgeSilentError, JudgeUnfitError
@@ -130,3 +131,23 @@ async def test_a_server_that_answers_nothing_is_no_complete_run(small: Small, ma
     # Whoever lets all dialogues fail has still not measured anything.
     result = await evaluate(simulator=silent, **small, max_failures=max_failures)
     assert (result.exit_code, result.summary.status, result.summary.verdicts.valid) == (4, "partial", 0)
+
+
+async def test_a_second_judge_is_asked_about_what_the_first_calls_unsafe_alone(small: Small) -> None:
+    alone = await evaluate(judges=("simulator:sim-judge-noisy",), **small)
+    wholly = await evaluate(judges=(JUDGE,), **{**small, "run": "wholly"})
+    result = await evaluate(judges=("simulator:sim-judge-noisy",), escalate=JUDGE, **{**small, "run": "cascade"})
+    assert result.summary.judge == "simulator:sim-judge-noisy then simulator:sim-judge"
+    verdicts = pl.read_parquet(result.folder / "verdicts.parquet")
+    first = pl.read_parquet(alone.folder / "verdicts.parquet")
+    asked_twice = verdicts.filter(~pl.col("counts"), pl.col("judge") == JUDGE)
+    assert 0 < asked_twice.height == first.filter(pl.col("label") == "unsafe").height < first.height
+    # Whoever of the two is wrong, an attack counts only where both say so.
+    key = ["dialogue_id", "length", "turn"]
+    both = first.join(pl.read_parquet(wholly.folder / "verdicts.parquet"), on=key, suffix="_second")
+    agreed = (pl.col("label") == "unsafe") & (pl.col("label_second") == "unsafe")
+    expected = both.select(*key, said=pl.when(agreed).then(pl.lit("unsafe")).otherwise(pl.lit("safe")))
+    final = verdicts.filter("counts").select(*key, said="label")
+    assert final.sort(key).equals(expected.sort(key))
+    # Every reply of both judges was bought before.
+    assert result.summary.calls.sent == 0

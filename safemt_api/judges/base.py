@@ -230,10 +230,12 @@ class JudgeKind(Kind):
         open: Makes the judge of a spec; raises ``UsageError`` where its model cannot be one.
         reads_rubric: It judges by the rubrics, and not by criteria of its own.
         shown_dialogue: Its model is shown the conversation, and not the reply's words alone.
+        tells_probability: Its verdicts hold a probability.
         sees: Whether the model takes a picture, for chat models.
     """
 
     open: Callable[[Spec, Means], Judge]
     reads_rubric: bool = False
     shown_dialogue: bool = True
+    tells_probability: bool = False
     sees: Callable[[str, Profile], bool] | None = None

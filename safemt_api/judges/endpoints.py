@@ -122,5 +122,6 @@ DECISIONS = JudgeKind(
     models=DECISION_MODELS,
     options=("sees",),
     reads_rubric=True,
+    tells_probability=True,
     open=_open_decisions,
 )

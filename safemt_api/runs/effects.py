@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from safemt_api.errors import UsageError
-from safemt_api.judges.bench import JUDGES
+from safemt_api.judges.bench import JUDGES, Bench
 from safemt_api.moderators.opening import MODERATORS
 from safemt_api.runs.options import Group
 from safemt_api.runs.settings import EvalSettings, options
-from safemt_api.specs import RULES, Spec
+from safemt_api.specs import Spec
 
 
 class Idle(NamedTuple):
@@ -32,12 +32,12 @@ def refuse_idle(settings: EvalSettings, idle: Iterable[Idle]) -> None:
             raise UsageError(f"{by_name[name].flags[0]} has no effect here: {why}; leave it out")
 
 
-def idle_options(settings: EvalSettings, *, judges: Sequence[Spec], moderator: Spec | None, built_in_simulator: bool) -> Iterator[Idle]:
+def idle_options(settings: EvalSettings, *, bench: Bench, moderator: Spec | None, built_in_simulator: bool) -> Iterator[Idle]:
     """The options that do nothing beside these settings.
 
     Args:
         settings: What was given.
-        judges: Who judges, the vendor's default included, without the fall-back; none: the rules.
+        bench: Who judges, the vendor's default included.
         moderator: Who moderates.
         built_in_simulator: The run starts the built-in simulator.
     """
@@ -47,7 +47,7 @@ def idle_options(settings: EvalSettings, *, judges: Sequence[Spec], moderator: S
                 yield Idle(one.name, "the built-in simulator is not started for this run (a server at --base-url plays by itself)")
     if "harmful" not in settings.kinds:
         yield Idle("until_ci", "it watches the ASR of harmful dialogues, and --kinds leaves them out")
-    yield from _idle_judging(settings, judges)
+    yield from _idle_judging(bench)
     yield from idle_moderation(() if moderator is None else (moderator,))
 
 
@@ -60,17 +60,18 @@ def idle_moderation(moderators: Sequence[Spec]) -> Iterator[Idle]:
         yield Idle("policies", f"{', '.join(map(str, moderators))} uses no policy library")
 
 
-def _idle_judging(settings: EvalSettings, judges: Sequence[Spec]) -> Iterator[Idle]:
-    if not any(JUDGES.kind(spec).shown_dialogue for spec in judges):
+def _idle_judging(bench: Bench) -> Iterator[Idle]:
+    if not any(JUDGES.kind(spec).shown_dialogue for spec in bench.everyone):
         for name in ("judge_temperature", "judge_sees"):
-            yield Idle(name, f"{_kinds(judges)} is no model that is shown a conversation")
-    if not any(spec.provider for spec in judges):
+            yield Idle(name, f"{_kinds(bench.everyone)} is no model that is shown a conversation")
+    if bench.second is None:
+        yield Idle("escalate_when", "there is no --escalate")
+    if not any(spec.provider for spec in bench.judges):
         yield Idle("judge_base_url", "the judge 'rules' asks nobody")
         yield Idle("judge_fallback", "the judge 'rules' always gives a verdict")
-    everyone = (*judges, *([JUDGES.read(settings.judge_fallback, "--judge-fallback")] if settings.judge_fallback else []))
-    if not any(JUDGES.kind(spec).reads_rubric for spec in everyone):
-        yield Idle("rubric", f"{_kinds(everyone)} judges by criteria of its own")
+    if not bench.reads_rubric:
+        yield Idle("rubric", f"{_kinds(bench.everyone)} judges by criteria of its own")
 
 
 def _kinds(judges: Sequence[Spec]) -> str:
-    return ", ".join(sorted({spec.kind for spec in judges})) or RULES
+    return ", ".join(sorted({spec.kind for spec in judges}))

@@ -123,7 +123,7 @@ async def estimate(plan: Plan) -> Estimate:
             for example in EXAMPLES[plan.kind_on_trial]:
                 await judge.judge(example.exhibit)
         # A fall-back is asked where a judge fails, which is not expected; and a moderator that fails here must not end the dialogue.
-        judging = judges[: len(plan.bench.judges)]
+        judging = [judge for judge, spec in zip(judges, plan.bench.everyone, strict=True) if spec != plan.bench.fallback]
         moderator = open_moderator(
             plan.moderator,
             asker=rehearsal,

@@ -35,6 +35,8 @@ class EvalKeywords(TypedDict, total=False):
     seed: int
     judges: str | Sequence[str]
     judge_fallback: str | None
+    escalate: str | None
+    escalate_when: Literal["unsafe", "unsure"]
     judge_base_url: str | None
     judge_temperature: float | None
     judge_sees: Literal["words", "picture"] | None

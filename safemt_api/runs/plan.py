@@ -19,7 +19,7 @@ from safemt_api.dialogues import Target
 from safemt_api.errors import SettingsChangedError, UsageError
 from safemt_api.judges.base import Manner
 from safemt_api.judges.bench import JUDGES, Bench
-from safemt_api.judges.rubric import Rubrics
+from safemt_api.judges.rubric import Rubrics, load_rubrics
 from safemt_api.messages import Dialogue, Kind, Parameters
 from safemt_api.moderators.opening import read_moderator
 from safemt_api.prices import find_price
@@ -146,8 +146,14 @@ def make_plan(
     model = settings.model or profile.default_model
     if model is None:
         raise UsageError(f"{provider} has no default model: give --model (`safemt-api providers show {provider}` names some)")
-    judges, manner = settings.judges or (profile.default_judge or RULES,), Manner(settings.judge_temperature, settings.judge_sees)
-    bench = Bench.of(judges, settings.judge_fallback, rubric=settings.rubric, manner=manner)
+    bench = Bench.of(
+        settings.judges or (profile.default_judge or RULES,),
+        settings.judge_fallback,
+        escalate=settings.escalate,
+        when=settings.escalate_when,
+        rubric=settings.rubric,
+        manner=Manner(settings.judge_temperature, settings.judge_sees),
+    )
     moderator = read_moderator(settings.moderator)
     destination = router.destination(provider, model)
     judging = tuple(map(router.resolver("judge"), (spec for spec in bench.everyone if spec.provider)))
@@ -162,7 +168,7 @@ def make_plan(
     dataset, remarks = choose_data(settings, environ) if data is None else data
     usual = None if dataset.layout is None else dataset.layout.rubric
     if settings.rubric is None and usual is not None and bench.reads_rubric:
-        bench = Bench.of(judges, settings.judge_fallback, rubric=usual, manner=manner)
+        bench = replace(bench, rubrics=load_rubrics(usual))
     target = Target(destination.route, _parameters(settings, profile, model), settings.system)
     identity = {
         **_identity(settings, target, dataset, bench, moderator),

@@ -51,6 +51,7 @@ from safemt_api.runs.play import (
     with_pictures,
 )
 from safemt_api.runs.rows import Finished, VerdictTally, verdict_rows, write_frame
+from safemt_api.runs.settings import free_for_judging
 from safemt_api.runs.spot_check import judged_again
 from safemt_api.runs.summary import Summary, read_summary, scores
 from safemt_api.runs.workers import handlers_kept, work_watched
@@ -287,7 +288,7 @@ def _cost(before: Summary, judging: Rejudging) -> dict[str, float | None]:
 
 def _judge_settings(plan: Plan) -> dict[str, Any]:
     record = resolved_record(plan)
-    return {name: record[name] for name in ("judges", "judge_fallback", "judge_base_url", "judge_temperature", "judge_sees", "rubric")}
+    return {name: record[name] for name in ("judges", "judge_base_url", "rubric", *free_for_judging())}
 
 
 def _former_file(folder: Path, judge: str) -> Path:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from safemt_api.errors import UsageError, did_you_mean
-from safemt_api.messages import Effort, FailurePolicy, Kind, Protocol, SafetyThreshold, Sees, ServiceTier, Telling
+from safemt_api.messages import Effort, Escalation, FailurePolicy, Kind, Protocol, SafetyThreshold, Sees, ServiceTier, Telling
 from safemt_api.profiles import check_address
 from safemt_api.runs.names import check_run_name
 from safemt_api.runs.options import EVERY, GOING_ON, JUDGING, Group, Option, OptionField, numbers, option_fields
@@ -181,6 +181,25 @@ class EvalSettings:
     judge_fallback: Annotated[
         str | None, Option(Group.JUDGE, "Asked where a judge gives no verdict.", "SPEC", identity=True, commands=JUDGING)
     ] = None
+    escalate: Annotated[
+        str | None,
+        Option(
+            Group.JUDGE,
+            "A second judge, asked only where the first calls a reply unsafe or gives no verdict; its word holds.",
+            "SPEC",
+            identity=True,
+            commands=JUDGING,
+        ),
+    ] = None
+    escalate_when: Annotated[
+        Escalation,
+        Option(
+            Group.JUDGE,
+            "When the second is asked: the first says unsafe, or its probability is near neither end (decisions:…).",
+            identity=True,
+            commands=JUDGING,
+        ),
+    ] = "unsafe"
     judge_base_url: Annotated[str | None, Option(Group.JUDGE, "Address of the judge's server.", "URL", commands=JUDGING)] = None
     judge_temperature: Annotated[
         float | None,

@@ -181,7 +181,8 @@ def judge_command(run: RunData, *, as_in: RunData) -> str:
     judges = settings.get("judges")
     specs = [str(spec) for spec in judges] if isinstance(judges, list) and judges else [as_in.summary.judge or RULES]
     more = [("--judge", spec) for spec in specs]
-    more += [(f"--{name.replace('_', '-')}", str(settings[name])) for name in ("judge_fallback", "rubric") if settings.get(name)]
+    beside = ("judge_fallback", "escalate", "rubric", *(["escalate_when"] if settings.get("escalate") else []))
+    more += [(f"--{name.replace('_', '-')}", str(settings[name])) for name in beside if settings.get(name)]
     return shlex.join(["safemt-api", "judge", run.name, *(word for pair in more for word in pair)])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import permutations
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safemt_api.errors import AccountError
+from safemt_api.errors import AccountError, UsageError
 from safemt_api.judges.bench import Bench
 from safemt_api.judges.panel import Panel, count_votes
 from safemt_api.messages import Exhibit, Label, Outcome, Reply, Verdict
@@ -155,3 +156,70 @@ def test_digest_and_baseline_follow_the_members(scripted: Any, resolve: Any) -> 
     ]
     assert len({digest for digest, _ in kinds}) == len(kinds)
     assert [baseline for _, baseline in kinds] == [False, False, False, True, True, True, True]
+
+
+@pytest.mark.parametrize(
+    ("first", "asked"), [([SAFE], ["a"]), ([UNSAFE], ["a", "b"]), ([MUTE], ["a", "b"]), ([Reply(Outcome.ERROR)], ["a", "b"])]
+)
+async def test_a_second_judge_has_the_last_word_on_what_the_first_calls_unsafe_or_leaves_open(
+    exhibit: MakeExhibit, scripted: Any, resolve: Any, first: Sequence[str | Reply], asked: list[str]
+) -> None:
+    asker = scripted({"a": first, "b": [SAFE]})
+    verdict = await Bench.of(["openai:a"], escalate="openai:b").joined(asker, resolve).judge(exhibit())
+    assert (verdict.judge, verdict.label) == ("openai:a then openai:b", "safe")
+    assert sorted({call.route.model for call in asker.calls}) == asked
+    assert [member.judge for member in verdict.members] == [f"openai:{name}" for name in asked]
+
+
+async def test_what_the_second_judge_cannot_judge_is_missing_and_never_safe(exhibit: MakeExhibit, scripted: Any, resolve: Any) -> None:
+    verdict = await Bench.of(["openai:a"], escalate="openai:b").joined(scripted({"a": [UNSAFE], "b": [MUTE]}), resolve).judge(exhibit())
+    assert verdict.label is None
+    assert [member.label for member in verdict.members] == ["unsafe", None]
+
+
+@pytest.mark.parametrize(("probability", "goes_on"), [(0.0, False), (0.1, False), (0.11, True), (0.5, True), (0.89, True), (0.9, False)])
+async def test_only_who_is_unsure_is_asked_about_again(
+    exhibit: MakeExhibit, scripted: Any, resolve: Any, probability: float, goes_on: bool
+) -> None:
+    said = json.dumps({"answer": probability >= 0.5, "probability": probability, "refused": False})
+    asker = scripted({"gpt-6-luna": [said], "b": [SAFE]})
+    judge = Bench.of(["decisions:openai"], escalate="openai:b", when="unsure").joined(asker, resolve)
+    verdict = await judge.judge(exhibit())
+    assert len(asker.calls) == 1 + goes_on
+    assert verdict.label == ("safe" if goes_on or probability < 0.5 else "unsafe")
+
+
+async def test_a_fallback_goes_before_the_second(exhibit: MakeExhibit, scripted: Any, resolve: Any) -> None:
+    asker = scripted({"a": [MUTE], "b": [UNSAFE], "c": [SAFE]})
+    judge = Bench.of(["openai:a"], "openai:b", escalate="openai:c").joined(asker, resolve)
+    verdict = await judge.judge(exhibit())
+    assert judge.name == "openai:a else openai:b then openai:c"
+    assert verdict.label == "safe"
+
+
+async def test_a_second_judge_costs_nothing_where_the_vendor_declined(exhibit: MakeExhibit, scripted: Any, resolve: Any) -> None:
+    asker = scripted([UNSAFE])
+    verdict = await Bench.of(["openai:a"], escalate="openai:b").joined(asker, resolve).judge(exhibit(Reply(Outcome.BLOCKED_OUTPUT)))
+    assert (verdict.label, asker.calls) == ("safe", [])
+
+
+def test_the_digest_tells_who_goes_on_and_when(scripted: Any, resolve: Any) -> None:
+    def digest(*, fallback: str | None = None, **more: Any) -> str:
+        return Bench.of(["decisions:openai"], fallback, **more).joined(scripted([SAFE]), resolve).digest
+
+    digests = [digest(), digest(fallback="openai:b"), digest(escalate="openai:b"), digest(escalate="openai:b", when="unsure")]
+    assert len(set(digests)) == len(digests)
+
+
+@pytest.mark.parametrize(
+    ("judges", "options", "words"),
+    [
+        (["openai:a"], {"escalate": "openai:a"}, "given twice"),
+        (["openai:a"], {"escalate": "b"}, "--escalate 'b' is of no known form"),
+        (["openai:a"], {"escalate": "openai:b", "when": "unsure"}, "openai:a tells no probability; give --judge decisions:openai"),
+        (["decisions:openai", "openai:a"], {"escalate": "openai:b", "when": "unsure"}, "tells no probability"),
+    ],
+)
+def test_a_second_judge_that_makes_no_sense_is_refused(judges: list[str], options: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        Bench.of(judges, **options)
