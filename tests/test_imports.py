@@ -27,7 +27,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("studies",),
     ("calibration",),
     ("report", "simulator"),
-    ("evaluation",),
+    ("evaluation", "view"),
     ("study",),
     ("cli",),
     ("__main__",),

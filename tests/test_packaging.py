@@ -22,6 +22,7 @@ from safemt_api.moderators.library import load_policies
 from safemt_api.profiles import load_profiles, shipped_folder
 from safemt_api.report.page import render_page
 from safemt_api.studies import shipped as studies
+from safemt_api.view.pages import asset
 
 PACKAGE = Path(safemt_api.__file__).parent
 TREE = Path(__file__).resolve().parents[1]
@@ -54,6 +55,18 @@ def test_the_command_runs_the_demonstration() -> None:
     summary = json.loads(done.stdout)
     assert summary["status"] == "complete"
     assert Path("results", summary["run"], "report.html").stat().st_size > 0
+
+
+def test_the_viewers_page_ships() -> None:
+    script = re.compile(r'(?:from "\./|src="assets/|href="assets/)([a-z.]+)"')
+    wanted, seen = {"index.html"}, set[str]()
+    while wanted - seen:
+        name = min(wanted - seen)
+        text = asset(name)
+        assert text, name
+        seen.add(name)
+        wanted |= set(script.findall(text)) if name.endswith((".js", ".html")) else set()
+    assert len(seen) > 12
 
 
 def test_vendors_ship() -> None:

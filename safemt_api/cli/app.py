@@ -16,6 +16,7 @@ from safemt_api.cli.report import compare, export, paper, report
 from safemt_api.cli.runs import runs
 from safemt_api.cli.simulate import simulate
 from safemt_api.cli.study import ablate, defend, study, sweep
+from safemt_api.cli.view import view
 
 EPILOGUE = (
     "Keys come from the environment or from .env in the working directory. "
@@ -66,3 +67,4 @@ app.command("simulate", cls=GroupedCommand)(simulate)
 app.command("export", cls=GroupedCommand)(export)
 app.command("tables", cls=GroupedCommand)(paper)
 app.command("runs", cls=GroupedCommand)(runs)
+app.command("view", cls=GroupedCommand)(view)

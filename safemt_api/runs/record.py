@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import orjson
 import polars as pl
 from pydantic import ValidationError
 
@@ -28,7 +27,7 @@ from safemt_api.runs.folder import (
     player_of,
     read_manifest,
 )
-from safemt_api.runs.rows import MAX_FAILURES_KEPT, ModerationTally, VerdictTally, frame_of, scratch
+from safemt_api.runs.rows import MAX_FAILURES_KEPT, ModerationTally, VerdictTally, frame_of, rows_from, scratch
 from safemt_api.runs.summary import Summary, read_summary, scores_of
 from safemt_api.specs import RULES
 from safemt_api.store.books import spent_now_usd
@@ -228,18 +227,7 @@ def waiting_frames(folder: Path) -> tuple[pl.DataFrame, pl.DataFrame] | None:
 
 
 def _rows(file: Path, schema: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The rows up to the first that is torn: whoever was killed may have written half of the last one."""
-    rows: list[dict[str, Any]] = []
-    with file.open("rb") as lines:
-        for line in lines:
-            try:
-                row = orjson.loads(line)
-            except orjson.JSONDecodeError:
-                break
-            if not isinstance(row, dict):
-                break
-            rows.append({name: row.get(name) for name in schema})
-    return rows
+    return [{name: waiting.row.get(name) for name in schema} for waiting in rows_from(file)]
 
 
 def _summary(folder: Path, manifest: Mapping[str, Any], transcripts: pl.DataFrame, verdicts: pl.DataFrame) -> dict[str, Any]:

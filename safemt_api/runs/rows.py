@@ -271,6 +271,34 @@ def open_collector(folder: Path, run: str) -> Iterator[Collector]:
         raise unwritable(folder, error) from error
 
 
+class WaitingRow(NamedTuple):
+    """A row of a scratch file with the bytes between which it stands."""
+
+    row: dict[str, Any]
+    begin: int
+    end: int
+
+
+def rows_from(file: Path, begin: int = 0) -> Iterator[WaitingRow]:
+    """The rows of a scratch file from the one that begins at ``begin`` up to the first that is torn.
+
+    Whoever writes may be in the middle of the last row, or was killed there: it is not a row yet.
+
+    Raises:
+        FileNotFoundError: No rows wait.
+    """
+    with file.open("rb") as lines:
+        lines.seek(begin)
+        for line in lines:
+            try:
+                row = orjson.loads(line) if line.endswith(b"\n") else None
+            except orjson.JSONDecodeError:
+                return
+            if not isinstance(row, dict):
+                return
+            yield WaitingRow(row, begin, begin := begin + len(line))
+
+
 def scratch(folder: Path, name: str) -> Path:
     """The line-by-line file that becomes the parquet file of that name; whoever holds the run's lock writes it, and anyone may read it."""
     return folder / f".{name}.rows"

@@ -71,3 +71,36 @@ WHERE run = ? AND NOT (state = 'kept' AND settled_usd IS NULL) GROUP BY purpose
 """
 MAYBE = "SELECT coalesce(sum(most_usd), 0.0) FROM charges WHERE run = ? AND state = 'kept' AND settled_usd IS NULL"
 """Calls that were cut off while no ceiling was held: they may have been billed, and nothing was put aside for them."""
+
+
+class BoughtReply(NamedTuple):
+    """A reply as the store holds it: the canonical request, our reading of the answer, the vendor's body, and when it was kept.
+
+    ``charges`` are the attempts that a run paid or put money aside for: when, in what state they ended, and how much.
+    """
+
+    key: str
+    created_utc: str
+    request: str
+    reply: str
+    raw: str | None
+    cost_usd: float | None
+    charges: tuple[tuple[str, str, float], ...]
+
+
+def bought_reply(path: Path, key: str, run_id: str) -> BoughtReply | None:
+    """The reply of that key, without opening the store for writing; ``None`` where it holds none or cannot be read."""
+    try:
+        with closing(sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True)) as connection:
+            connection.text_factory = lambda text: text.decode("utf-8", "replace")
+            row = connection.execute("SELECT key, created_utc, request, reply, raw, cost_usd FROM replies WHERE key = ?", (key,)).fetchone()
+            charges = connection.execute(CHARGES, (run_id, key)).fetchall()
+    except sqlite3.Error:
+        return None
+    if row is None:
+        return None
+    found, created, request, reply, raw, cost = row
+    return BoughtReply(found, created, request, reply, raw, cost, tuple(charges))
+
+
+CHARGES = "SELECT created_utc, state, coalesce(settled_usd, most_usd) FROM charges WHERE run = ? AND key = ? ORDER BY id LIMIT 100"

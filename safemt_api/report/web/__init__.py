@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from importlib import metadata, resources
 from typing import Any
@@ -58,6 +58,12 @@ def render(template: str, *, script: str = "", **context: Any) -> str:
     # Both are files of ours.
     parts = {"style": Markup(style), "script": Markup(script)}  # noqa: S704
     return _ENVIRONMENT.get_template(template).render(policy=policy, version=version(), **parts, **context)
+
+
+def fragment(sections: Iterable[Any]) -> str:
+    """Sections by themselves, for a page that has others around them."""
+    section = _ENVIRONMENT.get_template("parts.html").module.section  # type: ignore[attr-defined] # a macro of that file
+    return "".join(map(section, sections))
 
 
 def _shown(value: object) -> object:

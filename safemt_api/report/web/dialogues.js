@@ -17,8 +17,8 @@ const swatch = ([colour, dash]) => {
   return node;
 };
 
-// `runs`: [{ name, look: [colour, dash] }]; `tools` gives the buttons that stand above a dialogue.
-const dialogueDrawer = ({ runs, tools }) => {
+// `runs`: [{ name, look: [colour, dash] }]; `tools` gives the buttons that stand above a dialogue, `beside` what more there is to a turn.
+const dialogueDrawer = ({ runs, tools, beside = () => [] }) => {
   const words = (text) => make("p", "words", text);
   const facts = (pairs) => {
     const node = make("ul", "facts");
@@ -67,6 +67,7 @@ const dialogueDrawer = ({ runs, tools }) => {
       ["moderator", turn.flagged === null ? "" : turn.flagged ? "flagged" : "passed"]]));
     if (turn.policy) node.append(fold("Moderator's policy", turn.policy));
     if (turn.moderator_text) node.append(fold("Moderator's words", turn.moderator_text));
+    node.append(...beside(turn));
     return node;
   };
   const replyNode = (turn) => {

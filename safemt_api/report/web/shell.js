@@ -41,14 +41,13 @@ const sortTable = (table, column, heading) => {
   });
   table.tBodies[0].append(...rows);
 };
-for (const table of document.querySelectorAll("table.sortable")) {
-  [...table.tHead.rows[0].cells].forEach((heading, column) => {
-    const button = make("button", "sort", heading.textContent);
-    button.type = "button";
-    button.addEventListener("click", () => sortTable(table, column, heading));
-    heading.replaceChildren(button);
-  });
-}
+const sortable = (table) => [...table.tHead.rows[0].cells].forEach((heading, column) => {
+  const button = make("button", "sort", heading.textContent);
+  button.type = "button";
+  button.addEventListener("click", () => sortTable(table, column, heading));
+  heading.replaceChildren(button);
+});
+document.querySelectorAll("table.sortable").forEach(sortable);
 
 // Printing shows the tables that are folded on screen.
 addEventListener("beforeprint", () => { for (const fold of document.querySelectorAll("details.table")) fold.open = true; });

@@ -1,0 +1,183 @@
+"""The numbers that the page shows of runs and studies: taken from their summaries and records where they ended, and computed by the same
+functions from what is there where they did not. Tables are the report's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from safemt_api.errors import StoreError
+from safemt_api.metrics.asr import tallied
+from safemt_api.metrics.frames import checked, score_frame
+from safemt_api.report import web
+from safemt_api.report.sections import EFFECT_NOTE, OUTCOME_NOTE, RANK_NOTE, SCORE_NOTE, Block, Section
+from safemt_api.report.study_tables import (
+    burden_table,
+    claimed_effects,
+    effect_table,
+    harmless_table,
+    index_table,
+    moderators_table,
+    naming_of,
+    rank_table,
+    study_sentences,
+    turn_table,
+    turn_word_of,
+)
+from safemt_api.report.table import series_of
+from safemt_api.report.tables import asr_table, cost_table, outcome_table
+from safemt_api.runs.folder import STUDY_FILE, SUMMARY_FILE, current_files, read_manifest
+from safemt_api.runs.overview import RunOverview
+from safemt_api.runs.record import RunData
+from safemt_api.runs.summary import Summary, read_summary, scores_of
+from safemt_api.studies.record import StudyRecord, read_study
+from safemt_api.view.index import stamp
+from safemt_api.view.library import Entry, Library
+from safemt_api.view.shelf import Shelf
+
+AGE_STEP_SECONDS = 10
+"""Ages are told in such steps, so that an answer stays the same where nothing has happened."""
+
+
+class _Scores(NamedTuple):
+    """What was computed of one state of a run, and its summary where it has ended."""
+
+    state: object
+    found: dict[str, Any]
+    summary: Summary | None
+
+
+_SCORES: dict[Path, _Scores] = {}
+
+
+def listed(library: Library) -> dict[str, Any]:
+    """The list of runs and studies, each with its ASR so far."""
+    return {"results": str(library.results), "runs": [_listed(one, library.entries.get(one.run)) for one in library.overview()]}
+
+
+def _listed(one: RunOverview, entry: Entry | None) -> dict[str, Any]:
+    age = None if one.age_seconds is None else AGE_STEP_SECONDS * round(one.age_seconds / AGE_STEP_SECONDS)
+    asr: dict[str, float | None] = {"asr_low": None, "asr_high": None}
+    if entry is not None and entry.asr is not None:
+        asr = {"asr": entry.asr.value, "asr_low": entry.asr.ci_low, "asr_high": entry.asr.ci_high}
+    return {**one._asdict(), "age_seconds": age, **asr}
+
+
+def figures(library: Library, shelf: Shelf, *, study: str | None) -> dict[str, Any]:
+    """A study or some runs: what it is, how far it came, what it found."""
+    there = {one.run: one for one in library.overview()}
+    record = _record(library.results / study) if study in there else None
+    names = {name: name.partition("/")[2] or name if study else name for name in shelf.entries}
+    return {
+        "name": study or " · ".join(names.values()),
+        "study": _listed(there[study], None) if study in there else None,
+        "arms": [
+            {"run": name, "name": names[name], "look": list(series_of(place)), **_arm(entry, there.get(name))}
+            for place, (name, entry) in enumerate(shelf.entries.items())
+        ],
+        "sentences": [] if record is None else list(study_sentences(record)),
+        "tables": web.fragment([*_study_sections(record, list(names.values())), *_run_sections(shelf, names)]),
+    }
+
+
+def _record(folder: Path) -> StudyRecord | None:
+    """What the study found; ``None`` while it has not been measured: then its file names its arms and no more."""
+    try:
+        found = read_study(folder) if (folder / STUDY_FILE).is_file() else None
+    except StoreError:
+        return None
+    return found if found is not None and (found.leaderboard or found.effects) else None
+
+
+def _study_sections(record: StudyRecord | None, arms: Sequence[str]) -> Iterator[Section]:
+    """Ranks and effects, as the report shows them."""
+    if record is None:
+        return
+    naming, word = naming_of(record, {name: place for place, name in enumerate(arms)}), turn_word_of(record)
+    boards = [Block(tables=[rank_table(board, naming)]) for board in record.leaderboard if board.rows]
+    if boards:
+        yield Section("ranks", "Ranks", "Ranks", boards, RANK_NOTE)
+    claimed = claimed_effects(record)
+    if claimed:
+        harmless = harmless_table(record.effects, naming)
+        blocks = [
+            *([Block(tables=[moderators_table(record, naming)])] if naming.moderators else []),
+            *(Block(tables=[made(claimed, naming)]) for made in (effect_table, index_table, burden_table)),
+            Block(folded=[turn_table(claimed, naming, word=word)], fold=f"Every effect, {word} by {word}"),
+            *([] if harmless is None else [Block(tables=[harmless])]),
+        ]
+        yield Section("effects", "Effects", "Effects", blocks, EFFECT_NOTE)
+
+
+def _run_sections(shelf: Shelf, names: Mapping[str, str]) -> Iterator[Section]:
+    """What the summaries of those runs tell that have ended."""
+    nothing = pl.DataFrame()
+    runs = [
+        RunData(names[name], entry.folder, {}, summary, nothing, nothing)
+        for name, entry in shelf.entries.items()
+        if (summary := _scores(entry).summary) is not None
+    ]
+    if len(runs) == len(shelf.entries) == 1:
+        yield Section("turns", "ASR in numbers", "Numbers", [Block(tables=[asr_table(runs[0])])], SCORE_NOTE)
+    if runs:
+        yield Section("outcomes", "Outcomes", "Outcomes", [Block(tables=[outcome_table(runs)])], OUTCOME_NOTE)
+        yield Section("cost", "Cost and calls", "Cost", [Block(tables=[cost_table(runs)])])
+
+
+def _arm(entry: Entry, one: RunOverview | None) -> dict[str, Any]:
+    overview = {} if one is None else _listed(one, entry)
+    return {**overview, "problem": entry.index.problem or overview.get("problem"), **_scores(entry).found}
+
+
+def _scores(entry: Entry) -> _Scores:
+    state = (entry.index.version, stamp(entry.folder / SUMMARY_FILE))
+    known = _SCORES.get(entry.folder)
+    if known is None or known.state != state:
+        summary = None if entry.index.under_way else _summary(entry.folder)
+        known = _SCORES[entry.folder] = _Scores(state, _scored(entry, summary), summary)
+    return known
+
+
+def _scored(entry: Entry, summary: Summary | None) -> dict[str, Any]:
+    verdicts = entry.index.scored
+    final = score_frame(verdicts)
+    cells = checked(final) if final.height else final
+    if summary is not None:
+        protocol: str = summary.protocol
+        scores = summary.model_dump(mode="json", include={"asr_by_turn", "safety_index"})
+    else:
+        protocol = (entry.found.protocol if entry.found else None) or "scripted"
+        scores = scores_of(verdicts, protocol)
+    return {
+        "asr_by_turn": scores["asr_by_turn"],
+        "safety_index": scores["safety_index"],
+        "protocol": protocol,
+        "scenarios": _tallied(cells, ["scenario"]),
+        "scenario_lengths": _tallied(cells, ["scenario", "length"]),
+    }
+
+
+def _tallied(frame: pl.DataFrame, by: list[str]) -> list[dict[str, Any]]:
+    """ASR with its counts, for a map of cells."""
+    return tallied(frame, by).select(*by, "unsafe", "safe", "missing", "asr").to_dicts() if frame.height else []
+
+
+def _summary(folder: Path) -> Summary | None:
+    try:
+        return read_summary(current_files(folder, read_manifest(folder) or {}).get(SUMMARY_FILE, folder / SUMMARY_FILE))
+    except (StoreError, FileNotFoundError):
+        return None
+
+
+def data_folder_of(folder: Path) -> Path | None:
+    """Where a run's pictures are, when that is still there."""
+    try:
+        data = (read_manifest(folder) or {}).get("data")
+    except StoreError:
+        return None
+    found = data.get("folder") if isinstance(data, Mapping) else None
+    return Path(found) if isinstance(found, str) and found and Path(found).is_dir() else None
