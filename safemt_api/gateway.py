@@ -45,6 +45,7 @@ from safemt_api.prices import Price, find_price
 from safemt_api.profiles import ImageRules, Profile
 from safemt_api.store.keys import canonical_request, request_key
 from safemt_api.store.turns import TurnStore
+from safemt_api.store.uses import Uses
 from safemt_api.telemetry import SILENT, Telemetry
 from safemt_api.tokens import input_tokens_estimate, input_tokens_most, most_output_tokens
 
@@ -186,6 +187,7 @@ class Gateway:
         tiers: In which calls are asked, the first that is offered for a model; models without any of them are asked as usual.
         flex_patience_seconds: How long a call waits for room in the flex tier where it may also be asked in the usual one.
         telemetry: Who is told of every call.
+        uses: Where the replies that the run takes are noted.
     """
 
     def __init__(
@@ -201,9 +203,10 @@ class Gateway:
         tiers: tuple[ServiceTier, ...] = ("standard",),
         flex_patience_seconds: float = DEFAULT_FLEX_PATIENCE_SECONDS,
         telemetry: Telemetry = SILENT,
+        uses: Uses | None = None,
     ) -> None:
         self.telemetry = telemetry
-        self._store, self._ledger = store, ledger
+        self._store, self._ledger, self._uses = store, ledger, uses
         self._open_account, self._profile_of = open_account, profile_of
         # A call that one late answer of the flex tier leaves without a reply is tried again.
         patience = max(retry_policy.elapsed_seconds, 2 * FLEX_SECONDS) if "flex" in tiers else retry_policy.elapsed_seconds
@@ -260,6 +263,8 @@ class Gateway:
         key = request_key(request)
         while key in self._shared.under_way:
             await self._shared.under_way[key].wait()
+        if self._uses is not None:
+            await self._uses.note(key)
         stored = self._store.get(key)
         if stored is not None:
             self._counts["from_store"] += 1

@@ -52,6 +52,14 @@ def count(number: int | None) -> str:
     return NOTHING if number is None else f"{number:,}"
 
 
+def size(size_bytes: int) -> str:
+    """So many bytes in the largest unit that leaves a whole one."""
+    for power, unit in ((3, "GB"), (2, "MB"), (1, "kB")):
+        if size_bytes >= 1000**power:
+            return f"{size_bytes / 1000**power:.1f} {unit}"
+    return f"{size_bytes} bytes"
+
+
 def duration(seconds: float) -> str:
     """A span of time as a person would say it."""
     if seconds < 60:

@@ -17,10 +17,10 @@ from safemt_api.report.page import render_page
 from safemt_api.report.remarks import remarks
 from safemt_api.report.views import run_report
 from safemt_api.runs.estimate import estimate
-from safemt_api.runs.folder import TRANSCRIPTS_FILE, VERDICTS_FILE
+from safemt_api.runs.folder import TRANSCRIPTS_FILE, VERDICTS_FILE, scratch
 from safemt_api.runs.record import read_run, read_unfinished
 from safemt_api.runs.rejudge import rejudge
-from safemt_api.runs.rows import open_collector, scratch
+from safemt_api.runs.rows import open_collector
 from safemt_api.runs.settings import EvalSettings
 from safemt_api.simulator.personas import plays_unsafe, sampled_seed
 from safemt_api.studies.comparability import compare_runs, differences

@@ -21,9 +21,9 @@ from safemt_api.errors import UsageError
 from safemt_api.files import write_json
 from safemt_api.metrics.frames import score_frame
 from safemt_api.metrics.uncertainty import Estimate
+from safemt_api.runs.folder import CALIBRATION_FILE
 from safemt_api.runs.record import RunData, judge_title
 
-CALIBRATION_FILE = "calibration.json"
 CALIBRATION_SCHEMA = 1
 REPLY = ("dialogue_id", "length", "turn")
 LABEL_SCHEMA: dict[str, type[pl.DataType]] = {

@@ -13,7 +13,7 @@ from safemt_api.cli.judge import judge_app
 from safemt_api.cli.options import GroupedCommand
 from safemt_api.cli.providers import providers_app
 from safemt_api.cli.report import compare, export, paper, report
-from safemt_api.cli.runs import runs
+from safemt_api.cli.runs import gc, rm, runs
 from safemt_api.cli.simulate import simulate
 from safemt_api.cli.study import ablate, defend, study, sweep
 from safemt_api.cli.view import view
@@ -68,3 +68,5 @@ app.command("export", cls=GroupedCommand)(export)
 app.command("tables", cls=GroupedCommand)(paper)
 app.command("runs", cls=GroupedCommand)(runs)
 app.command("view", cls=GroupedCommand)(view)
+app.command("rm", cls=GroupedCommand)(rm)
+app.command("gc", cls=GroupedCommand)(gc)

@@ -1,8 +1,12 @@
-"""``safemt-api runs``: what stands in a results folder, under way or not."""
+"""``safemt-api runs``, ``rm`` and ``gc``: what stands in a results folder, under way or not, and what it can do without."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,9 +14,16 @@ from safemt_api.cli import options
 from safemt_api.cli.options import imported_on_use
 
 with imported_on_use():
+    from safemt_api import errors, words
     from safemt_api.cli import terminal
     from safemt_api.report import views
-    from safemt_api.runs import overview
+    from safemt_api.runs import overview, removal
+
+if TYPE_CHECKING:
+    from safemt_api.runs.removal import Garbage, Removal
+
+MOST_NAMED = 5
+AgreedTo = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
 def runs(
@@ -28,3 +39,69 @@ def runs(
         views.watch_runs(results, terminal.output_console())
     else:
         terminal.show(views.run_list(overview.overview(results), results))
+
+
+def rm(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Runs or studies under the results folder, or their paths.")],
+    *,
+    results: options.Results = options.RESULTS,
+    yes: AgreedTo = False,
+) -> None:
+    """Remove runs or studies: say what would go, and ask. Their replies stay in the store until `gc`, what they spent in its books."""
+    found = [removal.look_at(name, results) for name in names]
+    for one in found:
+        terminal.say(*_said_of(one))
+    if not _agreed(f"Remove {', '.join(one.name for one in found)}?", yes=yes):
+        raise typer.Exit(errors.EXIT_SETUP)
+    for one in found:
+        removal.remove(one)
+        terminal.say(f"removed {one.name}")
+
+
+def gc(*, results: options.Results = options.RESULTS, yes: AgreedTo = False) -> None:
+    """Free the stored replies that no run of the results folder uses: say how many and what they cost, and ask."""
+    raise typer.Exit(terminal.run_loop(partial(_free, results, yes=yes)))
+
+
+async def _free(results: Path, *, yes: bool) -> int:
+    found = await removal.find_garbage(results)
+    terminal.say(*_said_of_garbage(found))
+    if not found.unused.replies:
+        return errors.EXIT_DONE
+    if not _agreed(f"Free {found.unused.replies:,} replies for good?", yes=yes):
+        return errors.EXIT_SETUP
+    terminal.say(f"freed {await removal.collect_garbage(results):,} replies")
+    return errors.EXIT_DONE
+
+
+def _agreed(question: str, *, yes: bool) -> bool:
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        terminal.say("nothing was done: there is no terminal to ask on; --yes does it")
+        return False
+    return terminal.agrees(question)
+
+
+def _said_of(one: Removal) -> Iterator[str]:
+    arms = f", a study with {len(one.arms)} arms" if one.arms else ""
+    yield f"{one.name}{arms}: {one.files:,} files, {words.size(one.size_bytes)} in {one.folder}"
+    if one.study is not None:
+        yield f"  it is an arm of the study {one.study}, which loses it"
+    if one.foreign:
+        more = f" and {len(one.foreign) - MOST_NAMED:,} more" if len(one.foreign) > MOST_NAMED else ""
+        yield f"  among them are files that no run writes by itself: {', '.join(one.foreign[:MOST_NAMED])}{more}"
+
+
+def _said_of_garbage(found: Garbage) -> Iterator[str]:
+    unused = found.unused
+    if not unused.replies:
+        yield f"every reply is used, or may be, by the {found.runs:,} runs here; nothing to free"
+        yield from found.undecided
+        return
+    of = f" (of {', '.join(unused.users[:MOST_NAMED])}{' and others' if len(unused.users) > MOST_NAMED else ''})" if unused.users else ""
+    yield (
+        f"{unused.replies:,} replies, {words.size(unused.size_bytes)}, are used by none of the {found.runs:,} runs here{of}; "
+        f"they cost {words.dollars(unused.cost_usd)}"
+    )
+    yield from found.undecided

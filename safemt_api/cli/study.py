@@ -22,7 +22,6 @@ with imported_on_use():
     from safemt_api import errors, files, words
     from safemt_api import study as studying
     from safemt_api.cli import terminal
-    from safemt_api.report import page as pages
     from safemt_api.report import views
     from safemt_api.runs import estimate
     from safemt_api.runs import folder as run_folder
@@ -274,7 +273,7 @@ def _done(one: RunStatistics) -> str:
 def _ending(study: Study, result: StudyResult, results: Path) -> list[str]:
     """Which arms were left out and why, where the study is, and how to go on."""
     said = [f"arm {name} was left out: {why}" for name, why in result.left_out.items()]
-    said.append(f"study: {result.folder / run_folder.STUDY_FILE}, page: {result.folder / pages.REPORT_FILE}")
+    said.append(f"study: {result.folder / run_folder.STUDY_FILE}, page: {result.folder / run_folder.REPORT_FILE}")
     reasons = {
         errors.EXIT_INTERRUPTED: "interrupted; everything so far is kept",
         errors.EXIT_BUDGET: f"the ceiling of {words.dollars(study.max_usd)} is reached; raise --max-usd",

@@ -23,11 +23,11 @@ from safemt_api.report.study_tables import safest_sentence, study_sentences
 from safemt_api.report.table import series_of
 from safemt_api.report.tables import index_basis, judges_of, run_labels
 from safemt_api.report.web import embedded, page_script, render
+from safemt_api.runs.folder import REPORT_FILE
 from safemt_api.runs.record import RunData, read_run
 from safemt_api.studies.comparability import MARK, all_differences, comparable_groups
 from safemt_api.studies.record import StudyRecord
 
-REPORT_FILE = "report.html"
 MOST_NAMED_CHARACTERS = 60
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -15,8 +14,9 @@ import anyio
 from safemt_api.errors import DataChangedError, StoreError
 from safemt_api.runs.folder import playing, read_manifest, settle, store_record
 from safemt_api.runs.plan import Plan, check_still_same
-from safemt_api.store.books import entered, name_of, replies_bought
+from safemt_api.store.books import name_of, older_run_id, replies_bought
 from safemt_api.store.turns import STORE_FILE, TurnStore, open_store
+from safemt_api.store.uses import Uses, open_uses
 
 LOST = "restore it from a copy, or choose another --run to buy every reply anew"
 
@@ -29,6 +29,7 @@ class Claim:
     purse_id: str
     store: TurnStore
     record: Mapping[str, Any]
+    uses: Uses
 
 
 @asynccontextmanager
@@ -64,12 +65,15 @@ async def claim_run(
                 _refuse(path, _what_is_lost(opened, before, plan, expected))
             name = str(before.get("run") or plan.run)
             run_id = _run_id(before, opened.id, name)
-            if opened.read(name_of(run_id)) != name:
-                async with _hurried_by_the_end(opened):
-                    await opened.write(entered(run_id, name))
+            async with _hurried_by_the_end(opened):
+                uses = await open_uses(opened, run_id, name)
             record = {"id": run_id, "store": before.get("store") or store_record(plan.folder, path, opened.id)}
             purse = purse_id or str(before.get("purse") or run_id)
-            yield Claim(run_id, purse, opened, record if purse == run_id else {**record, "purse": purse})
+            try:
+                yield Claim(run_id, purse, opened, record if purse == run_id else {**record, "purse": purse}, uses)
+            finally:
+                with suppress(StoreError):  # then its uses stay unknown, and nothing that it may need is freed
+                    await uses.close()
 
 
 @asynccontextmanager
@@ -104,8 +108,8 @@ async def _opened(store: TurnStore | None, path: Path) -> AsyncIterator[TurnStor
 def _run_id(before: Mapping[str, Any], store_id: str, name: str) -> str:
     if before.get("id") is not None:
         return str(before["id"])
-    # A run of an older version gets the same id however often its start is cut short, so that it finds the books that are its own by then.
-    return sha256(f"{store_id} {name}".encode()).hexdigest()[:32] if before else uuid4().hex
+    # It finds the books that are its own by then.
+    return older_run_id(store_id, name) if before else uuid4().hex
 
 
 def run_id_of(folder: Path) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -25,6 +25,7 @@ from safemt_api.messages import PURPOSES, Asker, Route
 from safemt_api.prices import find_price
 from safemt_api.profiles import Profile
 from safemt_api.routes import Router
+from safemt_api.runs.claim import Claim
 from safemt_api.runs.plan import DEFAULT_PROVIDER, Plan
 from safemt_api.runs.settings import EvalSettings, tiers_of
 from safemt_api.store.turns import TurnStore
@@ -62,52 +63,28 @@ async def open_shared(settings: EvalSettings, *, store: TurnStore, purse_id: str
 
 
 @asynccontextmanager
-async def open_gateway(
-    settings: EvalSettings,
-    *,
-    run_id: str,
-    router: Router,
-    store: TurnStore,
-    purse_id: str | None = None,
-    shared: Shared | None = None,
-    environ: Mapping[str, str] | None = None,
-) -> AsyncIterator[tuple[Gateway, Ledger]]:
-    """The gateway of a run and its ledger; closes the connections on leaving, unless they are shared with other runs.
-
-    Args:
-        settings: The run's.
-        run_id: Under which its calls are booked.
-        router: Finds profiles and addresses.
-        store: Its store.
-        purse_id: Under which its ceiling is held; default: its own.
-        shared: What it shares with other runs.
-        environ: Stands in for the environment.
-    """
-    if shared is None:
-        # Target, judge and moderator may be three accounts, each with that many calls in flight; what is not used is not opened.
-        async with open_shared(settings, store=store, purse_id=purse_id or run_id, runs=1) as own:
-            yield _gateway(settings, run_id=run_id, router=router, shared=own, environ=environ)
-    else:
-        yield _gateway(settings, run_id=run_id, router=router, shared=shared, environ=environ)
-
-
-def _gateway(
-    settings: EvalSettings, *, run_id: str, router: Router, shared: Shared, environ: Mapping[str, str] | None
-) -> tuple[Gateway, Ledger]:
-    timeouts = timeouts_of(settings)
-    ledger = Ledger(shared.store, run=run_id, purse=shared.purse)
-    gateway = Gateway(
-        store=shared.store,
-        ledger=ledger,
-        open_account=account_opener(settings, router=router, client=shared.client, timeouts=timeouts, environ=environ),
-        profile_of=lambda route: router.profile(route.profile),
-        timeouts=timeouts,
-        accounts=shared.accounts,
-        tiers=tiers_of(settings),
-        flex_patience_seconds=settings.flex_patience_seconds,
-        telemetry=shared.telemetry,
-    )
-    return gateway, ledger
+async def open_gateway(plan: Plan, claim: Claim, shared: Shared | None = None) -> AsyncIterator[tuple[Gateway, Ledger]]:
+    """The gateway of a run and its ledger; closes the connections on leaving, unless they are shared with other runs."""
+    settings, router, timeouts = plan.settings, plan.router, timeouts_of(plan.settings)
+    async with AsyncExitStack() as stack:
+        if shared is None:
+            # Target, judge and moderator may be three accounts, each with that many calls in flight; what is not used is not opened.
+            own = open_shared(settings, store=claim.store, purse_id=claim.purse_id, runs=1)
+            shared = await stack.enter_async_context(own)
+        ledger = Ledger(shared.store, run=claim.run_id, purse=shared.purse)
+        gateway = Gateway(
+            store=shared.store,
+            ledger=ledger,
+            open_account=account_opener(settings, router=router, client=shared.client, timeouts=timeouts),
+            profile_of=lambda route: router.profile(route.profile),
+            timeouts=timeouts,
+            accounts=shared.accounts,
+            tiers=tiers_of(settings),
+            flex_patience_seconds=settings.flex_patience_seconds,
+            telemetry=shared.telemetry,
+            uses=claim.uses,
+        )
+        yield gateway, ledger
 
 
 def timeouts_of(settings: EvalSettings) -> Timeouts:

@@ -32,13 +32,25 @@ from safemt_api.runs.names import is_run_name
 from safemt_api.runs.settings import EvalSettings, settings_from_record
 from safemt_api.store.turns import STORE_FILE, now_utc
 
+MANIFEST_FILE = "run.json"
 STUDY_FILE = "study.json"
 """What a study found (``studies.record``); a folder that holds one holds the runs of its arms."""
 SUMMARY_FILE = "summary.json"
 SUMMARY_SCHEMA = 1
 TRANSCRIPTS_FILE = "transcripts.parquet"
 VERDICTS_FILE = "verdicts.parquet"
+REPORT_FILE = "report.html"
+CALIBRATION_FILE = "calibration.json"
+JUDGING_FILE = ".judging.rows"
+"""Verdicts of a judging that is under way, or was killed."""
+
 NEXT_FOLDER = ".next"
+LOCK_FILE = ".lock"
+PLAYER_FILE = ".player.json"
+
+OWN_FILES = frozenset(
+    {MANIFEST_FILE, STUDY_FILE, SUMMARY_FILE, TRANSCRIPTS_FILE, VERDICTS_FILE, REPORT_FILE, CALIBRATION_FILE, LOCK_FILE, PLAYER_FILE}
+)
 
 
 def begin_generation(folder: Path) -> Path:
@@ -100,6 +112,21 @@ def _put_in_place(folder: Path, names: Mapping[str, Any]) -> None:
     shutil.rmtree(staged, ignore_errors=True)
 
 
+def scratch(folder: Path, name: str) -> Path:
+    """The line-by-line file that becomes the parquet file of that name; whoever holds the run's lock writes it, and anyone may read it."""
+    return folder / f".{name}.rows"
+
+
+def is_scratch(name: str) -> bool:
+    """Whether a file of that name waits beside a run that is under way or was killed."""
+    return name.startswith(".") and name.endswith(".rows")
+
+
+def is_own(name: str) -> bool:
+    """Whether a run or study writes files of that name by itself; exports and figures have names of the user's."""
+    return name in OWN_FILES or name.startswith((".", "verdicts-", "report-"))
+
+
 def current_files(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Path]:
     """Where each file of the generation is that the run file names; empty for runs of older versions, which name none.
 
@@ -140,7 +167,6 @@ def _is(file: Path, record: Mapping[str, Any]) -> bool:
         return False
 
 
-MANIFEST_FILE = "run.json"
 SCHEMA = 1
 VERSIONED_PACKAGES = ("safemt-api", "openai", "anthropic", "google-genai", "httpx2", "polars", "genai-prices")
 
@@ -275,8 +301,6 @@ def store_record(folder: Path, store: Path, store_id: str) -> dict[str, Any]:
     return {"id": store_id, "path": "/".join([*[".."] * up, store.name])}
 
 
-LOCK_FILE = ".lock"
-PLAYER_FILE = ".player.json"
 PATIENCE_SECONDS = 1.0
 """Longer than a look by ``player_of`` takes, so that being looked at never keeps a run from starting."""
 

@@ -14,9 +14,8 @@ from typing import Any, Literal, NamedTuple
 from pydantic import ValidationError
 
 from safemt_api.errors import StoreError
-from safemt_api.runs.folder import MANIFEST_FILE, STUDY_FILE, SUMMARY_FILE, VERDICTS_FILE, current_files, player_of, read_manifest
+from safemt_api.runs.folder import MANIFEST_FILE, STUDY_FILE, SUMMARY_FILE, VERDICTS_FILE, current_files, player_of, read_manifest, scratch
 from safemt_api.runs.record import read_unfinished
-from safemt_api.runs.rows import scratch
 from safemt_api.runs.summary import Summary, read_summary
 
 DEEPEST = 3

@@ -293,10 +293,7 @@ async def open_execution(plan: Plan, together: Together | None = None) -> AsyncI
     shared = None if together is None else together.shared
     async with (
         _claimed(plan, shared) as claim,
-        open_gateway(settings, run_id=claim.run_id, router=plan.router, store=claim.store, purse_id=claim.purse_id, shared=shared) as (
-            gateway,
-            ledger,
-        ),
+        open_gateway(plan, claim, shared) as (gateway, ledger),
     ):
         spot_check = _spot_check(plan)
         judge = judge_of(plan, gateway)
@@ -369,6 +366,7 @@ def _finish(plan: Plan, execution: Execution, started: datetime, stopped_by: Saf
     from safemt_api.runs.summary import Played, Stopping, summarise  # noqa: PLC0415 (imports polars, which a start must not wait for)
 
     status = _status(execution, stopped_by)
+    execution.claim.uses.complete |= status == "complete"
     execution.collector.close()
     release_freed_memory()
     staged = begin_generation(plan.folder)

@@ -26,8 +26,9 @@ from safemt_api.runs.folder import (
     current_files,
     player_of,
     read_manifest,
+    scratch,
 )
-from safemt_api.runs.rows import MAX_FAILURES_KEPT, ModerationTally, VerdictTally, frame_of, rows_from, scratch
+from safemt_api.runs.rows import MAX_FAILURES_KEPT, ModerationTally, VerdictTally, frame_of, rows_from
 from safemt_api.runs.summary import Summary, read_summary, scores_of
 from safemt_api.specs import RULES
 from safemt_api.store.books import spent_now_usd

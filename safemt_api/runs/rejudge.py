@@ -29,6 +29,7 @@ from safemt_api.messages import PURPOSES, Dialogue, Guidance, Outcome, Protocol,
 from safemt_api.runs.claim import Claim, claim_run
 from safemt_api.runs.connections import judge_of, open_gateway
 from safemt_api.runs.folder import (
+    JUDGING_FILE,
     SUMMARY_FILE,
     TRANSCRIPTS_FILE,
     VERDICTS_FILE,
@@ -59,7 +60,6 @@ from safemt_api.runs.workers import handlers_kept, work_watched
 Rows = list[dict[str, Any]]
 DialogueKey = tuple[str, int, int]
 """Id, length and repeat."""
-ROWS_FILE = ".judging.rows"
 
 
 @dataclass
@@ -187,7 +187,7 @@ async def rejudge(plan: Plan, *, watch: Any = None, signals: tuple[signal.Signal
 
 async def _rejudge(plan: Plan, watch: Any, signals: tuple[signal.Signals, ...]) -> RunResult:
     stopped_by: SafeMTError | None = None
-    rows = plan.folder / ROWS_FILE
+    rows = plan.folder / JUDGING_FILE
     async with _open(plan) as judging:
         try:
             await try_judges(plan, judging.gateway, signals=signals, interrupted=judging.interrupt)
@@ -213,11 +213,7 @@ def _exit_code(judging: Rejudging, stopped_by: SafeMTError | None) -> int:
 
 @asynccontextmanager
 async def _open(plan: Plan) -> AsyncIterator[Rejudging]:
-    settings = plan.settings
-    async with (
-        claim_run(plan, judging_only=True) as claim,
-        open_gateway(settings, run_id=claim.run_id, router=plan.router, store=claim.store, purse_id=claim.purse_id) as (gateway, ledger),
-    ):
+    async with claim_run(plan, judging_only=True) as claim, open_gateway(plan, claim) as (gateway, ledger):
         current_files(plan.folder, read_manifest(plan.folder) or {})
         turns = dict(_turns(plan.folder / TRANSCRIPTS_FILE))
         yield Rejudging(plan, claim, gateway, ledger, judge_of(plan, gateway), turns)

@@ -19,7 +19,7 @@ import orjson
 from safemt_api.dataset.images import SourceImage
 from safemt_api.files import private_file, private_folder, unwritable
 from safemt_api.messages import Dialogue, Line, Outcome, Transcript, Turn, Verdict, images_of, said
-from safemt_api.runs.folder import TRANSCRIPTS_FILE, VERDICTS_FILE
+from safemt_api.runs.folder import TRANSCRIPTS_FILE, VERDICTS_FILE, scratch
 
 if TYPE_CHECKING:
     import polars as pl
@@ -297,11 +297,6 @@ def rows_from(file: Path, begin: int = 0) -> Iterator[WaitingRow]:
             if not isinstance(row, dict):
                 return
             yield WaitingRow(row, begin, begin := begin + len(line))
-
-
-def scratch(folder: Path, name: str) -> Path:
-    """The line-by-line file that becomes the parquet file of that name; whoever holds the run's lock writes it, and anyone may read it."""
-    return folder / f".{name}.rows"
 
 
 def sweep(folder: Path) -> None:

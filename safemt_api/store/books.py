@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
+from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
@@ -19,11 +20,16 @@ def entered(run_id: str, name: str) -> Work[None]:
     def work(connection: sqlite3.Connection) -> None:
         if connection.execute("UPDATE runs SET name = ? WHERE id = ?", (name, run_id)).rowcount:
             return
-        connection.execute("INSERT INTO runs VALUES (?, ?, ?)", (run_id, name, now_utc()))
+        connection.execute("INSERT INTO runs (id, name, entered_utc) VALUES (?, ?, ?)", (run_id, name, now_utc()))
         connection.execute("UPDATE charges SET run = ? WHERE run = ?", (run_id, name))
         connection.execute("UPDATE spending SET run = ? WHERE run = ?", (run_id, name))
 
     return work
+
+
+def older_run_id(store_id: str, name: str) -> str:
+    """The id that a run of an older version gets when it is played again: the same however often its start is cut short."""
+    return sha256(f"{store_id} {name}".encode()).hexdigest()[:32]
 
 
 def name_of(run_id: str) -> Work[str | None]:

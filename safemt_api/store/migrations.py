@@ -68,7 +68,16 @@ def m004_checksums(connection: sqlite3.Connection) -> None:
     connection.execute("ALTER TABLE replies ADD COLUMN checksum TEXT")
 
 
-MIGRATIONS: tuple[Migration, ...] = (m001_replies, m002_spending, m003_books, m004_checksums)
+def m005_uses(connection: sqlite3.Connection) -> None:
+    """Which replies each run has used, whoever paid for them; ``runs.uses_noted`` says whether all of them are noted.
+
+    It is 0 while a run is played (and where it was killed), and in rows of older versions.
+    """
+    connection.execute("CREATE TABLE uses (run TEXT NOT NULL, key TEXT NOT NULL, PRIMARY KEY (run, key)) STRICT, WITHOUT ROWID")
+    connection.execute("ALTER TABLE runs ADD COLUMN uses_noted INTEGER NOT NULL DEFAULT 0")
+
+
+MIGRATIONS: tuple[Migration, ...] = (m001_replies, m002_spending, m003_books, m004_checksums, m005_uses)
 
 
 def migrate(connection: sqlite3.Connection, path: Path, migrations: tuple[Migration, ...] = MIGRATIONS) -> None:

@@ -304,6 +304,17 @@ def _into_wal(connection: sqlite3.Connection) -> None:
             return
 
 
+def shrink(path: Path) -> None:
+    """Give the room of removed rows back to the disk; where another program holds the store, or the disk has no room for a copy, later."""
+    connection = connect(path)
+    try:
+        with suppress(sqlite3.OperationalError):
+            connection.execute("VACUUM")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    finally:
+        connection.close()
+
+
 CURES: tuple[tuple[str, str, str], ...] = (
     ("locked", "is locked by another program", "close that program, then run the same command again"),
     ("readonly", "cannot be written (read-only)", "make the file and its folder writable or give another --results folder"),

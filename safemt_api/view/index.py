@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from safemt_api.errors import StoreError
 from safemt_api.frames import TRANSCRIPT_SCHEMA, VERDICT_SCHEMA, with_repeat
 from safemt_api.messages import Outcome
-from safemt_api.runs.folder import TRANSCRIPTS_FILE, VERDICTS_FILE, current_files, read_manifest
-from safemt_api.runs.rows import rows_from, scratch
+from safemt_api.runs.folder import TRANSCRIPTS_FILE, VERDICTS_FILE, current_files, read_manifest, scratch
+from safemt_api.runs.rows import rows_from
 
 KEY = ("dialogue_id", "length", "repeat")
 OUTCOMES = tuple(outcome.value for outcome in Outcome)

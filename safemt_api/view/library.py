@@ -18,9 +18,8 @@ from safemt_api.errors import StoreError
 from safemt_api.metrics.asr import overall_asr
 from safemt_api.metrics.frames import score_frame
 from safemt_api.metrics.uncertainty import Estimate
-from safemt_api.runs.folder import MANIFEST_FILE, PLAYER_FILE, SUMMARY_FILE, VERDICTS_FILE, Player, player_of, read_manifest
+from safemt_api.runs.folder import MANIFEST_FILE, PLAYER_FILE, SUMMARY_FILE, VERDICTS_FILE, Player, player_of, read_manifest, scratch
 from safemt_api.runs.overview import RunOverview, overview, run_overview
-from safemt_api.runs.rows import scratch
 from safemt_api.store.books import spent_now_usd
 from safemt_api.view.index import RunIndex, stamp
 

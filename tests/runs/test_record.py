@@ -21,9 +21,9 @@ from safemt_api.errors import NothingPlayedError
 from safemt_api.evaluation import evaluate
 from safemt_api.limits.budget import Ledger
 from safemt_api.report.remarks import remarks
-from safemt_api.runs.folder import TRANSCRIPTS_FILE, VERDICTS_FILE, playing
+from safemt_api.runs.folder import TRANSCRIPTS_FILE, VERDICTS_FILE, playing, scratch
 from safemt_api.runs.record import read_run, read_unfinished
-from safemt_api.runs.rows import open_collector, scratch
+from safemt_api.runs.rows import open_collector
 from safemt_api.store.turns import open_store
 
 PROJECT = Path(__file__).resolve().parents[2]
