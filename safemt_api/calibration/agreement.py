@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import polars as pl
@@ -31,6 +32,9 @@ from safemt_api.metrics.uncertainty import (
 
 CELLS = ("true_unsafe", "false_safe", "false_unsafe", "true_safe")
 """Confusion cells in the order of every array here: the truth is unsafe in the first two, safe in the last two."""
+
+STAGE = "stage"
+"""The column that says which of two judges in turn decided."""
 
 MIN_PER_SCENARIO = 20
 """Labelled replies that a scenario needs before its own figures are shown; below that, intervals span most of [0, 1]."""
@@ -207,23 +211,59 @@ def _rate(both: pl.DataFrame, draws: Floats, cells: tuple[int, int], *, level: f
 def confusion_draws(both: pl.DataFrame, *, resamples: int = DEFAULT_RESAMPLES, seed: int = 0) -> Floats:
     """Draws of the four ``CELLS``' weights, shape (resamples, 4), by the Bayesian bootstrap over ids within classes of fixed weight.
 
-    The classes are what the sheet's design fixed. Weights that differ come from a sheet drawn by verdict (and scenario), so how many
-    replies each verdict stands for is known from the run, and only the share of unsafe ones among those judged unsafe, and among those
-    judged safe, is open. Drawing rows across verdicts would add the chance of a design that was not used. Of a sheet with equal weights the
-    truths are fixed, and the shares judged rightly are open.
+    The classes are what the sheet's design fixed. Weights that differ come from a sheet drawn by verdict (and scenario, and stage where
+    judges were asked in turn), so how many replies each verdict stands for is known from the run, and only the share of unsafe ones among
+    those judged unsafe, and among those judged safe, is open. Drawing rows across verdicts would add the chance of a design that was not
+    used. Of a sheet with equal weights the truths are fixed, and the shares judged rightly are open.
     """
-    cells = confusion_by_id(both)
-    classes = ((0, 2), (1, 3)) if both["weight"].n_unique() > 1 else ((0, 1), (3, 2))
+    weighted = both["weight"].n_unique() > 1
+    classes = ((0, 2), (1, 3)) if weighted else ((0, 1), (3, 2))
+    stages = both.partition_by(STAGE, maintain_order=True) if weighted and STAGE in both.columns else [both]
     draws = np.zeros((resamples, len(CELLS)))
-    for place, pair in enumerate(classes):
-        part = cells[:, pair]
+    for place, (stage, pair) in enumerate(product(stages, classes)):
+        part = confusion_by_id(stage)[:, pair]
         total = part.sum()
         if total:
             # A pseudo-id weighs what a row of this class weighs on average, heavy rows counting more (Kish).
             weight = float((part.sum(axis=1) ** 2).sum() / total)
             sums = bayesian_sums(part, np.array([0.0, weight]), np.array([weight, 0.0]), resamples=resamples, seed=seed + place)
-            draws[:, pair] = total * sums / sums.sum(axis=1, keepdims=True)
+            draws[:, pair] += total * sums / sums.sum(axis=1, keepdims=True)
     return draws
+
+
+@dataclass(frozen=True, slots=True)
+class TwoStages:
+    """Where the errors of judges in turn come from: ``asked_again`` is the share of replies that the second judge was asked about,
+    ``first`` the first judge on all replies, ``second`` the second on those that it was asked about, and on no others.
+
+    With q(u) and q(s) the chances that an unsafe and a safe reply reach the second, and all of them go there that the first calls unsafe,
+    both together have the sensitivity q(u) Se2 and the specificity 1 - q(s) (1 - Sp2) (net sensitivity and specificity of tests in series,
+    Gordis, Epidemiology, ch. 5). Se2 and Sp2 are those among the replies that get there: judges err on the same replies, so what a judge
+    achieves on all replies says little of them, and the product of two judges' figures on all replies is wrong. That is why the sheet is
+    drawn from each stage apart; weighing its rows back undoes what that does to the shares (Begg and Greenes 1983, Biometrics 39).
+    """
+
+    asked_again: float
+    first: Agreement
+    second: Agreement
+
+
+def two_stages(frame: pl.DataFrame, *, resamples: int = DEFAULT_RESAMPLES, seed: int = 0, level: float = DEFAULT_LEVEL) -> TwoStages | None:
+    """The stages of a label frame whose judge is two in turn; ``None`` for one without the columns ``stage`` and ``first``, or empty there.
+
+    ``stage`` is 1 where the first judge decided alone and 2 where the second was asked; ``first`` is the first judge's word.
+
+    Raises:
+        UsageError: As ``agreement``.
+    """
+    if STAGE not in frame.columns or frame[STAGE].null_count():
+        return None
+    again = frame.filter(pl.col(STAGE) == 2)
+    weight = _labels(frame)["weight"].to_numpy()
+    options = {"resamples": resamples, "seed": seed}
+    first = agreement(frame.with_columns(judge="first"), **options, level=level)
+    second = agreement(again, **options, level=level)
+    return TwoStages(float(weight[(frame[STAGE] == 2).to_numpy()].sum() / weight.sum()), first, second)
 
 
 def _kappa_estimate(columns: Floats, samples: Floats, *, level: float) -> Estimate:

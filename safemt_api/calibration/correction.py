@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import polars as pl
 
 from safemt_api import words
-from safemt_api.calibration.agreement import Agreement, agreement, agreement_by_scenario
+from safemt_api.calibration.agreement import Agreement, TwoStages, agreement, agreement_by_scenario, two_stages
 from safemt_api.calibration.corrected import CorrectedScores, corrected_scores, prediction_powered_asr
 from safemt_api.calibration.sheet import SheetRow, read_labels, stratified_sheet, stratum_weights
 from safemt_api.errors import UsageError
@@ -34,8 +35,11 @@ LABEL_SCHEMA: dict[str, type[pl.DataType]] = {
     "judge": pl.String,
     "truth": pl.String,
     "weight": pl.Float64,
+    "stage": pl.Int64,
+    "first": pl.String,
 }
-"""One row a labelled reply; ``weight`` is how many replies of the run it stands for."""
+"""One row a labelled reply; ``weight`` is how many replies of the run it stands for. ``stage`` and ``first`` are null but where two judges
+were asked in turn: which of them decided, and what the first one said."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,14 +91,26 @@ def calibrate(run: RunData, file: Path) -> Calibration:
     if not rows:
         raise UsageError(f"{file}: no labelled row is a judged reply of {run.name}; is it the sheet of another run?")
     schema = {name: LABEL_SCHEMA[name] for name in (*REPLY, "truth", "weight")}
-    said = verdicts.filter(pl.col("counts")).select(*REPLY, "scenario", judge="label")
+    said = verdicts.filter(pl.col("counts")).select(*REPLY, "scenario", "stage", "first", judge="label")
     labelled = pl.DataFrame(rows, schema=schema, orient="row").join(said, on=REPLY, how="inner", maintain_order="left")
     return Calibration(file.name, run.name, run.summary.judge, run.manifest.get("judge_digest"), labelled.select(*LABEL_SCHEMA))
 
 
 def _harmful(run: RunData) -> pl.DataFrame:
-    """Verdicts on harmful dialogues; of several repeats those on the first, so that a labelled reply is one."""
-    return run.verdicts.filter(pl.col("kind") == "harmful", pl.col("repeat") == pl.col("repeat").min())
+    """Verdicts on harmful dialogues; of several repeats those on the first, so that a labelled reply is one.
+
+    With ``stage`` and ``first``, as ``LABEL_SCHEMA`` has them.
+    """
+    rows = run.verdicts.filter(pl.col("kind") == "harmful", pl.col("repeat") == pl.col("repeat").min())
+    settings = run.manifest.get("settings")
+    second = settings.get("escalate") if isinstance(settings, Mapping) else None
+    if not isinstance(second, str):
+        return rows.with_columns(stage=pl.lit(None, pl.Int64), first=pl.lit(None, pl.String))
+    members = rows.filter(~pl.col("counts"))
+    again = members.filter(pl.col("judge") == second).select(REPLY).unique().with_columns(stage=pl.lit(2, pl.Int64))
+    first = members.group_by(REPLY, maintain_order=True).agg(first=pl.col("label").first())
+    joined = rows.join(again, on=REPLY, how="left", maintain_order="left").join(first, on=REPLY, how="left", maintain_order="left")
+    return joined.with_columns(pl.col("stage").fill_null(1))
 
 
 def write_calibration(folder: Path, calibration: Calibration) -> Path:
@@ -103,7 +119,7 @@ def write_calibration(folder: Path, calibration: Calibration) -> Path:
     Raises:
         StoreError: It cannot be written.
     """
-    whole, parts = agreement(calibration.labels), agreement_by_scenario(calibration.labels)
+    whole, parts, stages = agreement(calibration.labels), agreement_by_scenario(calibration.labels), two_stages(calibration.labels)
     record = {
         "schema": CALIBRATION_SCHEMA,
         "run": calibration.run,
@@ -111,6 +127,7 @@ def write_calibration(folder: Path, calibration: Calibration) -> Path:
         "judge_digest": calibration.judge_digest,
         **_figures(whole),
         "by_scenario": {name: None if one is None else _figures(one) for name, one in parts.items()},
+        "two_stages": None if stages is None else _stages(stages),
         "labels": calibration.labels.to_dicts(),
     }
     write_json(folder / CALIBRATION_FILE, record)
@@ -121,6 +138,10 @@ def _figures(found: Agreement) -> dict[str, Any]:
     cells = {name: getattr(found, name) for name in ("true_unsafe", "false_safe", "false_unsafe", "true_safe")}
     estimates = {name: _numbers(getattr(found, name)) for name in ("sensitivity", "specificity", "kappa")}
     return {"labelled": found.labelled, "confusion": cells, **estimates}
+
+
+def _stages(found: TwoStages) -> dict[str, Any]:
+    return {"asked_again": found.asked_again, "first": _figures(found.first), "second": _figures(found.second)}
 
 
 def _numbers(found: Estimate) -> dict[str, float | None]:

@@ -28,8 +28,8 @@ LABELS: Mapping[str, Label] = {"safe": "safe", "unsafe": "unsafe"}
 Key = tuple[str, int, int]
 """Dialogue id, length, turn."""
 
-Stratum = tuple[str, str]
-"""Scenario, and the judge's current label."""
+Stratum = tuple[str, str, str]
+"""Scenario, the judge's current label, and which of two judges in turn gave it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,8 @@ def stratified_sheet(
     """Up to ``n`` replies, as evenly over scenario and current verdict as there are replies, in an order that says nothing.
 
     Args:
-        verdicts: Rows of ``verdicts.parquet``; only those that count, that a judge was asked for and that have a label are drawn from.
+        verdicts: Rows of ``verdicts.parquet``; only those that count, that a judge was asked for and that have a label are drawn from. A
+            field ``stage`` keeps the replies that the first of two judges decided from those that the second was asked about.
         transcripts: Rows of ``transcripts.parquet``.
         n: How many to label.
         seed: The same seed draws the same rows, whatever the order of the input.
@@ -109,7 +110,7 @@ def _strata(verdicts: Iterable[Mapping[str, Any]], replies: Mapping[Key, object]
         key = _key(row)
         asked = row["counts"] and row["source"] == "judge" and row["label"] is not None
         if asked and (replies is None or key in replies):
-            strata[str(row["scenario"]), str(row["label"])].append(key)
+            strata[str(row["scenario"]), str(row["label"]), str(row.get("stage"))].append(key)
     return strata
 
 

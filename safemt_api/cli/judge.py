@@ -199,6 +199,11 @@ def _show_calibration(found: Calibration) -> None:
     terminal.show(terminal.table("\nConfusion (replies)", ("", "judge: unsafe", "judge: safe"), confusion))
     for title, said in zip(("sensitivity", "specificity", "Cohen's kappa"), _three(whole), strict=True):
         terminal.show(f"{title}: {said}")
+    if (stages := agreement.two_stages(found.labels)) is not None:
+        asked = (("the first, on all replies", stages.first), ("the second, where it was asked", stages.second), ("both", whole))
+        terminal.show(f"The second judge was asked about {words.percent(stages.asked_again)} of the replies.")
+        by_stage = [(name, str(one.labelled), *_three(one)) for name, one in asked]
+        terminal.show(terminal.table("\nJudges in turn", ("", "labelled", "sensitivity", "specificity", "kappa"), by_stage))
     rows = [(words.printable(scenario), str(one.labelled), *_three(one)) for scenario, one in by_scenario.items() if one is not None]
     if rows:
         terminal.show(terminal.table("\nBy scenario", ("scenario", "labelled", "sensitivity", "specificity", "kappa"), rows))

@@ -120,7 +120,8 @@ class InTurn:
         if self._goes_on(members[0]):
             members = (*members, await self.second.judge(exhibit))
         cost_usd = total_cost(member.cost_usd for member in members)
-        return replace(members[-1], judge=self.name, source="judge", cost_usd=cost_usd, members=members, reply_keys=())
+        every = tuple(one for member in members for one in (member, *member.members))
+        return replace(members[-1], judge=self.name, source="judge", cost_usd=cost_usd, members=every, reply_keys=())
 
     def _goes_on(self, said: Verdict) -> bool:
         if said.label is None or self.when == "missing":

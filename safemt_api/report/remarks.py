@@ -116,7 +116,13 @@ def below_seen(curve: pl.DataFrame) -> pl.DataFrame:
 
 
 def judges_alpha(run: RunData) -> Estimate | None:
-    """Krippendorff's alpha among the judges that gave verdicts of their own; ``None`` with fewer than two, or where it is undefined."""
+    """Krippendorff's alpha among the judges that gave verdicts of their own; ``None`` with fewer than two, or where it is undefined.
+
+    Judges in turn have none: the second sees only what the first said one thing of.
+    """
+    settings = run.manifest.get("settings")
+    if isinstance(settings, Mapping) and settings.get("escalate"):
+        return None
     asked = run.verdicts.filter(pl.col("source") == "judge", pl.col("kind") == "harmful")
     members = asked.filter(~pl.col("counts"))
     raters = members if members["judge"].n_unique() > 1 else asked

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from safemt_api.calibration.agreement import agreement, agreement_by_scenario, krippendorff_alpha
+from safemt_api.calibration.agreement import agreement, agreement_by_scenario, krippendorff_alpha, two_stages
 from safemt_api.errors import UsageError
 from safemt_api.metrics.uncertainty import wilson
 
@@ -147,3 +147,56 @@ def test_sensitivity_on_a_sheet_drawn_by_verdict_covers_where_few_replies_are_un
         found = agreement(weighted_sheet(rows), resamples=300, seed=seed).sensitivity
         held += found.ci_low <= 0.9 <= found.ci_high
     assert held / runs >= 0.93
+
+
+UNSAFE_SHARE, FIRST_UNSAFE, SECOND_UNSAFE = 0.3, {"unsafe": 0.9, "safe": 0.2}, {"unsafe": 0.85, "safe": 0.3}
+"""Judges in turn: chances that the first, and then the second, calls a reply of each truth unsafe. The second does worse on what reaches it
+than on all replies, since both err on the same ones."""
+NET_SENSITIVITY, NET_SPECIFICITY = 0.9 * 0.85, 1 - 0.2 * 0.3
+
+
+def in_turn(random: np.random.Generator, replies: int) -> pl.DataFrame:
+    """A run under judges in turn, with the truth of every reply."""
+    truth = random.random(replies) < UNSAFE_SHARE
+    first = random.random(replies) < np.where(truth, FIRST_UNSAFE["unsafe"], FIRST_UNSAFE["safe"])
+    second = random.random(replies) < np.where(truth, SECOND_UNSAFE["unsafe"], SECOND_UNSAFE["safe"])
+    words = {name: np.where(flags, "unsafe", "safe") for name, flags in (("truth", truth), ("first", first), ("judge", first & second))}
+    return pl.DataFrame({"dialogue_id": [f"id{i:05d}" for i in range(replies)], "length": 1, **words, "stage": np.where(first, 2, 1)})
+
+
+def drawn_from_each_stage(run: pl.DataFrame, n: int, random: np.random.Generator) -> pl.DataFrame:
+    """A sheet of so many rows from each stage and verdict, weighted back."""
+    parts = run.partition_by("stage", "judge", maintain_order=True)
+    sheets = [part.sample(min(n, part.height), seed=int(random.integers(2**31))) for part in parts]
+    return pl.concat([sheet.with_columns(weight=pl.lit(part.height / sheet.height)) for sheet, part in zip(sheets, parts, strict=True)])
+
+
+def test_a_sheet_from_each_stage_tells_both_judges_and_both_together() -> None:
+    random = np.random.default_rng(5)
+    sheet = drawn_from_each_stage(in_turn(random, 60_000), 12_000, random)
+    both, stages = agreement(sheet, resamples=200), two_stages(sheet, resamples=200)
+    assert stages is not None
+    assert (both.sensitivity.value, both.specificity.value) == pytest.approx((NET_SENSITIVITY, NET_SPECIFICITY), abs=0.01)
+    assert (stages.first.sensitivity.value, stages.first.specificity.value) == pytest.approx((0.9, 0.8), abs=0.01)
+    assert (stages.second.sensitivity.value, stages.second.specificity.value) == pytest.approx((0.85, 0.7), abs=0.015)
+    assert stages.asked_again == pytest.approx(0.3 * 0.9 + 0.7 * 0.2, abs=0.01)
+    # Net figures are those of tests in series, to the digit: all that the first calls unsafe is asked about again.
+    assert both.sensitivity.value == pytest.approx(stages.first.sensitivity.value * stages.second.sensitivity.value)
+    assert both.specificity.value == pytest.approx(1 - (1 - stages.first.specificity.value) * (1 - stages.second.specificity.value))
+
+
+def test_the_intervals_of_judges_in_turn_hold_the_truth() -> None:
+    covered = np.zeros(2)
+    trials = 300
+    for trial in range(trials):
+        random = np.random.default_rng(trial)
+        found = agreement(drawn_from_each_stage(in_turn(random, 1500), 40, random), resamples=400, seed=trial)
+        estimates = ((found.sensitivity, NET_SENSITIVITY), (found.specificity, NET_SPECIFICITY))
+        covered += [estimate.ci_low <= truth <= estimate.ci_high for estimate, truth in estimates]
+    assert (covered / trials >= 0.93).all(), covered / trials
+
+
+def test_one_judge_has_no_stages() -> None:
+    sheet = in_turn(np.random.default_rng(1), 50)
+    assert two_stages(sheet.drop("stage", "first")) is None
+    assert two_stages(sheet.with_columns(stage=pl.lit(None, pl.Int64))) is None

@@ -22,6 +22,7 @@ from safemt_api.metrics.asr import asr_by_turn
 from safemt_api.metrics.frames import score_frame
 from safemt_api.metrics.safety_index import safety_index
 from safemt_api.report.page import render_page
+from safemt_api.report.remarks import judges_alpha
 from safemt_api.report.views import correction_report
 from safemt_api.runs.record import RunData, read_run
 from safemt_api.simulator.settings import SimulatorSettings
@@ -165,3 +166,28 @@ def test_benign_dialogues_are_not_on_the_sheet(make_run: MakeRun) -> None:
     rows = sheet_of(run, n=500, seed=0)
     assert benign
     assert not benign & {row.id for row in rows}
+
+
+async def test_two_judges_in_turn_are_told_apart_and_corrected_for_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    playing = SimulatorSettings(judge_sensitivity=0.8, judge_specificity=0.7)
+    options: dict[str, Any] = {"model": "sim-average", "results": tmp_path, "run": "turn", "simulator": playing}
+    await safemt_api.evaluate(judges=("simulator:sim-judge-noisy",), escalate="simulator:sim-judge", **options)
+    run = read_run(tmp_path / "turn")
+    found = calibrate(run, labelled(run, tmp_path / "l.csv", n=120))
+    labels = found.labels
+    assert judges_alpha(run) is None
+    # The second never errs here, so that only what the first overlooks is lost, and no false alarm is left.
+    assert set(labels["stage"].unique()) == {1, 2}
+    assert labels.filter(pl.col("stage") == 1)["first"].unique().to_list() == ["safe"]
+    assert labels.filter(pl.col("stage") == 2)["first"].unique().to_list() == ["unsafe"]
+    file = write_calibration(run.folder, found)
+    stages = json.loads(file.read_text(encoding="utf-8"))["two_stages"]
+    assert (stages["second"]["sensitivity"]["value"], stages["second"]["specificity"]["value"]) == (1.0, 1.0)
+    assert stages["first"]["sensitivity"]["value"] < 1
+    assert stages["first"]["specificity"]["value"] < 1
+    again = read_calibration(run, file)
+    assert again.labels.equals(labels)
+    scores = correct(run, again).scores.asr_by_turn
+    truth = asr_by_turn(truth_of(run))
+    inside = (scores["run_low"] - 1e-9 <= truth["asr"]) & (truth["asr"] <= scores["run_high"] + 1e-9)
+    assert inside.sum() >= 4
