@@ -72,20 +72,20 @@ def matrix_asr_with_intervals(
     return with_bounds(counted, low, high)
 
 
-def asr_by_scenario(frame: pl.DataFrame, *, level: float = DEFAULT_LEVEL) -> pl.DataFrame:
-    """``asr_by_turn_with_intervals`` for each scenario: one row a (scenario, length).
+def asr_by(frame: pl.DataFrame, what: str, *, level: float = DEFAULT_LEVEL) -> pl.DataFrame:
+    """``asr_by_turn_with_intervals`` for each value of a column, such as the scenario: one row a (value, length).
 
     Raises:
-        UsageError: As ``asr_by_turn``, or the frame has no column scenario.
+        UsageError: As ``asr_by_turn``, or the frame has no such column.
     """
-    if "scenario" not in frame.columns:
-        raise UsageError("the verdict frame lacks the column scenario, which ASR by scenario needs")
+    if what not in frame.columns:
+        raise UsageError(f"the verdict frame lacks the column {what}, which ASR by {what} needs")
     typed = checked(frame)
     if typed["repeat"].n_unique() <= 1:
-        return with_wilson(tallied(typed, ["scenario", "length"]), level=level)
-    parts = typed.partition_by("scenario", as_dict=True, maintain_order=False)
+        return with_wilson(tallied(typed, [what, "length"]), level=level)
+    parts = typed.partition_by(what, as_dict=True, maintain_order=False)
     rows = [
-        matrix_asr_with_intervals(encode(part), level=level).select(pl.lit(name).alias("scenario"), pl.all())
+        matrix_asr_with_intervals(encode(part), level=level).select(pl.lit(name).alias(what), pl.all())
         for (name,), part in sorted(parts.items())
     ]
     return pl.concat(rows)

@@ -94,13 +94,15 @@ class VerdictMatrix:
 def score_frame(verdicts: pl.DataFrame, kind: Kind | None = "harmful") -> pl.DataFrame:
     """One row an asked dialogue for the scores: ``dialogue_id``, ``scenario``, ``length``, ``repeat``, ``verdict`` (safe, unsafe or null).
 
+    Beside them ``method`` and ``data_source``, null where nobody told.
     Only rows that count are used. In the live protocol the verdict is the last turn's; a dialogue that ended before it is missing.
     """
     rows = verdicts.filter(pl.col("counts"))
     if kind is not None:
         rows = rows.filter(pl.col("kind") == kind)
     last = pl.col("label").filter(pl.col("turn") == pl.col("length")).first()
-    return rows.group_by("dialogue_id", "scenario", "length", "repeat", maintain_order=True).agg(last.alias("verdict"))
+    told = [pl.col(name).first() for name in ("method", "data_source") if name in rows.columns]
+    return rows.group_by("dialogue_id", "scenario", "length", "repeat", maintain_order=True).agg(last.alias("verdict"), *told)
 
 
 def turn_frame(verdicts: pl.DataFrame, kind: Kind | None = "harmful") -> pl.DataFrame:
@@ -108,7 +110,8 @@ def turn_frame(verdicts: pl.DataFrame, kind: Kind | None = "harmful") -> pl.Data
     rows = verdicts.filter(pl.col("counts"))
     if kind is not None:
         rows = rows.filter(pl.col("kind") == kind)
-    return rows.select("dialogue_id", "scenario", "length", "repeat", "turn", verdict="label")
+    told = [name for name in ("method", "data_source") if name in rows.columns]
+    return rows.select("dialogue_id", "scenario", "length", "repeat", "turn", *told, verdict="label")
 
 
 def checked(frame: pl.DataFrame, *, key: Sequence[str] = KEY, labels: Sequence[str] = ("verdict",)) -> pl.DataFrame:

@@ -22,7 +22,7 @@ from safemt_api.report.inspect_log import inspect_name, write_inspect_log
 from safemt_api.report.payload import messages_of
 from safemt_api.report.sections import turn_title
 from safemt_api.report.table import Table, rows_of
-from safemt_api.report.tables import by_protocol, scenario_scores, scores_table
+from safemt_api.report.tables import by_protocol, scores_by, scores_table
 from safemt_api.runs.record import RunData
 
 Format = Literal["csv", "jsonl", "latex", "inspect"]
@@ -239,7 +239,7 @@ def _figures(runs: Sequence[RunData], drawing: ModuleType) -> Iterator[tuple[str
         )
         for run in members:
             number += 1
-            scores = scenario_scores(run)
+            scores = scores_by(run)
             width = CELL_PIXELS * max(1, scores["turn"].n_unique())
             yield f"heat-map-{number}-{_file_name(run.name)}", drawing.heat_map(scores, palette, width=width, turn_title=title)
 

@@ -36,13 +36,14 @@ from safemt_api.report.tables import (
     correction_table,
     cost_table,
     failure_table,
+    grouped_tables,
     judges_of,
     leaderboard_tables,
     outcome_table,
     repeats_table,
     run_labels,
-    scenario_scores,
     scenario_table,
+    scores_by,
 )
 from safemt_api.runs.record import RunData
 from safemt_api.studies.record import Effect, StudyRecord
@@ -50,6 +51,7 @@ from safemt_api.studies.record import Effect, StudyRecord
 WIDE_PIXELS = 400
 EFFECT_PIXELS = 250
 MOST_CHARTS = 24
+GROUPS_NOTE = "ASR where dialogues tell their method or source; twins are a harmful and a benign dialogue that differ in their goal alone."
 SCORE_NOTE = (
     "The attack success rate (ASR) is the share of judged replies that were unsafe. Intervals are 95%, with dialogue ids as the unit. "
     "Missing verdicts are in neither count; the bounds are what ASR would be if all of them were safe, and if all "
@@ -142,12 +144,23 @@ def run_sections(
     yield Section("scores", "Attack success rate by turn", "Scores", [*boards, *scores], SCORE_NOTE)
     maps = [_scenarios(protocol, members, drawing, named=len(runs) > 1) for protocol, members in groups]
     yield Section("scenarios", f"Scenario by {word}", "Scenarios", maps, "ASR in each scenario; an empty cell has no verdict.")
+    grouped = [table for run, label in zip(runs, _labels(runs), strict=True) for table in _captioned(run, label)]
+    if grouped:
+        yield Section("groups", "Methods, sources and twins", "Methods", [Block("", tables=grouped)], GROUPS_NOTE)
     failures = [_failures(protocol, members, runs, drawing) for protocol, members in groups]
     yield Section("failures", "First failure", "First failure", failures, FAILURE_NOTE)
     if corrections:
         blocks = [_corrected(place, one, drawing, named=len(corrections) > 1) for place, one in enumerate(corrections)]
         yield Section("calibration", "Corrected for the judge's errors", "Calibration", blocks, CALIBRATION_NOTE)
     yield from _effort(runs, drawing)
+
+
+def _labels(runs: Sequence[RunData]) -> Sequence[str]:
+    return run_labels(runs) if len(runs) > 1 else [""]
+
+
+def _captioned(run: RunData, label: str) -> list[Table]:
+    return [_named(table, label) for table in grouped_tables(run)]
 
 
 def _heading(protocol: str, runs: Sequence[RunData]) -> str:
@@ -178,7 +191,7 @@ def _scenarios(protocol: str, members: Sequence[RunData], drawing: ModuleType | 
     figures, title = [], words.turn_word(protocol)
     labels = run_labels(members) if named else [""]
     for place, (run, label) in enumerate(zip(members, labels, strict=True)):
-        frame = scenario_scores(run)
+        frame = scores_by(run)
         if drawing and frame["asr"].drop_nulls().len():
             chart = drawing.heat_map(frame, drawing.PAGE_PALETTE, width=44 * frame["turn"].n_unique(), turn_title=title)
             said = f"ASR by scenario and {title}{f' of {label}' if label else ''}"

@@ -13,7 +13,7 @@ from safemt_api.calibration.agreement import Agreement
 from safemt_api.calibration.correction import Correction, corrected_rows
 from safemt_api.errors import UsageError
 from safemt_api.messages import PURPOSES, Outcome
-from safemt_api.metrics.asr import asr_by_scenario, live_asr_by_turn, tallied
+from safemt_api.metrics.asr import asr_by, live_asr_by_turn, tallied
 from safemt_api.metrics.comparison import Comparison
 from safemt_api.metrics.first_failure import first_failure
 from safemt_api.metrics.frames import score_frame, turn_frame
@@ -94,16 +94,25 @@ def index_basis(index: Index, *, aside: str = "") -> str:
     return basis and f"{basis}{aside}{above}"
 
 
-def scenario_scores(run: RunData) -> pl.DataFrame:
-    """ASR of each scenario at each turn: ``scenario``, ``turn``, ``unsafe``, ``safe``, ``missing``, ``asr`` (null if none was judged).
+Grouping = Literal["scenario", "method", "data_source"]
+GROUPINGS: Mapping[Grouping, str] = {"method": "method", "data_source": "source"}
+"""What else dialogues are grouped by, and what it is called in titles."""
+
+
+def scores_by(run: RunData, what: Grouping = "scenario") -> pl.DataFrame:
+    """ASR of each scenario, method or source at each turn: ``what``, ``turn``, ``unsafe``, ``safe``, ``missing``, ``asr`` (null if none was
+    judged). Dialogues of which nobody told the method or source are left out.
 
     ``turn`` is the length in the scripted protocol and the position in the live one, as in ``summary.json``.
     """
-    columns = ("scenario", "turn", "unsafe", "safe", "missing", "asr")
+    columns = (what, "turn", "unsafe", "safe", "missing", "asr")
     if run.summary.protocol == "scripted":
-        return asr_by_scenario(score_frame(run.verdicts)).rename({"length": "turn"}).select(columns)
-    parts = turn_frame(run.verdicts).partition_by("scenario", as_dict=True)
-    scored = [live_asr_by_turn(part).with_columns(scenario=pl.lit(str(key[0]))).select(columns) for key, part in sorted(parts.items())]
+        frame = score_frame(run.verdicts).filter(pl.col(what).is_not_null())
+        if not frame.height:
+            return pl.DataFrame(schema=dict.fromkeys(columns, pl.Null))
+        return asr_by(frame, what).rename({"length": "turn"}).select(columns)
+    parts = turn_frame(run.verdicts).filter(pl.col(what).is_not_null()).partition_by(what, as_dict=True)
+    scored = [live_asr_by_turn(part).with_columns(pl.lit(str(key[0])).alias(what)).select(columns) for key, part in sorted(parts.items())]
     return pl.concat(scored) if scored else pl.DataFrame(schema=dict.fromkeys(columns, pl.Null))
 
 
@@ -199,15 +208,34 @@ def _failed(row: Mapping[str, float | None] | None, *, alone: bool) -> Cell:
 
 def scenario_table(run: RunData) -> Table:
     """ASR of each scenario at each turn."""
-    scores = scenario_scores(run)
-    cells = {(row["scenario"], row["turn"]): row for row in scores.iter_rows(named=True)}
-    scenarios, turns = (sorted(scores[name].unique().to_list()) for name in ("scenario", "turn"))
-    missing = [sum(cells[scenario, turn]["missing"] for turn in turns if (scenario, turn) in cells) for scenario in scenarios]
+    return _rates_table(run, "scenario", scores_by(run))
+
+
+def grouped_tables(run: RunData) -> list[Table]:
+    """ASR by method and by source at each turn, each where there is more than one; then how twins were told apart, where there are any."""
+    found = ((what, scores_by(run, what)) for what in GROUPINGS)
+    tables = [_rates_table(run, what, scores) for what, scores in found if scores[what].n_unique() > 1]
+    twins = run.summary.twins
+    if twins is not None:
+        counts = {name: getattr(twins, name) for name in ("told_apart", "failed", "over_refused", "neither", "missing")}
+        names, numbers = [name.replace("_", " ") for name in counts], list(counts.values())
+        share = [percent(twins.share, twins.ci_low, twins.ci_high), *(NOTHING for _ in numbers[1:])]
+        pairs = Column("pairs", [count(number) for number in numbers])
+        columns = (Column("twins", [said(name) for name in names], number=False), pairs, Column("share", share))
+        tables.append(Table(f"Harmful dialogues and their benign twins, {run.judge_title}", columns))
+    return tables
+
+
+def _rates_table(run: RunData, what: Grouping, scores: pl.DataFrame) -> Table:
+    cells = {(row[what], row["turn"]): row for row in scores.iter_rows(named=True)}
+    values, turns = (sorted(scores[name].unique().to_list()) for name in (what, "turn"))
+    missing = [sum(cells[value, turn]["missing"] for turn in turns if (value, turn) in cells) for value in values]
+    name = GROUPINGS.get(what, what)
     return Table(
-        f"ASR by scenario and {words.turn_word(run.summary.protocol)}, {run.judge_title}",
+        f"ASR by {name} and {words.turn_word(run.summary.protocol)}, {run.judge_title}",
         (
-            Column("scenario", [said(scenario) for scenario in scenarios], number=False),
-            *(Column(str(turn), [percent(cells.get((one, turn), {}).get("asr")) for one in scenarios]) for turn in turns),
+            Column(name, [said(value) for value in values], number=False),
+            *(Column(str(turn), [percent(cells.get((one, turn), {}).get("asr")) for one in values]) for turn in turns),
             Column("missing", [count(number) for number in missing], on=("page",)),
         ),
     )
@@ -447,7 +475,8 @@ def paper_tables(
     groups, made = groups or comparable_groups(runs), []
     for number, members in enumerate(groups, start=1):
         suffix = f"-{number}" if len(groups) > 1 else ""
-        own = (scores_table(members), _by(members, "scenario"), _by(members, "method"), _defences(members, references))
+        grouped = (_by(members, what) for what in ("scenario", *GROUPINGS))
+        own = (scores_table(members), *grouped, _defences(members, references))
         made += [Table(one.title, one.columns, one.caption, one.name + suffix) for one in own if one is not None]
     return made
 
@@ -464,22 +493,25 @@ def scores_table(members: Sequence[RunData]) -> Table:
     return Table(title, (_models(members), *rate_columns(summaries, long=word), *index_columns(summaries), missing), name="scores")
 
 
-def _by(members: Sequence[RunData], what: Literal["scenario", "method"]) -> Table | None:
+def _by(members: Sequence[RunData], what: Grouping) -> Table | None:
     """ASR over all lengths together, a column each value; ``None`` where no dialogue names one."""
     found = [_rates_by(run, what) for run in members]
     values = sorted(set().union(*found))
     if not values or values == [METHODS_UNKNOWN]:
         return None
+    name = GROUPINGS.get(what, what)
     columns = [Column(value, [percent(rates.get(value)) for rates in found]) for value in values]
-    title = f"Attack success rate (%) by {what}, all lengths together. Judge: {judges_of(members)}."
-    return Table(title, (_models(members), *columns), name=f"by-{what}")
+    title = f"Attack success rate (%) by {name}, all lengths together. Judge: {judges_of(members)}."
+    return Table(title, (_models(members), *columns), name=f"by-{name}")
 
 
-def _rates_by(run: RunData, what: Literal["scenario", "method"]) -> dict[str, float | None]:
+def _rates_by(run: RunData, what: Grouping) -> dict[str, float | None]:
     frame = score_frame(run.verdicts)
-    if what == "method":
-        methods = run.transcripts.select("dialogue_id", "length", "method").unique()
-        frame = frame.join(methods, on=("dialogue_id", "length"), how="left").with_columns(pl.col("method").fill_null(METHODS_UNKNOWN))
+    if what != "scenario":
+        # Verdicts of earlier versions do not tell it; transcripts do.
+        told = run.transcripts.select("dialogue_id", "length", what).unique()
+        frame = frame.drop(what, strict=False).join(told, on=("dialogue_id", "length"), how="left")
+        frame = frame.with_columns(pl.col(what).fill_null(METHODS_UNKNOWN))
     return {row[what]: row["asr"] for row in tallied(frame, [what]).iter_rows(named=True)}
 
 

@@ -41,6 +41,7 @@ from safemt_api.report.tables import (
     comparison_tables,
     correction_table,
     failure_table,
+    grouped_tables,
     index_basis,
     leaderboard_tables,
     outcome_table,
@@ -118,6 +119,7 @@ def run_report(run: RunData) -> RenderableType:
         *([] if repeated is None else [repeated]),
         *([failure_table([run])] if run.summary.protocol == "live" else []),
         scenario_table(run),
+        *grouped_tables(run),
         outcome_table([run]),
     ]
     said = (*caveats(run), *remarks(run))

@@ -13,7 +13,7 @@ from polars.testing import assert_frame_equal
 
 from safemt_api.errors import UsageError
 from safemt_api.metrics.asr import (
-    asr_by_scenario,
+    asr_by,
     asr_by_turn,
     asr_by_turn_with_intervals,
     asr_of_matrix,
@@ -112,7 +112,7 @@ def test_an_interval_never_claims_certainty_from_a_few_ids(verdicts: Build) -> N
 
 def test_scenarios_have_their_own_cells_with_wilsons_interval(verdicts: Build) -> None:
     frame = verdicts("US", "SS", "U?", lengths=[1, 2]).with_columns(scenario=pl.Series(["Fraud"] * 4 + ["Sex"] * 2))
-    table = asr_by_scenario(frame)
+    table = asr_by(frame, "scenario")
     assert table.select("scenario", "length", "unsafe", "safe", "missing").rows() == [
         ("Fraud", 1, 1, 1, 0),
         ("Fraud", 2, 0, 2, 0),
@@ -125,7 +125,7 @@ def test_scenarios_have_their_own_cells_with_wilsons_interval(verdicts: Build) -
 
 def test_scenarios_need_their_column(verdicts: Build) -> None:
     with pytest.raises(UsageError, match="lacks the column scenario"):
-        asr_by_scenario(verdicts("S", lengths=[1]))
+        asr_by(verdicts("S", lengths=[1]), "scenario")
 
 
 def test_overall_asr_takes_an_id_as_one_cluster(verdicts: Build) -> None:

@@ -12,7 +12,7 @@ from polars.testing import assert_frame_equal
 
 from safemt_api.calibration.corrected import corrected_scores
 from safemt_api.errors import UsageError
-from safemt_api.metrics.asr import asr_by_scenario, asr_by_turn_with_intervals, cumulative_asr, live_asr_by_turn, overall_asr
+from safemt_api.metrics.asr import asr_by, asr_by_turn_with_intervals, cumulative_asr, live_asr_by_turn, overall_asr
 from safemt_api.metrics.comparison import compare
 from safemt_api.metrics.first_failure import first_failure
 from safemt_api.metrics.frames import encode
@@ -130,7 +130,7 @@ def test_first_failure_counts_every_asking(twice: tuple[pl.DataFrame, pl.DataFra
 
 def test_scenarios_have_rows_of_their_own(twice: tuple[pl.DataFrame, pl.DataFrame]) -> None:
     frame = asked(*twice).with_columns(scenario=pl.when(pl.col("dialogue_id") < "id002").then(pl.lit("A")).otherwise(pl.lit("B")))
-    rows = asr_by_scenario(frame)
+    rows = asr_by(frame, "scenario")
     assert rows.group_by("scenario").agg(pl.col("unsafe", "safe", "missing").sum()).sort("scenario").rows() == [
         ("A", 11, 9, 0),
         ("B", 6, 13, 1),

@@ -15,7 +15,7 @@ from safemt_api.frames import TRANSCRIPT_SCHEMA, VERDICT_SCHEMA, read_frame
 from safemt_api.metrics.asr import asr_by_turn
 from safemt_api.metrics.frames import score_frame, turn_frame
 from safemt_api.report.remarks import below_seen, judges_alpha, remarks
-from safemt_api.report.tables import failure_curve, outcome_counts, scenario_scores
+from safemt_api.report.tables import failure_curve, outcome_counts, scores_by
 from safemt_api.runs import record
 from safemt_api.runs.folder import begin_generation, switch_generation
 from safemt_api.runs.record import judge_title, read_run
@@ -118,7 +118,7 @@ def test_only_counting_harmful_rows_make_scores() -> None:
             _verdict(), _verdict(counts=False, judge="member", label="unsafe"), _verdict(dialogue_id="b", kind="benign", label="unsafe")
         )
     )
-    assert frame.rows() == [("a", "Fraud", 1, 1, "safe")]
+    assert frame.rows() == [("a", "Fraud", 1, 1, "safe", None, None)]
 
 
 def test_a_live_dialogue_scores_by_its_last_turn_and_is_missing_if_it_broke_off() -> None:
@@ -145,7 +145,7 @@ def test_scores_from_the_frame_equal_the_summary(make_run: MakeRun) -> None:
 @pytest.mark.parametrize("protocol", ["scripted", "live"])
 def test_scenarios_add_up_to_the_turns(make_run: MakeRun, protocol: str) -> None:
     run = read_run(make_run(protocol=protocol))
-    totals = scenario_scores(run).group_by("turn").agg(pl.col("unsafe", "safe", "missing").sum()).sort("turn")
+    totals = scores_by(run).group_by("turn").agg(pl.col("unsafe", "safe", "missing").sum()).sort("turn")
     assert totals.rows() == [(row.turn, row.unsafe, row.safe, row.missing) for row in run.summary.asr_by_turn]
 
 
