@@ -13,14 +13,16 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import anyio
+from anyio.abc import TaskGroup
 from tenacity import RetryCallState
 
 from safemt_api.adapters.base import Adapter, Received, Timeouts
+from safemt_api.batches import BatchQueue, BatchStatistics
 from safemt_api.dataset.images import fitted
 from safemt_api.errors import (
     CallError,
@@ -40,11 +42,12 @@ from safemt_api.limits.fleet import Endpoint, Fleet
 from safemt_api.limits.limiter import Limiter, LimiterStatistics, Slot
 from safemt_api.limits.picture_memory import PictureMemory
 from safemt_api.limits.retry import DEFAULT_RETRY_POLICY, Attempts, RetryPolicy
-from safemt_api.messages import PURPOSES, Answer, Call, Image, Message, Outcome, Purpose, Reply, Route, ServiceTier, Usage
-from safemt_api.prices import Price, find_price
+from safemt_api.messages import PURPOSES, Answer, Call, Image, Message, Purpose, Reply, Route, ServiceTier, Usage
+from safemt_api.prices import Price, cost_of, find_price, priced_tier
 from safemt_api.profiles import ImageRules, Profile
 from safemt_api.store.keys import canonical_request, request_key
-from safemt_api.store.turns import TurnStore
+from safemt_api.store.records import sendable_reply
+from safemt_api.store.turns import StoredReply, TurnStore
 from safemt_api.store.uses import Uses
 from safemt_api.telemetry import SILENT, Telemetry
 from safemt_api.tokens import input_tokens_estimate, input_tokens_most, most_output_tokens
@@ -54,14 +57,10 @@ INTERCEPTED_IN_A_ROW = 20
 """So many 403s that are not the vendor's, without one reply between them, end a run. A firewall that dislikes single prompts answers faster
 than a model and takes all lengths of an id alike, so fewer are no proof that it lets nothing through."""
 
-REPLY_TEXTS = ("text", "detail", "finish_reason", "served_model", "request_id", "raw")
 ABOVE_MARGIN = 1.25
 """One reply above its reservation says that others may be further above it."""
 
 OVERLOADED_STATUSES = frozenset({503, 529})
-
-PRICED_TIERS = frozenset({"flex", "batch", "priority", "fast"})
-"""Tiers with prices of their own, as vendors and price list call them."""
 
 DEFAULT_FLEX_PATIENCE_SECONDS = 600.0
 FLEX_SECONDS = 900.0
@@ -76,6 +75,7 @@ class Account:
     fleet: Fleet[Adapter]
     limiter: Limiter
     price_of: Callable[[str, str], Price | None]
+    batches: BatchQueue | None = None
     reached: bool = False
     intercepted: int = 0
     last_failure: CallError | None = None
@@ -89,7 +89,7 @@ class Account:
 
     def offers(self, tier: ServiceTier, route: Route) -> bool:
         """Whether calls of that route may be asked in the tier; those that are no chat (moderation, decisions) only in the usual one."""
-        if tier == "standard" or route.wire_format != self.profile.wire_format:
+        if tier == "standard" or route.wire_format != self.profile.wire_format or (tier == "batch" and self.batches is None):
             return tier == "standard"
         try:
             self.profile.check_tier(tier, route.model)
@@ -124,6 +124,7 @@ class GatewayStatistics(NamedTuple):
     tiers: Mapping[str, int] = MappingProxyType({})
     saved_usd: float = 0.0
     without_room: int = 0
+    batches: tuple[BatchStatistics, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,7 @@ class _Order:
     account: Account
     request: bytes
     key: str
+    singly: bool = False
 
     @cached_property
     def most_output_tokens(self) -> int:
@@ -154,7 +156,10 @@ class _Order:
 
     @cached_property
     def most_usd(self) -> float | None:
-        price = self.account.price(self.call.route.model)
+        return self.most_usd_in("standard")
+
+    def most_usd_in(self, tier: ServiceTier) -> float | None:
+        price = self.account.price(self.call.route.model, tier)
         if price is None:
             return None
         return price.most_usd(input_tokens_most(self.call, self.image_rules), self.most_output_tokens)
@@ -162,8 +167,10 @@ class _Order:
 
 @dataclass(eq=False)
 class Accounts:
-    """What all gateways of one process share: the accounts by name, the calls under way by key, and the memory
-    for pictures. So each account is paced once, and a call that two runs want at the same moment is bought once.
+    """What all gateways of one process share: the accounts by name, the calls under way by key, and the memory for pictures. So each
+    account is paced once, and a call that two runs want at the same moment is bought once.
+
+    ``beside`` is the task group in which batches are handed in and collected.
     """
 
     by_name: dict[str, Account] = field(default_factory=dict)
@@ -171,6 +178,19 @@ class Accounts:
     pictures: PictureMemory = field(default_factory=PictureMemory)
     named_sides: dict[tuple[str, str], int] = field(default_factory=dict)
     above_usd: dict[str, float] = field(default_factory=dict)
+    beside: TaskGroup | None = None
+
+    def add(self, name: str, account: Account) -> Account:
+        """Keep an account that was opened; its batches are handed in and collected beside whatever else is done."""
+        if account.batches is not None and self.beside is not None:
+            self.beside.start_soon(account.batches.run)
+        return self.by_name.setdefault(name, account)
+
+
+def account_name(route: Route, profile: Profile) -> str:
+    """How the account of a route is called: profile and endpoint, and the wire format where it is not the profile's own."""
+    name = f"{route.profile} {route.endpoint}"
+    return name if route.wire_format == profile.wire_format else f"{name} {route.wire_format}"
 
 
 class Gateway:
@@ -213,7 +233,7 @@ class Gateway:
         self._timeouts, self._policy = timeouts, replace(retry_policy, elapsed_seconds=patience)
         self._tiers, self._flex_patience_seconds = tiers, flex_patience_seconds
         self._served_tiers: Counter[str] = Counter()
-        self._saved_usd = 0.0
+        self._saved_on, self._saved_usd = set[str](), 0.0
         self._shared = Accounts() if accounts is None else accounts
         self._accounts: dict[str, Account] = {}
         self._counts: Counter[str] = Counter()
@@ -224,8 +244,10 @@ class Gateway:
         self._retries_since_success = 0
         self._last_failure: CallError | None = None
 
-    async def ask(self, call: Call) -> Answer:
+    async def ask(self, call: Call, *, singly: bool = False) -> Answer:
         """Answer a call, from the store or from the vendor; when this returns, the reply is synced to disk.
+
+        ``singly``: not in a batch, whatever the run's tier: somebody waits for the answer.
 
         Raises:
             DialogueError: This call failed for good; others may succeed.
@@ -233,20 +255,20 @@ class Gateway:
             StoreError: The reply cannot be kept.
         """
         with self.telemetry.call(call) as told:
-            answer = await self._ask(call)
+            answer = await self._ask(call, singly=singly)
             told(answer)
             return answer
 
-    async def _ask(self, call: Call) -> Answer:
+    async def _ask(self, call: Call, *, singly: bool) -> Answer:
         try:
-            return await self._answer(self._with_pictures_fitted(call))
+            return await self._answer(self._with_pictures_fitted(call), singly=singly)
         except PictureTooLargeError as error:
             # What the profile says of the model's size is wrong or missing: the vendor's own word holds for the rest of the run.
             model = call.route.profile, call.route.model
             if error.max_side_pixels >= self._shared.named_sides.get(model, math.inf):
                 raise
             self._shared.named_sides[model] = error.max_side_pixels
-            return await self._answer(self._with_pictures_fitted(call))
+            return await self._answer(self._with_pictures_fitted(call), singly=singly)
 
     def _with_pictures_fitted(self, call: Call) -> Call:
         """The call with its pictures as its receiver takes them."""
@@ -258,7 +280,7 @@ class Gateway:
             rules = rules.model_copy(update={"max_side_pixels": min(side, rules.max_side_pixels or side)})
         return replace(call, messages=tuple(_fitted(message, call.purpose, rules) for message in call.messages))
 
-    async def _answer(self, call: Call) -> Answer:
+    async def _answer(self, call: Call, *, singly: bool) -> Answer:
         request = canonical_request(call)
         key = request_key(request)
         while key in self._shared.under_way:
@@ -268,11 +290,11 @@ class Gateway:
         stored = self._store.get(key)
         if stored is not None:
             self._counts["from_store"] += 1
-            self._tally(call, stored.reply, stored.cost_usd)
+            self._tally(call, key, stored)
             return Answer(stored.reply, from_store=True, cost_usd=stored.cost_usd, key=key)
         self._shared.under_way[key] = anyio.Event()
         try:
-            return await self._buy(_Order(call, self._account(call.route), request, key))
+            return await self._buy(_Order(call, self._account(call.route), request, key, singly))
         finally:
             self._shared.under_way.pop(key).set()
 
@@ -296,6 +318,7 @@ class Gateway:
             tiers=dict(self._served_tiers),
             saved_usd=self._saved_usd,
             without_room=self._counts["without_room"],
+            batches=tuple(one for account in self._accounts.values() if account.batches for one in account.batches.statistics()),
         )
 
     def accounts(self) -> Mapping[str, Account]:
@@ -313,16 +336,17 @@ class Gateway:
             await anyio.sleep(min(stall_seconds / 10.0, 5.0))
             idle = anyio.current_time() - self._last_success
             held = any(account.limiter.statistics().held_seconds >= stall_seconds for account in self._accounts.values())
-            if idle >= stall_seconds and (self._retries_since_success or held):
+            if any(account.batches is not None and account.batches.waits for account in self._accounts.values()):
+                # A batch takes its time, up to a day, and is seen to by its own patience.
+                self._last_success = anyio.current_time()
+            elif idle >= stall_seconds and (self._retries_since_success or held):
                 raise StalledError(idle, self._last_failure, held=held)
 
     def _account(self, route: Route) -> Account:
-        name = f"{route.profile} {route.endpoint}"
-        if route.wire_format != self._profile_of(route).wire_format:
-            name += f" {route.wire_format}"
+        name = account_name(route, self._profile_of(route))
         if name not in self._accounts:
             # Which accounts a run uses is its own; the accounts themselves belong to all who call them.
-            self._accounts[name] = self._shared.by_name.get(name) or self._shared.by_name.setdefault(name, self._open_account(route))
+            self._accounts[name] = self._shared.by_name.get(name) or self._shared.add(name, self._open_account(route))
         return self._accounts[name]
 
     async def _buy(self, order: _Order) -> Answer:
@@ -340,9 +364,12 @@ class Gateway:
 
     async def _attempt(self, order: _Order, attempts: Attempts) -> Answer:
         attempts.waits()
+        tier = self._tier(order, attempts)
         try:
+            if tier == "batch":
+                return await self._ask_in_batch(order, attempts)
             async with self._ledger.reserved(key=order.key, purpose=order.call.purpose, most_usd=self._most_usd(order)) as money:
-                received = await self._send(order, replace(order.call, service_tier=self._tier(order, attempts)), attempts, money)
+                received = await self._send(order, replace(order.call, service_tier=tier), attempts, money)
                 return await self._keep(order, attempts.told(sendable_reply(received.reply)), money)
         except CallError as error:
             self._failed(order.account, error)
@@ -350,15 +377,32 @@ class Gateway:
             error.__cause__ = error.__context__ = None
             raise error.with_traceback(None) from None
 
+    async def _ask_in_batch(self, order: _Order, attempts: Attempts) -> Answer:
+        assert order.account.batches is not None  # noqa: S101 (or the tier would not be offered)
+        wanted = self._ledger.wanted(purpose=order.call.purpose, most_usd=self._most_usd(order, tier="batch"))
+        call = replace(order.call, service_tier="batch")
+        try:
+            kept = await order.account.batches.ask(call, key=order.key, request=order.request, wanted=wanted)
+        finally:
+            # However long that took, it counts against no cap, and what it did not bring is asked singly.
+            attempts.leaves()
+            attempts.singly = True
+        order.account.reached, order.account.intercepted = True, 0
+        return self._bought(order, kept, from_store=False)
+
     def _tier(self, order: _Order, attempts: Attempts) -> ServiceTier:
         """In which tier the next attempt is made: in the first that is offered, unless that has had no room for too long."""
         offered = [tier for tier in self._tiers if order.account.offers(tier, order.call.route)] or ["standard"]
+        if offered[0] == "batch" and (order.singly or attempts.singly):
+            return "standard"
         impatient = len(offered) > 1 and attempts.seconds_without_room() >= self._flex_patience_seconds
         return offered[1 if impatient else 0]
 
-    def _most_usd(self, order: _Order) -> float | None:
-        if order.most_usd is not None:
-            return order.most_usd + self._shared.above_usd.get(order.model, 0.0)
+    def _most_usd(self, order: _Order, tier: ServiceTier = "standard") -> float | None:
+        # What is asked in the flex tier may be served, and billed, in the usual one; a row of a batch never is.
+        most_usd = order.most_usd if tier == "standard" else order.most_usd_in(tier)
+        if most_usd is not None:
+            return most_usd + self._shared.above_usd.get(order.model, 0.0)
         if self._ledger.ceiling_usd is not None:
             raise UsageError(f"no price is known for {order.call.route.model}, so --max-usd cannot be held; add a price to its profile")
         return None
@@ -411,34 +455,29 @@ class Gateway:
 
     async def _keep(self, order: _Order, reply: Reply, money: Reservation) -> Answer:
         order.account.reached, order.account.intercepted = True, 0
-        cost = self._cost_usd(order, reply)
+        cost = 0.0 if order.most_usd == 0.0 else cost_of(reply, partial(order.account.price, order.call.route.model))
         if cost is not None and order.most_usd and cost > order.most_usd:
             # Billed above what was asked for (thoughts beyond the cap, a picture's tokens): from now on that much more is put aside.
             self._shared.above_usd[order.model] = max(self._shared.above_usd.get(order.model, 0.0), ABOVE_MARGIN * (cost - order.most_usd))
         # Without a usage report the most it can have cost is what counts against the ceiling.
         kept = await self._store.put(order.key, request=order.request, reply=reply, cost_usd=cost, also=self._ledger.settle(money, cost))
+        return self._bought(order, kept, from_store=kept.reply is not reply)
+
+    def _bought(self, order: _Order, kept: StoredReply, *, from_store: bool) -> Answer:
         self._last_success = anyio.current_time()
         self._retries_since_success = 0
         # Another run may have been quicker: then its reply is everyone's, and this one has been paid for in vain (the ledger says so).
-        self._tally(order.call, kept.reply, kept.cost_usd)
-        return Answer(kept.reply, from_store=kept.reply is not reply, cost_usd=kept.cost_usd, key=order.key)
+        self._tally(order.call, order.key, kept)
+        return Answer(kept.reply, from_store=from_store, cost_usd=kept.cost_usd, key=order.key)
 
-    def _cost_usd(self, order: _Order, reply: Reply) -> float | None:
-        if reply.cost_usd is not None:
-            return reply.cost_usd
-        if reply.outcome is Outcome.BLOCKED_INPUT and reply.usage is None:
-            return 0.0
-        if order.most_usd == 0.0:
-            return 0.0
-        # By the tier that served the call, not by the one that was asked for.
-        price = order.account.price(order.call.route.model, _priced_tier(reply))
-        return None if price is None or reply.usage is None else price.cost_usd(reply.usage)
-
-    def _tally(self, call: Call, reply: Reply, cost_usd: float | None) -> None:
+    def _tally(self, call: Call, key: str, kept: StoredReply) -> None:
+        reply, cost_usd = kept
         self._calls[call.purpose] += 1
-        tier = _priced_tier(reply)
+        tier = priced_tier(reply)
         self._served_tiers[tier] += 1
-        if tier != "standard" and reply.usage is not None and cost_usd is not None:
+        # Several dialogues may share a beginning, which is bought once.
+        if tier != "standard" and key not in self._saved_on and reply.usage is not None and cost_usd is not None:
+            self._saved_on.add(key)
             usual = find_price(self._profile_of(call.route), call.route.model)
             self._saved_usd += 0.0 if usual is None else usual.cost_usd(reply.usage) - cost_usd
         if cost_usd is None:
@@ -448,30 +487,21 @@ class Gateway:
             self._usage[call.purpose] += reply.usage
 
 
-def sendable_reply(reply: Reply) -> Reply:
-    """The reply with halves of surrogate pairs replaced (two side by side by their character, a lone one by U+FFFD): JSON can carry them,
-    but no file, request or database can.
+@dataclass(frozen=True, slots=True)
+class Singly:
+    """Asks the gateway for what somebody waits for: never in a batch."""
 
-    Done here, before the reply is stored or used, so that a reply from the store is the same as the one that was bought.
-    """
-    try:
-        "".join(getattr(reply, name) or "" for name in REPLY_TEXTS).encode()
-    except UnicodeEncodeError:
-        texts: dict[str, Any] = {name: getattr(reply, name) for name in REPLY_TEXTS}
-        whole = {name: text and text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace") for name, text in texts.items()}
-        return replace(reply, **whole)
-    return reply
+    gateway: Gateway
+
+    async def ask(self, call: Call) -> Answer:
+        """See ``Gateway.ask``."""
+        return await self.gateway.ask(call, singly=True)
 
 
 def _fitted(message: Message, receiver: Purpose, rules: ImageRules) -> Message:
     if not message.images:
         return message
     return replace(message, parts=tuple(fitted(part, receiver, rules) if isinstance(part, Image) else part for part in message.parts))
-
-
-def _priced_tier(reply: Reply) -> str:
-    """The tier that decides the reply's price; a vendor's other words ("default", "auto") all mean the usual one."""
-    return reply.served_tier if reply.served_tier in PRICED_TIERS else "standard"
 
 
 def _teach(slot: Slot, error: TransientError) -> None:

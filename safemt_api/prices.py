@@ -14,7 +14,7 @@ from functools import cache, lru_cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from safemt_api.messages import Usage
+from safemt_api.messages import Outcome, Reply, Usage
 from safemt_api.profiles import ModelPrice, Profile
 
 if TYPE_CHECKING:
@@ -141,6 +141,25 @@ def constant_price(source: str, rates: Rates, *, free: bool = False) -> Price:
 
 
 FREE = constant_price("a server of one's own", Rates(flat(0.0), flat(0.0), flat(0.0), flat(0.0), flat(0.0)), free=True)
+
+
+PRICED_TIERS = frozenset({"flex", "batch", "priority", "fast"})
+"""Tiers with prices of their own, as vendors and price list call them."""
+
+
+def priced_tier(reply: Reply) -> str:
+    """The tier that decides the reply's price; a vendor's other words ("default", "auto") all mean the usual one."""
+    return reply.served_tier if reply.served_tier in PRICED_TIERS else "standard"
+
+
+def cost_of(reply: Reply, price_in: Callable[[str], Price | None]) -> float | None:
+    """What a reply cost: the vendor's own figure, else by the price of the tier that served it; ``None`` where neither is known."""
+    if reply.cost_usd is not None:
+        return reply.cost_usd
+    if reply.outcome is Outcome.BLOCKED_INPUT and reply.usage is None:
+        return 0.0
+    price = price_in(priced_tier(reply))
+    return None if price is None or reply.usage is None else price.cost_usd(reply.usage)
 
 
 def find_price(profile: Profile, model: str, tier: str = "standard") -> Price | None:

@@ -25,6 +25,7 @@ from safemt_api.runs.connections import open_shared
 from safemt_api.runs.folder import STUDY_FILE, playing, read_manifest
 from safemt_api.runs.plan import Plan, choose_data
 from safemt_api.runs.play import Execution, RunResult, RunStatistics, Together, execute, in_order, shown
+from safemt_api.runs.settings import dialogues_at_once
 from safemt_api.runs.workers import handlers_kept, work_watched
 from safemt_api.simulator.settings import SimulatorSettings
 from safemt_api.store.books import entered
@@ -202,7 +203,7 @@ async def _played(
     execution = StudyExecution(study, plans)
     first = next(iter(plans.values()))
     beside = [] if watch is None else [partial(shown, watch, execution)]
-    runs, concurrency = [plan.run for plan in plans.values()], first.settings.concurrency
+    runs, concurrency = [plan.run for plan in plans.values()], dialogues_at_once(first.settings)
     async with open_shared(first.settings, store=store, purse_id=purse_id, runs=len(plans)) as shared:
         balance = Balance(in_order(first, id_by_id=True), runs, concurrency=concurrency, purse=shared.purse)
         work = partial(execution.play, Together(shared, balance))

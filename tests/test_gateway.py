@@ -37,7 +37,7 @@ from safemt_api.errors import (
     StalledError,
     UsageError,
 )
-from safemt_api.gateway import INTERCEPTED_IN_A_ROW, Account, Gateway, sendable_reply
+from safemt_api.gateway import INTERCEPTED_IN_A_ROW, Account, Gateway
 from safemt_api.limits.budget import Ledger
 from safemt_api.limits.fleet import Endpoint, Fleet
 from safemt_api.limits.limiter import Limiter
@@ -45,6 +45,7 @@ from safemt_api.limits.retry import RetryPolicy
 from safemt_api.messages import Call, Image, Outcome, Parameters, Purpose, Reply, Route, ServiceTier, Usage, user
 from safemt_api.prices import FREE, Price, find_price
 from safemt_api.profiles import ImageRules, Limits, ModelFacts, ModelPrice, Profile, TierFacts
+from safemt_api.store.records import sendable_reply
 from safemt_api.store.turns import STORE_FILE, TurnStore, open_store
 
 SOURCE: dict[str, Any] = {"source": "test", "checked": date(2026, 11, 21)}

@@ -22,6 +22,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("otel",),
     ("dataset", "adapters", "store", "asking"),
     ("limits", "judges", "moderators"),
+    ("batches",),
     ("gateway", "dialogues", "metrics"),
     ("runs",),
     ("studies",),

@@ -25,7 +25,7 @@ from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, NamedTuple
 from uuid import uuid4
 
 import anyio
@@ -67,6 +67,15 @@ class Envelope:
     drawn_usd: float = 0.0
 
 
+class Wanted(NamedTuple):
+    """Money that will be put aside: whose, for whom, how much, and out of which dialogue's envelope."""
+
+    run: str
+    purpose: Purpose
+    most_usd: float
+    envelope: Envelope | None
+
+
 _dialogue: ContextVar[Envelope | None] = ContextVar("dialogue", default=None)
 
 
@@ -76,8 +85,8 @@ class Purse:
     Its ledgers share who is let in and what is open, so that an arm waits for what another may still give back.
     """
 
-    def __init__(self, store: TurnStore, *, purse_id: str, ceiling_usd: float | None) -> None:
-        self._store, self.id, self.ceiling_usd = store, purse_id, ceiling_usd
+    def __init__(self, store: TurnStore, *, purse_id: str, ceiling_usd: float | None, calls_assumed: int = CALLS_ASSUMED) -> None:
+        self._store, self.id, self.ceiling_usd, self._calls_assumed = store, purse_id, ceiling_usd, calls_assumed
         self.open: dict[int, float] = {}
         self.envelopes: set[Envelope] = set()
         self.drawn: dict[int, Envelope] = {}
@@ -95,7 +104,33 @@ class Purse:
 
     def needed_usd(self) -> float:
         """What a dialogue may put aside; everything, until its first call has."""
-        return self.dearest_dialogue_usd or CALLS_ASSUMED * self.dearest_call_usd or float("inf")
+        return self.dearest_dialogue_usd or self._calls_assumed * self.dearest_call_usd or float("inf")
+
+    def expects(self, most_usd: float) -> None:
+        """A call that may cost so much is on its way: the dearest one tells how much a dialogue may need."""
+        if most_usd > self.dearest_call_usd:
+            self.dearest_call_usd = most_usd
+            self.wake()
+
+    def holds(self, charge: int, most_usd: float, envelope: Envelope | None) -> None:
+        """So much is put aside under that charge, on disk already or in the commit under way, and may come back."""
+        self.open[charge] = most_usd
+        if envelope is not None:
+            envelope.reserved_usd += most_usd
+            envelope.drawn_usd += most_usd
+            self.drawn[charge] = envelope
+
+    def lets_go(self, charge: int, settled_usd: float | None = None) -> None:
+        """What was put aside is settled, if at all, and comes back no more: whoever waits for money looks again."""
+        most_usd = self.open.pop(charge, 0.0)
+        envelope = self.drawn.pop(charge, None)
+        if envelope is not None and settled_usd is not None:
+            envelope.drawn_usd += settled_usd - most_usd
+        self.wake()
+
+    def free_usd(self, connection: sqlite3.Connection) -> float:
+        """What the ceiling leaves beside what is committed; infinite without one."""
+        return float("inf") if self.ceiling_usd is None else self.ceiling_usd + TOLERANCE_USD - committed(connection, self.id)
 
     def room_usd(self) -> float:
         """What neither is committed nor may still be needed by dialogues under way."""
@@ -117,6 +152,11 @@ class Ledger:
         self._store, self._run = store, run
         self._purse = purse or Purse(store, purse_id=run, ceiling_usd=ceiling_usd)
         self._owner = uuid4().hex
+
+    @property
+    def purse(self) -> Purse:
+        """What the run's calls are paid from."""
+        return self._purse
 
     @property
     def ceiling_usd(self) -> float | None:
@@ -144,6 +184,11 @@ class Ledger:
             purse.dearest_dialogue_usd = max(purse.dearest_dialogue_usd, envelope.reserved_usd)
             purse.wake()
 
+    def wanted(self, *, purpose: Purpose, most_usd: float | None) -> Wanted:
+        """What a batch will put aside for a call, once it is handed in with others."""
+        self._purse.expects(most_usd or 0.0)
+        return Wanted(self._run, purpose, most_usd or 0.0, _dialogue.get())
+
     @asynccontextmanager
     async def reserved(self, *, key: str, purpose: Purpose, most_usd: float | None) -> AsyncIterator[Reservation]:
         """Put aside the most that one attempt can cost, and book how the attempt ends; see the module for all endings.
@@ -167,10 +212,7 @@ class Ledger:
                 await self._cut_off(money, free=not money.sent or isinstance(error, StopRunError))
             raise
         finally:
-            # However it ended: whoever waits for money looks again.
-            self._purse.open.pop(money.id, None)
-            self._purse.drawn.pop(money.id, None)
-            self._purse.wake()
+            self._purse.lets_go(money.id)
 
     async def _put_aside(self, money: Reservation, most_usd: float, ceiling_usd: float) -> None:
         purse = self._purse
@@ -184,14 +226,8 @@ class Ledger:
                 if not purse.open or taken - sum(purse.open.values()) + most_usd > ceiling_usd + TOLERANCE_USD:
                     raise BudgetExhaustedError(ceiling_usd, taken, most_usd)
                 await settled.wait()
-        envelope = _dialogue.get()
-        if envelope is not None:
-            envelope.reserved_usd += most_usd
-            envelope.drawn_usd += most_usd
-            purse.drawn[money.id] = envelope
-        if most_usd > purse.dearest_call_usd:
-            purse.dearest_call_usd = most_usd
-            purse.wake()
+        purse.holds(money.id, most_usd, _dialogue.get())
+        purse.expects(most_usd)
 
     def _try_reserve(self, money: Reservation, most_usd: float, ceiling_usd: float, connection: sqlite3.Connection) -> float:
         """Put it aside if it fits; what was taken before."""

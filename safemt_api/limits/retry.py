@@ -22,6 +22,7 @@ from safemt_api.errors import (
     RetriesExhaustedError,
     ServerError,
     TransientError,
+    UnansweredRowError,
 )
 from safemt_api.messages import Reply
 
@@ -53,7 +54,7 @@ DEFAULT_RETRY_POLICY = RetryPolicy()
 
 
 class Attempts:
-    """The tries of one call: how many, since when, and what went wrong last."""
+    """The tries of one call: how many, since when, and what went wrong last; ``singly``: it has been in a batch in vain."""
 
     def __init__(self, policy: RetryPolicy, jitter: Callable[[], float] = random.random) -> None:
         self._policy, self._jitter = policy, jitter
@@ -63,6 +64,7 @@ class Attempts:
         self._left_at = self._started
         self._without_room_since: float | None = None
         self._without_room = 0
+        self.singly = False
         self.failures: list[CallError] = []
 
     def retrying(self, before_sleep: Callable[[RetryCallState], None]) -> AsyncRetrying:
@@ -109,6 +111,8 @@ class Attempts:
             self._without_room_since = self._left_at if self._without_room_since is None else self._without_room_since
             return False
         self._without_room, self._without_room_since = 0, None
+        if isinstance(error, UnansweredRowError):
+            return False
         self.failures.append(error)
         too_long = isinstance(error, TransientError) and (error.retry_after_seconds or 0.0) > self._policy.elapsed_seconds
         patient = sum(

@@ -6,19 +6,24 @@ import os
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
+import anyio
 import httpx2
+from anyio.abc import TaskGroup
 
 from safemt_api.adapters.base import Adapter, Timeouts, open_adapter
+from safemt_api.adapters.batch import open_batch_adapter
 from safemt_api.adapters.bodies import Body, label, mapping, read_body, sequence
 from safemt_api.adapters.http_client import OversizeError, open_http_client
+from safemt_api.batches import DEFAULT_BATCH_PACE, BatchPace, BatchQueue
 from safemt_api.errors import AccountError, EndpointError, UsageError
 from safemt_api.foreign_text import unfit_in_name
-from safemt_api.gateway import FLEX_SECONDS, Account, Accounts, Gateway
+from safemt_api.gateway import FLEX_SECONDS, Account, Accounts, Gateway, account_name
 from safemt_api.judges.base import Judge
-from safemt_api.limits.budget import Ledger, Purse
+from safemt_api.limits.budget import CALLS_ASSUMED, Ledger, Purse
 from safemt_api.limits.fleet import Endpoint, Fleet
 from safemt_api.limits.limiter import Limiter
 from safemt_api.messages import PURPOSES, Asker, Route
@@ -27,7 +32,7 @@ from safemt_api.profiles import Profile
 from safemt_api.routes import Router
 from safemt_api.runs.claim import Claim
 from safemt_api.runs.plan import DEFAULT_PROVIDER, Plan
-from safemt_api.runs.settings import EvalSettings, tiers_of
+from safemt_api.runs.settings import EvalSettings, calls_assumed, tiers_of
 from safemt_api.store.turns import TurnStore
 from safemt_api.telemetry import SILENT, Telemetry, open_telemetry
 
@@ -40,6 +45,7 @@ class Shared:
     client: httpx2.AsyncClient
     accounts: Accounts
     purse: Purse
+    batch_pace: BatchPace
     telemetry: Telemetry = SILENT
 
 
@@ -53,13 +59,32 @@ async def open_shared(settings: EvalSettings, *, store: TurnStore, purse_id: str
         purse_id: The id that the ceiling is held under in the store's books.
         runs: Each may have accounts of its own, with ``concurrency`` calls in flight.
     """
-    purse = Purse(store, purse_id=purse_id, ceiling_usd=settings.max_usd)
+    assumed = calls_assumed(settings) if "batch" in tiers_of(settings) else CALLS_ASSUMED
+    purse = Purse(store, purse_id=purse_id, ceiling_usd=settings.max_usd, calls_assumed=assumed)
     make_room(settings.concurrency * runs)
     async with (
         open_telemetry(settings.otel) as telemetry,
         open_http_client(connections=settings.concurrency * len(PURPOSES) * runs, timeouts=timeouts_of(settings)) as client,
+        _beside("batch" in tiers_of(settings)) as beside,
     ):
-        yield Shared(store, client, Accounts(), purse, telemetry)
+        yield Shared(store, client, Accounts(beside=beside), purse, DEFAULT_BATCH_PACE, telemetry)
+
+
+@asynccontextmanager
+async def _beside(wanted: bool) -> AsyncIterator[TaskGroup | None]:
+    """A task group that is cancelled at the end, where one is wanted; errors of the block come out of it as they are."""
+    if not wanted:
+        yield None
+        return
+    failure: BaseException | None = None
+    async with anyio.create_task_group() as group:
+        try:
+            yield group
+        except BaseException as error:  # noqa: BLE001 (raised again below, bare: a task group would wrap it in a group)
+            failure = error
+        group.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
 
 
 @asynccontextmanager
@@ -75,7 +100,7 @@ async def open_gateway(plan: Plan, claim: Claim, shared: Shared | None = None) -
         gateway = Gateway(
             store=shared.store,
             ledger=ledger,
-            open_account=account_opener(settings, router=router, client=shared.client, timeouts=timeouts),
+            open_account=account_opener(settings, router=router, client=shared.client, timeouts=timeouts, shared=shared),
             profile_of=lambda route: router.profile(route.profile),
             timeouts=timeouts,
             accounts=shared.accounts,
@@ -94,18 +119,26 @@ def timeouts_of(settings: EvalSettings) -> Timeouts:
 
 
 def account_opener(
-    settings: EvalSettings, *, router: Router, client: httpx2.AsyncClient, timeouts: Timeouts, environ: Mapping[str, str] | None = None
+    settings: EvalSettings,
+    *,
+    router: Router,
+    client: httpx2.AsyncClient,
+    timeouts: Timeouts,
+    environ: Mapping[str, str] | None = None,
+    shared: Shared | None = None,
 ) -> Callable[[Route], Account]:
-    """Makes the account of a route on its first call. ``--rpm`` and ``--tpm`` are the target's account's."""
+    """Makes the account of a route on its first call, with a queue for batches where they are asked for and there is a store (``shared``).
+
+    ``--rpm`` and ``--tpm`` are the target's account's.
+    """
     environ = os.environ if environ is None else environ
     target = router.destination(settings.provider or DEFAULT_PROVIDER, "").route
 
     def open_account(route: Route) -> Account:
         profile = router.profile(route.profile)
-        adapter = partial(
-            open_adapter, profile=profile, wire_format=route.wire_format, api_key=profile.api_key(environ), client=client, timeouts=timeouts
-        )
-        endpoints: list[Endpoint[Adapter]] = [Endpoint(url, adapter(base_url=url)) for url in route.base_urls]
+        connection: dict[str, Any] = {"profile": profile, "wire_format": route.wire_format, "api_key": profile.api_key(environ)}
+        connection |= {"client": client, "timeouts": timeouts}
+        endpoints: list[Endpoint[Adapter]] = [Endpoint(url, open_adapter(base_url=url, **connection)) for url in route.base_urls]
         own = (route.profile, route.endpoint) == (target.profile, target.endpoint)
         published = profile.limits
         limiter = Limiter(
@@ -115,7 +148,21 @@ def account_opener(
             cautious=not profile.local,
         )
         limiter.expect(requests_per_minute=published.requests_per_minute, tokens_per_minute=published.tokens_per_minute)
-        return Account(profile=profile, fleet=Fleet(endpoints), limiter=limiter, price_of=partial(find_price, profile))
+        price_of = partial(find_price, profile)
+        batches = None
+        takes_batches = profile.batch is not None and profile.batch.offered and route.wire_format == profile.wire_format
+        if shared is not None and takes_batches and "batch" in tiers_of(settings):
+            batches = BatchQueue(
+                account=account_name(route, profile),
+                vendor=profile.name,
+                adapter=open_batch_adapter(base_url=route.base_urls[0], **connection),
+                store=shared.store,
+                purse=shared.purse,
+                pictures=shared.accounts.pictures,
+                price_of=price_of,
+                pace=replace(shared.batch_pace, patience_seconds=settings.batch_patience_seconds),
+            )
+        return Account(profile, Fleet(endpoints), limiter, price_of, batches)
 
     return open_account
 

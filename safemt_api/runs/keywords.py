@@ -46,8 +46,9 @@ class EvalKeywords(TypedDict, total=False):
     moderator_failure: Literal["fail", "open", "closed"]
     policies: str | Path | None
     max_usd: float | None
-    tier: Literal["standard", "flex", "flex,standard"]
+    tier: Literal["standard", "flex", "flex,standard", "batch", "batch,standard"]
     flex_patience_seconds: float
+    batch_patience_seconds: float
     concurrency: int
     requests_per_minute: float | None
     tokens_per_minute: float | None

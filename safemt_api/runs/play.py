@@ -33,7 +33,7 @@ from safemt_api.errors import (
     SafeMTError,
 )
 from safemt_api.files import write_json
-from safemt_api.gateway import Gateway, GatewayStatistics
+from safemt_api.gateway import Gateway, GatewayStatistics, Singly
 from safemt_api.judges.base import MODERATOR_FAILED, NOT_SENT, Judge
 from safemt_api.judges.preflight import check_judges
 from safemt_api.limits.budget import Ledger
@@ -46,7 +46,7 @@ from safemt_api.runs.connections import Shared, judge_of, judges_of, open_gatewa
 from safemt_api.runs.folder import MANIFEST_FILE, SCHEMA, SUMMARY_FILE, begin_generation, read_manifest, switch_generation, versions
 from safemt_api.runs.plan import Plan
 from safemt_api.runs.rows import Collector, Finished, history_before, open_collector, sweep, write_frames
-from safemt_api.runs.settings import settings_record
+from safemt_api.runs.settings import dialogues_at_once, settings_record
 from safemt_api.runs.workers import handlers_kept, work_watched
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ class Execution:
         async with anyio.create_task_group() as group:
             group.start_soon(self._collect, results, take.clone())
             async with take, done:
-                for _ in range(min(self.plan.settings.concurrency, len(entries))):
+                for _ in range(min(dialogues_at_once(self.plan.settings), len(entries))):
                     group.start_soon(self._work, take.clone(), done.clone())
 
     async def _collect(self, results: MemoryObjectReceiveStream[Finished], take: MemoryObjectReceiveStream[Entry]) -> None:
@@ -497,6 +497,6 @@ async def try_judges(plan: Plan, gateway: Gateway, *, signals: tuple[signal.Sign
     Raises:
         BaseExceptionGroup: Of our own errors: ``JudgeUnfitError``, or a ``StopRunError``.
     """
-    work = partial(check_judges, partial(judges_of, plan), gateway, kind=plan.kind_on_trial)
+    work = partial(check_judges, partial(judges_of, plan), Singly(gateway), kind=plan.kind_on_trial)
     stall = partial(gateway.watch_stall, plan.settings.stall_seconds)
     await work_watched(work, beside=[stall], signals=signals, interrupted=interrupted, ending=_go_on)

@@ -52,7 +52,7 @@ from safemt_api.runs.play import (
     with_pictures,
 )
 from safemt_api.runs.rows import Finished, VerdictTally, verdict_rows, write_frame
-from safemt_api.runs.settings import free_for_judging
+from safemt_api.runs.settings import dialogues_at_once, free_for_judging
 from safemt_api.runs.spot_check import judged_again
 from safemt_api.runs.summary import Summary, read_summary, scores
 from safemt_api.runs.workers import handlers_kept, work_watched
@@ -123,7 +123,7 @@ class Rejudging:
         todo.close()
         with private_file(target).open("wb") as file:
             async with anyio.create_task_group() as group, take:
-                for _ in range(min(self.plan.settings.concurrency, len(entries))):
+                for _ in range(min(dialogues_at_once(self.plan.settings), len(entries))):
                     group.start_soon(self._work, take.clone(), file)
 
     async def _work(self, take: MemoryObjectReceiveStream[Entry], file: Any) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from safemt_api.errors import UsageError, did_you_mean
-from safemt_api.messages import Effort, Escalation, FailurePolicy, Kind, Protocol, SafetyThreshold, Sees, ServiceTier, Telling
+from safemt_api.messages import LENGTHS, Effort, Escalation, FailurePolicy, Kind, Protocol, SafetyThreshold, Sees, ServiceTier, Telling
 from safemt_api.profiles import check_address
 from safemt_api.runs.names import check_run_name
 from safemt_api.runs.options import EVERY, GOING_ON, JUDGING, Group, Option, OptionField, numbers, option_fields
@@ -27,8 +27,11 @@ DEFAULT_CONCURRENCY = 32
 DEFAULT_MAX_FAILURES = 0.05
 DEFAULT_STALL_SECONDS = 600.0
 DEFAULT_FLEX_PATIENCE_SECONDS = 600.0
+DEFAULT_BATCH_PATIENCE_SECONDS = 86_400.0
+BATCHED_DIALOGUES = 20_000
+"""So many dialogues wait for batches at one time; each takes some tens of kilobytes, and none a picture."""
 
-Tier = Literal["standard", "flex", "flex,standard"]
+Tier = Literal["standard", "flex", "flex,standard", "batch", "batch,standard"]
 TIME_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -249,8 +252,8 @@ class EvalSettings:
         Tier,
         Option(
             Group.PACE,
-            "flex: half the price, slower, answered where there is room; with "
-            "`,standard`, what it does not serve is asked at the usual price.",
+            "flex: half the price, slower, answered where there is room; batch: half the price, answered within a day. With `,standard`, "
+            "models without the tier, and calls that flex has no room for, are asked at the usual price.",
             commands=EVERY,
         ),
     ] = "standard"
@@ -267,6 +270,19 @@ class EvalSettings:
         Ge(0),
         Le(MOST),
     ] = DEFAULT_FLEX_PATIENCE_SECONDS
+    batch_patience_seconds: Annotated[
+        float,
+        Option(
+            Group.PACE,
+            "With batch: how old a batch may get; then it is cancelled, and what it did not answer is asked singly. Default: 24h.",
+            "TIME",
+            flags=("--batch-patience",),
+            commands=EVERY,
+            read=seconds_named,
+        ),
+        Gt(0),
+        Le(MOST),
+    ] = DEFAULT_BATCH_PATIENCE_SECONDS
     concurrency: Annotated[
         int, Option(Group.PACE, "Most calls in flight; less is used while a vendor slows down.", "N", commands=EVERY), Gt(0), Le(100_000)
     ] = DEFAULT_CONCURRENCY
@@ -406,3 +422,16 @@ def tiers_of(settings: EvalSettings) -> tuple[ServiceTier, ...]:
     """The tiers that calls are asked in, the preferred one first."""
     named: tuple[ServiceTier, ...] = get_args(ServiceTier)
     return tuple(tier for part in settings.tier.split(",") for tier in named if tier == part)
+
+
+def dialogues_at_once(settings: EvalSettings) -> int:
+    """How many dialogues of a run are under way at one time: as many as may be in flight, or as may wait for a batch."""
+    return max(settings.concurrency, BATCHED_DIALOGUES) if "batch" in tiers_of(settings) else settings.concurrency
+
+
+def calls_assumed(settings: EvalSettings) -> int:
+    """How many calls a dialogue is taken to need until one has ended: with batches that is a day, so it is worth knowing better than by
+    the most that any dialogue may need. Judges and moderators count twice, since some answers are asked for again.
+    """
+    turns = max(settings.lengths or LENGTHS) if settings.protocol == "live" else 1
+    return turns * (1 + 2 * max(1, len(settings.judges)) + 2 * (settings.moderator is not None))

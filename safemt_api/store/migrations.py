@@ -77,7 +77,40 @@ def m005_uses(connection: sqlite3.Connection) -> None:
     connection.execute("ALTER TABLE runs ADD COLUMN uses_noted INTEGER NOT NULL DEFAULT 0")
 
 
-MIGRATIONS: tuple[Migration, ...] = (m001_replies, m002_spending, m003_books, m004_checksums, m005_uses)
+def m006_batches(connection: sqlite3.Connection) -> None:
+    """Batches that were handed in, or are about to be, and their rows; ``request`` is dropped when a row is closed (``store.batches``)."""
+    connection.execute(
+        """
+        CREATE TABLE batches (
+            nonce TEXT PRIMARY KEY,
+            account TEXT NOT NULL,
+            model TEXT NOT NULL,
+            purse TEXT NOT NULL,
+            requests INTEGER NOT NULL,
+            digest TEXT NOT NULL,
+            created_utc TEXT NOT NULL,
+            batch_id TEXT,
+            stage TEXT NOT NULL CHECK (stage IN ('intended', 'out', 'over', 'absent'))
+        ) STRICT
+        """
+    )
+    connection.execute(
+        """
+        CREATE TABLE batch_rows (
+            id TEXT PRIMARY KEY,
+            nonce TEXT NOT NULL,
+            key TEXT NOT NULL,
+            charge INTEGER NOT NULL,
+            request TEXT,
+            open INTEGER NOT NULL
+        ) STRICT
+        """
+    )
+    connection.execute("CREATE INDEX open_rows_by_key ON batch_rows (key) WHERE open")
+    connection.execute("CREATE INDEX rows_by_batch ON batch_rows (nonce)")
+
+
+MIGRATIONS: tuple[Migration, ...] = (m001_replies, m002_spending, m003_books, m004_checksums, m005_uses, m006_batches)
 
 
 def migrate(connection: sqlite3.Connection, path: Path, migrations: tuple[Migration, ...] = MIGRATIONS) -> None:

@@ -135,20 +135,29 @@ class TurnStore:
         Raises:
             StoreError: The store cannot be written.
         """
+        keep = self.keeping(key, request=request, reply=reply, cost_usd=cost_usd)
+
+        def work(connection: sqlite3.Connection) -> StoredReply:
+            if also is not None:
+                also(connection)
+            return keep(connection)
+
+        return await self.write(work)
+
+    def keeping(self, key: str, *, request: bytes, reply: Reply, cost_usd: float | None) -> Work[StoredReply]:
+        """The work that keeps a reply, for whoever has more to write with it; its result is what ``put`` returns."""
         text, raw = reply_to_json(reply), reply.raw
         expected = checksum(key, text.encode(), None if raw is None else raw.encode(), cost_usd)
         row = (key, now_utc(), request.decode(), text, raw, cost_usd, expected)
 
         def work(connection: sqlite3.Connection) -> StoredReply:
-            if also is not None:
-                also(connection)
             # The first reply to a key stays: another process may have used it already.
             found = self._found(connection, key)
             if found is None:
                 connection.execute("INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?, ?, ?, ?)", row)
             return found or StoredReply(reply, cost_usd)
 
-        return await self.write(work)
+        return work
 
     def statistics(self) -> StoreStatistics:
         """What happened so far."""
