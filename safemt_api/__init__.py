@@ -32,16 +32,18 @@ if TYPE_CHECKING:
     from safemt_api.runs.settings import EvalSettings
     from safemt_api.studies.ablate import ablate
     from safemt_api.studies.arms import Study
+    from safemt_api.studies.canary import CanaryResult, canary, canary_study
     from safemt_api.studies.defend import defend
     from safemt_api.studies.file import read_study
+    from safemt_api.studies.play import StudyResult, play_study
     from safemt_api.studies.sweep import sweep
-    from safemt_api.study import StudyResult, play_study
 
     __version__: str
 
 __all__ = [
     "AccountError",
     "BudgetExhaustedError",
+    "CanaryResult",
     "DatasetError",
     "EndpointError",
     "EvalSettings",
@@ -60,6 +62,8 @@ __all__ = [
     "__version__",
     "ablate",
     "asr_by_turn",
+    "canary",
+    "canary_study",
     "defend",
     "evaluate",
     "play_study",
@@ -69,15 +73,18 @@ __all__ = [
 ]
 
 _HOMES = {
+    "CanaryResult": "safemt_api.studies.canary",
     "EvalSettings": "safemt_api.runs.settings",
     "RunResult": "safemt_api.runs.play",
     "Study": "safemt_api.studies.arms",
-    "StudyResult": "safemt_api.study",
+    "StudyResult": "safemt_api.studies.play",
     "ablate": "safemt_api.studies.ablate",
     "asr_by_turn": "safemt_api.metrics.asr",
+    "canary": "safemt_api.studies.canary",
+    "canary_study": "safemt_api.studies.canary",
     "defend": "safemt_api.studies.defend",
     "evaluate": "safemt_api.evaluation",
-    "play_study": "safemt_api.study",
+    "play_study": "safemt_api.studies.play",
     "read_study": "safemt_api.studies.file",
     "safety_index": "safemt_api.metrics.safety_index",
     "sweep": "safemt_api.studies.sweep",

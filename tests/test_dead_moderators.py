@@ -20,7 +20,7 @@ from safemt_api.runs.settings import EvalSettings
 from safemt_api.simulator import SimulatorSettings
 from safemt_api.simulator.settings import FaultPlan
 from safemt_api.studies.defend import defend
-from safemt_api.study import StudyResult, play_study
+from safemt_api.studies.play import StudyResult, play_study
 
 DEAD = "policy:simulator:sim-safe"
 """A target's persona answers as a target: no word of it is a decision."""

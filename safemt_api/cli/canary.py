@@ -6,44 +6,26 @@ import math
 from collections.abc import Mapping
 from datetime import date
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from safemt_api.cli import options
 from safemt_api.cli.options import imported_on_use
-from safemt_api.errors import NothingPlayedError, UsageError
 from safemt_api.runs.options import Group
-from safemt_api.runs.settings import MOST, EvalSettings
+from safemt_api.runs.settings import MOST
 
 with imported_on_use():
     from safemt_api import evaluation, words
     from safemt_api.cli import eval as playing
-    from safemt_api.cli import terminal
-    from safemt_api.metrics import canary as metrics
-    from safemt_api.metrics import frames
-    from safemt_api.runs import folder as run_folder
-    from safemt_api.runs import record
-    from safemt_api.studies import comparability
+    from safemt_api.cli import study, terminal
+    from safemt_api.studies import canary as canaries
 
 if TYPE_CHECKING:
     from safemt_api.metrics.canary import Canary
-    from safemt_api.runs.play import RunResult
     from safemt_api.runs.record import RunData
-
-REPEATS_A_DAY = 1000
-"""More than ``--repeats`` may be, so that no two days share a reply."""
-
-ENDED = ("complete", "partial")
-EXPECTED = frozenset({"repeats", "dialogues"})
-"""In what a canary differs from its run by design."""
-
-
-class Identity(NamedTuple):
-    """Who answered by the vendor's own words: served models and fingerprints, with how many replies each."""
-
-    served_models: Mapping[str, int]
-    fingerprints: Mapping[str, int]
+    from safemt_api.runs.settings import EvalSettings
+    from safemt_api.studies.canary import CanaryResult, Identity
 
 
 @options.takes_settings("resume")
@@ -55,48 +37,22 @@ def canary(
         int,
         typer.Option("--sample", min=1, max=MOST, metavar="N", help="Ask N ids, spread over the scenarios.", rich_help_panel=Group.DATA),
     ] = 200,
+    save: options.Save = None,
     results: options.Results = options.RESULTS,
     as_json: options.FiguresAsJson = False,
     yes: options.Yes = False,
 ) -> None:
     """Ask a part of a finished run afresh, and test the change against the noise that repeated replies show.
 
-    The new run is called RUN-canary-DATE; the same command goes on with it, and on another day asks again.
+    The new run is called RUN-canary-DATE; the same command goes on with it, and on another day asks again. The file of --save has both
+    askings as arms of a study.
     """
-    settings = run_folder.settings_of(run, results)
-    old = _ended(settings)
-    fresh = canary_settings(settings, old, sample=sample, today=date.today(), given=given)  # noqa: DTZ011 (the user's own date)
+    if save is not None:
+        study.keep(canaries.canary_study(run, sample=sample, results=results), save)
+        return
+    settings, old = canaries.finished_run(run, results)
+    fresh = canaries.fresh_settings(settings, old, sample=sample, today=date.today(), given=given)  # noqa: DTZ011 (the user's own date)
     raise typer.Exit(terminal.run_loop(partial(_canary, fresh, old, as_json=as_json, yes=yes)))
-
-
-def _ended(settings: EvalSettings) -> RunData:
-    folder = settings.results / str(settings.run)
-    old = record.read_run(folder)
-    if old.summary.unfinished is not None or old.summary.status not in ENDED:
-        raise UsageError(
-            f"{old.name} has not come to its end: `safemt-api resume {settings.run}` goes on with it, and a canary comes after"
-        )
-    if settings.until_ci is not None:
-        raise UsageError(f"{old.name} is a spot check (--until-ci), whose ids no other run would choose; take a run of a fixed sample")
-    return old
-
-
-def canary_settings(settings: EvalSettings, old: RunData, *, sample: int, today: date, given: Mapping[str, Any]) -> EvalSettings:
-    """What the canary plays: the run's settings on some of its ids, with repeats that no run of another day has.
-
-    A run whose dialogues were asked once tells nothing of its noise, so that the new ones are asked twice.
-    """
-    return EvalSettings(
-        **{
-            **{name: getattr(settings, name) for name in EvalSettings.__dataclass_fields__},
-            "max_usd": None,
-            **given,
-            "run": f"{settings.run}-canary-{today.isoformat()}",
-            "sample": sample if settings.sample is None else min(sample, settings.sample),
-            "repeats": 2 if old.summary.repeats is None else 1,
-            "repeats_from": REPEATS_A_DAY * today.toordinal(),
-        }
-    )
 
 
 async def _canary(settings: EvalSettings, old: RunData, *, as_json: bool, yes: bool) -> int:
@@ -106,33 +62,21 @@ async def _canary(settings: EvalSettings, old: RunData, *, as_json: bool, yes: b
     if result is None:
         return playing.EXIT_DECLINED
     terminal.say(*playing.ending(plan, result))
-    _show(old, result, as_json=as_json)
+    _show(old.name, canaries.compared(old, result), as_json=as_json)
     return result.exit_code
 
 
-def _show(old: RunData, result: RunResult, *, as_json: bool) -> None:
-    try:
-        new = record.read_run(result.folder)
-        found = metrics.canary(frames.score_frame(old.verdicts), frames.score_frame(new.verdicts))
-    except (NothingPlayedError, UsageError) as error:
-        terminal.say(f"nothing can be said of a change: {error}")
-        return
-    apart = [str(one) for one in comparability.differences(old, new) if one.what not in EXPECTED]
-    before, now = identity_of(old), identity_of(new)
-    if as_json:
-        verdict = {"changed": found.changed(), "verdict": verdict_sentence(found), "not_comparable": apart}
-        terminal.put_json({"run": old.name, "canary": new.name, **verdict, "test": found, "before": before, "now": now})
-        return
-    for line in (verdict_sentence(found), *evidence(found), *identity_lines(before, now), *(f"Not comparable: {one}" for one in apart)):
-        terminal.put(line)
-
-
-def identity_of(run: RunData) -> Identity:
-    """Whom the vendor says that the run's replies are from."""
-    counts = (
-        dict(run.transcripts[name].drop_nulls().value_counts(sort=True).iter_rows()) for name in ("served_model", "system_fingerprint")
-    )
-    return Identity(*counts)
+def _show(run: str, found: CanaryResult, *, as_json: bool) -> None:
+    if found.test is None or found.now is None:
+        terminal.say(f"nothing can be said of a change: {found.why_not}")
+    elif as_json:
+        verdict = {"changed": found.test.changed(), "verdict": verdict_sentence(found.test), "not_comparable": found.not_comparable}
+        sides = {"before": found.before, "now": found.now}
+        terminal.put_json({"run": run, "canary": found.run.folder.name, **verdict, "test": found.test, **sides})
+    else:
+        lines = (verdict_sentence(found.test), *evidence(found.test), *identity_lines(found.before, found.now))
+        for line in (*lines, *(f"Not comparable: {one}" for one in found.not_comparable)):
+            terminal.put(line)
 
 
 def verdict_sentence(found: Canary) -> str:

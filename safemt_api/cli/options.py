@@ -92,6 +92,12 @@ Yes = Annotated[
     bool,
     typer.Option("--yes", "-y", help="Do not ask before a run that is expected to cost more than 5 USD.", rich_help_panel=Group.PACE),
 ]
+Save = Annotated[
+    Path | None,
+    typer.Option(
+        "--save", metavar="FILE", help="Keep the study as a TOML file for `safemt-api study`, and end.", rich_help_panel=Group.OUTPUT
+    ),
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print the calls, tokens and cost to expect, and send nothing.", rich_help_panel=Group.PACE)
 ]

@@ -20,14 +20,15 @@ from safemt_api.runs.options import Group
 
 with imported_on_use():
     from safemt_api import errors, files, words
-    from safemt_api import study as studying
     from safemt_api.cli import terminal
+    from safemt_api.report import page as pages
     from safemt_api.report import views
     from safemt_api.runs import estimate
     from safemt_api.runs import folder as run_folder
     from safemt_api.studies import ablate as ablations
     from safemt_api.studies import defend as defences
     from safemt_api.studies import file as study_file
+    from safemt_api.studies import play as studying
     from safemt_api.studies import shipped
     from safemt_api.studies import sweep as sweeps
 
@@ -38,18 +39,12 @@ if TYPE_CHECKING:
     from safemt_api.runs.plan import Plan
     from safemt_api.runs.play import RunStatistics
     from safemt_api.studies.arms import Study
-    from safemt_api.study import StudyExecution, StudyResult
+    from safemt_api.studies.play import StudyExecution, StudyResult
 
 REFRESH_SECONDS = 0.5
 LINE_SECONDS = 10.0
 EXIT_DECLINED = 2
 
-Save = Annotated[
-    Path | None,
-    typer.Option(
-        "--save", metavar="FILE", help="Keep the study as a TOML file for `safemt-api study`, and end.", rich_help_panel=Group.OUTPUT
-    ),
-]
 Name = Annotated[
     str | None,
     typer.Option(
@@ -101,7 +96,7 @@ def sweep(
         list[str], typer.Option("--target", metavar="SPEC", help="PROVIDER:MODEL; several times, the first is the reference.")
     ],
     name: Name = None,
-    save: Save = None,
+    save: options.Save = None,
     max_usd: MaxUsd = None,
     results: options.Results = options.RESULTS,
     dry_run: options.DryRun = False,
@@ -121,7 +116,7 @@ def ablate(
         typer.Option("--without", metavar="PART", help="no-picture, blank-picture, no-history or no-replies; default: all of them."),
     ] = None,
     name: Name = None,
-    save: Save = None,
+    save: options.Save = None,
     max_usd: MaxUsd = None,
     results: options.Results = options.RESULTS,
     dry_run: options.DryRun = False,
@@ -156,7 +151,7 @@ def defend(
         ),
     ] = None,
     name: Name = None,
-    save: Save = None,
+    save: options.Save = None,
     max_usd: MaxUsd = None,
     results: options.Results = options.RESULTS,
     dry_run: options.DryRun = False,
@@ -175,9 +170,14 @@ def defend(
 def _keep_or_play(made: Study, save: Path | None, *, results: Path, **how: Any) -> None:
     if save is None:
         _play(made, results=results, **how)
+    keep(made, save)
+
+
+def keep(made: Study, file: Path) -> None:
+    """Write the study to a file that `safemt-api study` plays, after each arm's options were looked at."""
     for arm in made.arms:
         made.settings(arm)
-    files.write_text(save, study_file.study_text(made))
+    files.write_text(file, study_file.study_text(made))
 
 
 def _play(made: Study, *, results: Path, max_usd: float | None = None, dry_run: bool, as_json: bool, yes: bool) -> NoReturn:
@@ -199,6 +199,8 @@ async def _played(study: Study, *, results: Path, dry_run: bool, as_json: bool, 
             return EXIT_DECLINED
     watch = _watch_live if terminal.error_console().is_terminal else _watch_lines
     result = await studying.play_study(study, results=results, watch=watch, signals=terminal.ENDING_SIGNALS, opening=_say_opening)
+    if any(arm.state != "left out" for arm in result.record.arms):
+        pages.write_study_page(result.folder, result.record)
     terminal.put_json(result.record.json_value()) if as_json else terminal.show(views.study_report(result.record))
     terminal.say(*_ending(study, result, results))
     return result.exit_code
@@ -273,7 +275,8 @@ def _done(one: RunStatistics) -> str:
 def _ending(study: Study, result: StudyResult, results: Path) -> list[str]:
     """Which arms were left out and why, where the study is, and how to go on."""
     said = [f"arm {name} was left out: {why}" for name, why in result.left_out.items()]
-    said.append(f"study: {result.folder / run_folder.STUDY_FILE}, page: {result.folder / run_folder.REPORT_FILE}")
+    page = result.folder / run_folder.REPORT_FILE
+    said.append(f"study: {result.folder / run_folder.STUDY_FILE}" + (f", page: {page}" if page.is_file() else ""))
     reasons = {
         errors.EXIT_INTERRUPTED: "interrupted; everything so far is kept",
         errors.EXIT_BUDGET: f"the ceiling of {words.dollars(study.max_usd)} is reached; raise --max-usd",

@@ -30,7 +30,7 @@ NAME_DIGEST_CHARACTERS = 6
 OF_THE_STUDY = frozenset({"run", "results", "max_usd"})
 """What a study has once: its name, its folder, its ceiling."""
 
-SAME_IN_ALL_ARMS = frozenset({"data", "lengths", "sample", "scenarios", "kinds", "skip_invalid", "seed", "repeats", "providers"})
+SAME_IN_ALL_ARMS = frozenset({"data", "layout", "lengths", "sample", "scenarios", "kinds", "skip_invalid", "seed", "repeats", "providers"})
 """What decides the dialogues, so that every comparison is paired; and where the profiles of vendors are looked for."""
 
 NOT_IN_A_STUDY = frozenset({"until_ci"})

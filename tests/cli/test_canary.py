@@ -11,9 +11,11 @@ from typing import Any
 import polars as pl
 import pytest
 
-from safemt_api.cli.canary import Identity, canary_settings, identity_lines
+from safemt_api.cli.canary import identity_lines
+from safemt_api.evaluation import evaluate
 from safemt_api.runs.folder import settings_of
 from safemt_api.runs.record import read_run
+from safemt_api.studies.canary import Identity, canary, fresh_settings
 
 Cli = Callable[..., Any]
 RESULTS = Path("results")
@@ -73,9 +75,31 @@ def test_a_run_with_repeats_knows_its_noise_and_is_asked_once_more(cli: Cli) -> 
 
 def test_no_two_days_share_a_reply_and_the_ceiling_is_the_canarys_own(run_a: Cli) -> None:
     settings, old = settings_of("a", RESULTS), read_run(RESULTS / "a")
-    first, second = (canary_settings(settings, old, sample=200, today=date(2026, 3, day), given={}) for day in (1, 2))
+    first, second = (fresh_settings(settings, old, sample=200, today=date(2026, 3, day), given={}) for day in (1, 2))
     assert first.repeats_from + first.repeats < second.repeats_from
     assert (first.sample, first.repeats, first.max_usd) == (20, 2, None)
+
+
+def test_both_askings_are_two_arms_of_a_study(run_a: Cli) -> None:
+    assert run_a("canary", "a", "--sample", "6", "--save", "again.toml").code == 0
+    assert not (RESULTS / NEW).exists()
+    said = run_a("study", "again.toml", "--json")
+    record = json.loads(said.out)
+    assert (said.code, record["study"], [arm["name"] for arm in record["arms"]]) == (0, NEW, ["before", "now"])
+    # The replies of before come from the store; those of now are asked for.
+    calls = [read_run(RESULTS / NEW / name).summary.calls for name in ("before", "now")]
+    assert (calls[0].sent, calls[1].sent) == (0, 2 * 12)
+    (effect,) = record["effects"]
+    assert (effect["arm"], effect["reference"], effect["ids"]) == ("now", "before", 6)
+
+
+async def test_the_same_from_python(cli: Cli, tmp_path: Path) -> None:
+    await evaluate(model="sim-safe", seed_sampling=5, lengths=(8,), sample=6, run="p", results=tmp_path)
+    found = await canary("p", sample=4, results=tmp_path)
+    assert found.test is not None
+    assert (found.test.changed(), found.test.ids, found.not_comparable) == (False, 4, ())
+    assert found.now is not None
+    assert (found.before.served_models, found.now.served_models) == ({"sim-safe": 6}, {"sim-safe": 8})
 
 
 def test_a_run_that_has_not_ended_is_refused(run_a: Cli) -> None:

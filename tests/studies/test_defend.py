@@ -33,8 +33,8 @@ from safemt_api.simulator.personas import (
 from safemt_api.simulator.server import run_simulator
 from safemt_api.simulator.settings import FaultPlan, SimulatorSettings
 from safemt_api.studies.defend import defend
+from safemt_api.studies.play import StudyResult, play_study
 from safemt_api.studies.record import StudyRecord, read_study
-from safemt_api.study import StudyResult, play_study
 
 MODEL = "sim-brittle"
 LENGTHS = (1, 4, 8)

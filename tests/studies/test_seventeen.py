@@ -26,8 +26,8 @@ from safemt_api.simulator.process import SimulatorAddress, simulator_process
 from safemt_api.simulator.settings import SimulatorSettings
 from safemt_api.studies.arms import Arm, Study
 from safemt_api.studies.file import study_from, study_text
+from safemt_api.studies.play import play_study
 from safemt_api.studies.record import Board, Effect, StudyRecord, read_study
-from safemt_api.study import play_study
 
 LENGTHS = (1, 2, 4, 6, 8)
 PROVIDERS: dict[str, WireFormat] = {

@@ -18,8 +18,8 @@ from safemt_api.metrics.frames import score_frame
 from safemt_api.runs.overview import overview
 from safemt_api.runs.record import read_run
 from safemt_api.studies.file import study_from
+from safemt_api.studies.play import StudyResult, play_study
 from safemt_api.studies.record import read_study
-from safemt_api.study import StudyResult, play_study
 
 WIRES = ("simulator:sim-safe", "simulator-anthropic:sim-average", "simulator-google:sim-brittle")
 
@@ -141,7 +141,7 @@ async def test_a_lost_study_file_opens_no_new_ceiling() -> None:
 DRIVER = """
 import anyio, sys
 from safemt_api.studies.file import study_from
-from safemt_api.study import play_study
+from safemt_api.studies.play import play_study
 vary = {"target": ["simulator:sim-safe", "simulator-anthropic:sim-average", "simulator-google:sim-brittle"]}
 settings = {"sample": 20, "lengths": "1,2,4", "judge": ["rules"], "simulator_latency_seconds": 0.3, "concurrency": 4}
 study = study_from({"settings": settings, "vary": vary, "max_usd": 20}, name="s")

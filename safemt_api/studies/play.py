@@ -19,11 +19,10 @@ from safemt_api.evaluation import open_plan, open_simulators
 from safemt_api.files import private_folder
 from safemt_api.messages import Answer, Asker, Call
 from safemt_api.moderators.opening import open_moderator
-from safemt_api.report.page import write_study_page
 from safemt_api.runs.balance import Balance
 from safemt_api.runs.connections import open_shared
 from safemt_api.runs.folder import STUDY_FILE, playing, read_manifest
-from safemt_api.runs.plan import Plan, choose_data
+from safemt_api.runs.plan import ChosenData, Plan, choose_data
 from safemt_api.runs.play import Execution, RunResult, RunStatistics, Together, execute, in_order, shown
 from safemt_api.runs.settings import dialogues_at_once
 from safemt_api.runs.workers import handlers_kept, work_watched
@@ -131,8 +130,6 @@ async def play_study(
                 states = {arm.name: _state(execution, arm) for arm in study.arms}
                 record = measure_study(folder, study, states, study_id=study_id, planned_ids=planned)
                 record.write(folder)
-                if any(arm.state != "left out" for arm in record.arms):
-                    write_study_page(folder, record)
                 left_out = {name: str(error) for name, error in execution.left_out.items()}
                 return StudyResult(record, folder, _exit_code(execution), left_out)
 
@@ -164,13 +161,15 @@ async def open_study(
     """
     async with open_simulators() as simulators, AsyncExitStack() as stack:
         plans: dict[str, Plan] = {}
-        data = None
+        data: dict[tuple[int, str], ChosenData] = {}
         for arm in study.arms:
             settings = study.settings(arm, results=results)
             try:
-                # The same dialogues in all arms: looked through once, and held once.
-                data = data or choose_data(settings, os.environ)
-                opened = open_plan(settings, simulator=simulator, simulators=simulators, dry_run=dry_run, data=data)
+                # The same dialogues in all arms: looked through once, and held once for all that number their repeats alike.
+                alike = settings.repeats_from, settings.protocol
+                if alike not in data:
+                    data[alike] = choose_data(settings, os.environ)
+                opened = open_plan(settings, simulator=simulator, simulators=simulators, dry_run=dry_run, data=data[alike])
                 plans[arm.name] = await stack.enter_async_context(opened)
                 _check_moderator(plans[arm.name])
             except SetupError as error:
