@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
@@ -16,6 +17,7 @@ from safemt_api.batches import BATCH_FOLDER, BatchPace
 from safemt_api.evaluation import evaluate
 from safemt_api.profiles import WireFormat
 from safemt_api.runs import connections
+from safemt_api.runs.overview import overview
 from safemt_api.runs.record import read_run
 from safemt_api.simulator import FaultPlan, Simulator, SimulatorSettings, run_simulator
 from safemt_api.store.turns import STORE_FILE
@@ -176,9 +178,13 @@ async def test_a_run_that_is_ended_leaves_its_batches_working_and_collects_them_
             await stage.run()
         assert [batch["phase"] for batch in stage.simulator.batches] == ["working"]
         assert stage.books()["open rows"] == 12
+        (listed,) = overview(stage.results)
+        assert listed.in_batches is not None
+        assert re.fullmatch(r"12 calls in 1 batch at simulator since 20\d\d-\d\d-\d\d \d\d:\d\d UTC", listed.in_batches)
         stage.simulator.advance(2000.0)
         result = await stage.run()
         assert (result.exit_code, result.summary.tiers.served) == (0, {"batch": 12})
+        assert overview(stage.results)[0].in_batches is None
         assert len(stage.simulator.batches) == 1
         assert stage.simulator.statistics().answered == 12
         stage.check_books(result)

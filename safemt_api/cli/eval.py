@@ -19,7 +19,7 @@ with imported_on_use():
     from safemt_api import errors, evaluation, words
     from safemt_api.cli import progress, report, terminal
     from safemt_api.judges import base as judging
-    from safemt_api.runs import estimate, play
+    from safemt_api.runs import estimate, overview, play
     from safemt_api.runs import folder as run_folder
 
 if TYPE_CHECKING:
@@ -170,6 +170,9 @@ def _stopping(plan: Plan, result: RunResult) -> list[str]:
         return [f"{shortfall(summary)}, {over}; {resuming}"]
     reasons = {errors.EXIT_INTERRUPTED: "interrupted; everything so far is kept.", errors.EXIT_BUDGET: _budget_sentence(plan, result)}
     reason = f"{result.stopped_by}." if result.stopped_by else reasons.get(result.exit_code, "ended early.")
+    out = overview.in_batches(overview.batches_of(plan.folder, run_folder.read_manifest(plan.folder) or {}))
+    if out is not None:
+        reason += f" {out[0].upper()}{out[1:]} go on without us; the same command collects them."
     return [f"stopped: {reason}", resuming + (" --max-usd X" if result.exit_code == errors.EXIT_BUDGET else "")]
 
 

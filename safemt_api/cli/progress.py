@@ -81,7 +81,10 @@ def _how_fast(statistics: RunStatistics, per_second: float | None) -> str:
 
 def _under_way(gateway: GatewayStatistics) -> str:
     waiting = f" · {gateway.waiting} waiting{_reason(gateway)}" if gateway.waiting else ""
-    return f"{gateway.in_flight} in flight{waiting}"
+    rows, answered = (sum(getattr(one, name) or 0 for one in gateway.batches) for name in ("rows", "done"))
+    many = "es" if len(gateway.batches) > 1 else ""
+    batched = f" · {rows:,} in {len(gateway.batches)} batch{many} ({answered:,} answered)" if gateway.batches else ""
+    return f"{gateway.in_flight} in flight{waiting}{batched}"
 
 
 def _so_far(gateway: GatewayStatistics) -> str:

@@ -578,9 +578,12 @@ def _tried(one: RunOverview) -> int:
 
 
 def _state(one: RunOverview) -> str:
+    state: str = one.state
     if one.state == "running":
-        return f"running ({(one.player or '').partition(' since ')[0]})"
-    return f"damaged: {one.problem}" if one.state == "damaged" else one.state
+        state = f"running ({(one.player or '').partition(' since ')[0]})"
+    elif one.state == "damaged":
+        state = f"damaged: {one.problem}"
+    return state if one.in_batches is None else f"{state}; {one.in_batches}"
 
 
 def brief_age(seconds: float) -> str:

@@ -17,6 +17,7 @@ from safemt_api.errors import StoreError
 from safemt_api.runs.folder import MANIFEST_FILE, STUDY_FILE, SUMMARY_FILE, VERDICTS_FILE, current_files, player_of, read_manifest, scratch
 from safemt_api.runs.record import read_unfinished
 from safemt_api.runs.summary import Summary, read_summary
+from safemt_api.store.batches import Outstanding, outstanding_now
 
 DEEPEST = 3
 """Folders below the results folder in which runs are looked for; a study's runs stand one below their study."""
@@ -34,7 +35,8 @@ class RunOverview(NamedTuple):
     """One run, or a study with all of its arms together (``arms`` says how many; each stands as a run of its own beside it).
 
     Counts and ``asr`` (all lengths together, in [0, 1]; of runs alone) are of what is on disk now; ``None`` where it is not known.
-    ``problem`` says why a run is ``damaged``; ``player`` which process plays it; ``age_seconds`` how long ago it was last played.
+    ``problem`` says why a run is ``damaged``; ``player`` which process plays it; ``age_seconds`` how long ago it was last played;
+    ``in_batches`` what vendors still work on for it, in words.
     """
 
     run: str
@@ -56,6 +58,7 @@ class RunOverview(NamedTuple):
     age_seconds: float | None = None
     problem: str | None = None
     arms: int | None = None
+    in_batches: str | None = None
 
 
 def overview(results: Path, look: Callable[[Path, Path], RunOverview] | None = None) -> list[RunOverview]:
@@ -133,7 +136,24 @@ def run_overview(folder: Path, results: Path) -> RunOverview:
         player=None if player is None else str(player),
         started_utc=manifest.get("started_utc") if isinstance(manifest.get("started_utc"), str) else None,
         age_seconds=age,
+        in_batches=in_batches(batches_of(folder, manifest)),
     )
+
+
+def batches_of(folder: Path, manifest: Mapping[str, Any]) -> list[Outstanding]:
+    """The batches that vendors still work on for a run, as its store tells."""
+    path, run_id = _mapping(manifest.get("store")).get("path"), manifest.get("id")
+    return outstanding_now(folder / path, run_id) if isinstance(path, str) and isinstance(run_id, str) else []
+
+
+def in_batches(found: Sequence[Outstanding]) -> str | None:
+    """What is out at which vendor since when, in a sentence; ``None`` where nothing is."""
+    parts = []
+    for vendor in dict.fromkeys(one.account.partition(" ")[0] for one in found):
+        own = [one for one in found if one.account.partition(" ")[0] == vendor]
+        calls, since = sum(one.rows for one in own), min(one.since_utc for one in own)[:16].replace("T", " ")
+        parts.append(f"{calls:,} call{'s' * (calls > 1)} in {len(own)} batch{'es' * (len(own) > 1)} at {vendor} since {since} UTC")
+    return ", ".join(parts) or None
 
 
 def _summary(folder: Path, manifest: Mapping[str, Any], *, running: bool) -> Summary | None:
