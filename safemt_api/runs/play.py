@@ -226,16 +226,25 @@ def _go_on() -> None:
     """Nothing is to be wound up: the run is still to come, or others go on with what it used."""
 
 
+IDS_IN_A_BLOCK = 16
+"""Measured on the demonstration set with 32 calls in flight and a cache from 256 tokens on: id by id it gave back 6 to 14 % of the input,
+in blocks of 8 to 64 ids 51 to 53 %, as much as one call at a time."""
+
+
 def in_order(plan: Plan, *, id_by_id: bool = False) -> list[Entry]:
     """The order of play.
 
     Live: longest first, which keeps the end of the run busy. Scripted: every dialogue is one call, so the order costs no time; ids come in
-    seeded random order with all their lengths together, so that a run that ends early covers whole ids, spread over the scenarios.
+    seeded random order. With a ceiling all lengths of an id go together, so that a run that ends early covers whole ids, spread over the
+    scenarios. Without one they go after each other, block of ids by block: calls that are under way together find nothing of each other in
+    a vendor's prompt cache, and those that come much later find it forgotten.
     """
     if plan.settings.protocol == "live" and not id_by_id:
         return sorted(plan.entries, key=lambda entry: (-entry.length, entry.id))
-    seed = plan.settings.seed
-    return sorted(plan.entries, key=lambda entry: (sha256(f"{seed}:{entry.id}".encode()).digest(), -entry.length))
+    drawn = sorted({entry.id for entry in plan.entries}, key=lambda one: sha256(f"{plan.settings.seed}:{one}".encode()).digest())
+    ids_in_a_block = 1 if id_by_id or plan.settings.max_usd is not None else IDS_IN_A_BLOCK
+    place = {one: at for at, one in enumerate(drawn)}
+    return sorted(plan.entries, key=lambda entry: (place[entry.id] // ids_in_a_block, -entry.length, place[entry.id]))
 
 
 async def judge_transcript(transcript: Transcript, judge: Judge) -> tuple[tuple[int, Verdict], ...]:

@@ -125,8 +125,10 @@ class PromptCache:
         self.minimum_tokens = minimum_tokens
         self._seen: OrderedDict[bytes, None] = OrderedDict()
 
-    def use(self, question: Question) -> tuple[int, int]:
-        """Input tokens read from the cache and input tokens written to it; remembers the prefixes."""
+    def use(self, question: Question) -> tuple[int, int, tuple[bytes, ...]]:
+        """Input tokens read from the cache, input tokens written to it, and what is to be remembered once the reply is sent: calls that
+        begin alike and are under way together find nothing of each other.
+        """
         prefixes, totals = _prefixes(question), _totals(question)
         marked = _marked(question)
         explicit = question.wire_format == "anthropic_messages" or bool(marked)
@@ -135,14 +137,14 @@ class PromptCache:
         readable = long_enough if not explicit or writable else []
         read = max((totals[at] for at in readable if prefixes[at] in self._seen), default=0)
         written = max((totals[at] for at in writable if at in set(long_enough)), default=0)
-        for at in writable:
-            self._remember(prefixes[at])
-        return read, max(written - read, 0) if explicit else 0
+        return read, max(written - read, 0) if explicit else 0, tuple(prefixes[at] for at in writable)
 
-    def _remember(self, prefix: bytes) -> None:
-        self._seen[prefix] = None
-        self._seen.move_to_end(prefix)
-        if len(self._seen) > MOST_PREFIXES:
+    def remember(self, prefixes: tuple[bytes, ...]) -> None:
+        """These beginnings are found from now on."""
+        for prefix in prefixes:
+            self._seen[prefix] = None
+            self._seen.move_to_end(prefix)
+        while len(self._seen) > MOST_PREFIXES:
             self._seen.popitem(last=False)
 
 

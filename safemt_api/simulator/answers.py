@@ -44,6 +44,7 @@ class Words:
     call_id: str
     usage_readable: bool = True
     tier: str = "standard"
+    beginnings: tuple[bytes, ...] = ()
 
 
 def count_tokens(text: str) -> int:

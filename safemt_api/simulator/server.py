@@ -209,8 +209,7 @@ class _Connection(asyncio.Protocol):
         if response.ending != "whole":
             self._send_half(response)
             return
-        if response.body_digest is not None:
-            self._service.books.call_answered(response.body_digest, response.truth, tokens=response.tokens, tier=response.tier)
+        self._service.sent(response)
         self._transport.write(_head(response, close=last) + response.body)
         self._idle()
         if last:

@@ -64,6 +64,7 @@ class Response:
     truth: Truth | None = None
     tokens: tuple[int, int, int] = (0, 0, 0)
     tier: str = "standard"
+    beginnings: tuple[bytes, ...] = ()
 
 
 class Service:
@@ -131,9 +132,15 @@ class Service:
             or (response.status == 200 and not response.body_digest)
         ):
             response = self._trouble(wire_format, TroubleError("error_500", MESSAGES["error_500"]), call_id="row")
-        if response.body_digest is not None:
-            self.books.call_answered(response.body_digest, response.truth, tokens=response.tokens, tier="batch")
+        self.sent(response)
         return response.status, response.body
+
+    def sent(self, response: Response) -> None:
+        """A response was handed over in full: what it sold is booked, and what it began with is cached."""
+        if response.body_digest is not None:
+            self.books.call_answered(response.body_digest, response.truth, tokens=response.tokens, tier=response.tier)
+        if self.cache is not None:
+            self.cache.remember(response.beginnings)
 
     def _reject(self, request: Request, trouble: TroubleError) -> Response:
         self.books.rejected += request.method == "POST"
@@ -267,8 +274,8 @@ class Service:
             fault=fault,
             keep_texts=self.settings.keep_texts,
         )
-        tokens = words.tokens
-        return replace(response, body_digest=digest, truth=truth, tokens=(tokens.input, tokens.output, tokens.cached), tier=tier)
+        tokens = (words.tokens.input, words.tokens.output, words.tokens.cached)
+        return replace(response, body_digest=digest, truth=truth, tokens=tokens, tier=tier, beginnings=words.beginnings)
 
     def _words(self, question: Question, played: Played, stop: Stop, call_id: str) -> Words:
         text = "" if stop in {"content_filter", "prompt_blocked", "refusal"} else played.text
@@ -280,9 +287,9 @@ class Service:
             reasoning = min(reasoning, room)
             text, stop = cut_to(text, room - reasoning), "length"
         used, picture = input_tokens(question)
-        cached, written = self.cache.use(question) if self.cache is not None else (0, 0)
+        cached, written, beginnings = self.cache.use(question) if self.cache is not None else (0, 0, ())
         tokens = Tokens(used, count_tokens(text) + reasoning, reasoning, min(cached, used), min(written, used), picture)
-        return Words(question.model, text, stop, tokens, call_id)
+        return Words(question.model, text, stop, tokens, call_id, beginnings=beginnings)
 
     def _trouble(self, wire_format: WireFormat, trouble: TroubleError, *, call_id: str) -> Response:
         status, body, headers = trouble_body(wire_format, trouble, request_id=f"req_{call_id}")

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from safemt_api.errors import AccountError, BudgetExhaustedError, StopRunError
-from safemt_api.evaluation import open_plan
+from safemt_api.evaluation import evaluate, open_plan
 from safemt_api.messages import Dialogue, Exhibit, Line, Outcome, Reply, Transcript, Turn, Verdict
-from safemt_api.runs.play import in_order, judge_transcript, our_error
+from safemt_api.runs.play import IDS_IN_A_BLOCK, in_order, judge_transcript, our_error
 from safemt_api.runs.settings import settings_from
+from safemt_api.simulator import SimulatorSettings
 
 BUDGET = BudgetExhaustedError(1.0, 0.9, 0.2)
 ACCOUNT = AccountError("no credit")
@@ -27,6 +28,29 @@ async def test_live_dialogues_are_begun_longest_first(tmp_path: Path, seed: int)
         played = [(entry.length, entry.id) for entry in in_order(plan)]
     assert [length for length, _ in played] == [8, 8, 8, 2, 2, 2, 1, 1, 1]
     assert sorted(played) == sorted((entry.length, entry.id) for entry in plan.entries)
+
+
+@pytest.mark.parametrize("ceiling", [None, 5.0])
+async def test_lengths_of_an_id_go_after_each_other_and_under_a_ceiling_together(tmp_path: Path, ceiling: float | None) -> None:
+    settings = settings_from({"results": tmp_path, "max_usd": ceiling, "concurrency": 8})
+    async with open_plan(settings) as plan:
+        played = in_order(plan)
+    assert sorted((entry.id, entry.length) for entry in played) == sorted((entry.id, entry.length) for entry in plan.entries)
+    ids = list(dict.fromkeys(entry.id for entry in played))
+    block = 1 if ceiling else IDS_IN_A_BLOCK
+    for start in range(0, len(ids), block):
+        own = set(ids[start : start + block])
+        at = [number for number, entry in enumerate(played) if entry.id in own]
+        assert at == list(range(at[0], at[0] + len(at)))
+        assert [played[number].length for number in at] == sorted((played[number].length for number in at), reverse=True)
+
+
+@pytest.mark.parametrize(("concurrency", "share"), [(1, 0.5), (16, 0.45)])
+async def test_common_beginnings_of_an_id_are_found_in_the_cache(tmp_path: Path, concurrency: int, share: float) -> None:
+    settings = settings_from({"results": tmp_path, "judges": ("rules",), "concurrency": concurrency})
+    playing = SimulatorSettings(prompt_cache=True, prompt_cache_minimum_tokens=256, latency_seconds=0.005)
+    usage = (await evaluate(settings, simulator=playing)).summary.usage
+    assert usage.cached_input_tokens > share * usage.input_tokens
 
 
 @dataclass
