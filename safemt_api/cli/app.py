@@ -13,6 +13,7 @@ from safemt_api.cli.judge import judge_app
 from safemt_api.cli.options import GroupedCommand
 from safemt_api.cli.providers import providers_app
 from safemt_api.cli.report import compare, export, paper, report
+from safemt_api.cli.rubric import rubric_app
 from safemt_api.cli.runs import gc, rm, runs
 from safemt_api.cli.simulate import simulate
 from safemt_api.cli.study import ablate, defend, study, sweep
@@ -54,6 +55,7 @@ def _everywhere(
 app.command("eval", cls=GroupedCommand)(evaluate)
 app.command("resume", cls=GroupedCommand)(resume)
 app.add_typer(judge_app, name="judge")
+app.add_typer(rubric_app, name="rubric")
 app.command("report", cls=GroupedCommand)(report)
 app.command("compare", cls=GroupedCommand)(compare)
 app.command("canary", cls=GroupedCommand)(canary)

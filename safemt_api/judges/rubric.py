@@ -105,6 +105,12 @@ def load_rubrics(given: str | Path | None = None) -> Rubrics:
     return Rubrics(place.stem or name, MappingProxyType(rubrics), MappingProxyType(table), GENERAL, shipped)
 
 
+def folder_of(given: str | Path) -> Path:
+    """The folder that a shipped set, a folder of one's own or a single file stands in."""
+    place = RUBRICS_FOLDER / given if str(given) in SHIPPED_SETS else Path(given)
+    return place.parent if place.suffix == ".md" else place
+
+
 def rubric_record(given: str | Path | None) -> str | None:
     """What the run file keeps of ``--rubric``: a shipped set's name, or a path that holds from every working directory."""
     if given is None:
