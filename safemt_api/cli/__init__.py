@@ -1,6 +1,6 @@
 """The command line: one module a command, thin (parse, call, print). Errors become one sentence and an exit code here, and only here.
 
-Whatever takes long to import (SDKs, polars, rich, Pillow) is imported inside the command that needs it, so that ``--help`` is quick.
+Whatever takes long to import (SDKs, polars, rich, Pillow) is loaded when a command first uses it (``on_use``), so that ``--help`` is quick.
 """
 
 from __future__ import annotations
@@ -10,8 +10,12 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from safemt_api.cli.on_use import imported_on_use
 from safemt_api.errors import SafeMTError
 from safemt_api.foreign_text import printable
+
+with imported_on_use():
+    from safemt_api.cli import app, vendors
 
 DEBUG_FLAG = "--debug"
 DEBUG_VARIABLE = "SAFEMT_DEBUG"
@@ -48,13 +52,9 @@ def _guarded(arguments: list[str], *, debug: bool) -> int:
 
 def _run(arguments: list[str]) -> None:
     if arguments in PLAIN_LIST:
-        from safemt_api.cli.vendors import provider_lines  # noqa: PLC0415 (only for this command)
-
-        sys.stdout.write(printable("\n".join(provider_lines(None))) + "\n")
+        sys.stdout.write(printable("\n".join(vendors.provider_lines(None))) + "\n")
         return
-    from safemt_api.cli.app import app  # noqa: PLC0415 (typer is not needed to import this package, nor for the list)
-
-    app(args=arguments, prog_name="safemt-api")
+    app.app(args=arguments, prog_name="safemt-api")
 
 
 def load_environment(folder: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+import safemt_api
 from safemt_api.cli.canary import canary
 from safemt_api.cli.data import data_app
 from safemt_api.cli.eval import evaluate, resume
@@ -37,9 +38,7 @@ app = typer.Typer(
 
 def _version(value: bool) -> None:
     if value:
-        from safemt_api import __version__  # noqa: PLC0415 (reading the installed version takes time)
-
-        typer.echo(f"safemt-api {__version__}")
+        typer.echo(f"safemt-api {safemt_api.__version__}")
         raise typer.Exit
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from safemt_api.cli import options
-from safemt_api.cli.options import imported_on_use
+from safemt_api.cli.on_use import imported_on_use
 from safemt_api.runs.options import Group
 from safemt_api.runs.settings import MOST
 

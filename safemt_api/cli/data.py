@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from safemt_api.cli import options
-from safemt_api.cli.options import GroupedCommand, imported_on_use
+from safemt_api.cli.on_use import imported_on_use
+from safemt_api.cli.options import GroupedCommand
 from safemt_api.errors import MAX_PROBLEMS_SHOWN, UsageError
 from safemt_api.runs.options import numbers
 

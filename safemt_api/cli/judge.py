@@ -15,7 +15,8 @@ from typer._click.core import Context  # typer's own base of its Context; the si
 from typer.core import TyperGroup
 
 from safemt_api.cli import options
-from safemt_api.cli.options import GroupedCommand, imported_on_use
+from safemt_api.cli.on_use import imported_on_use
+from safemt_api.cli.options import GroupedCommand
 from safemt_api.errors import UsageError, did_you_mean
 from safemt_api.foreign_text import harmless_cell
 from safemt_api.runs.options import Group

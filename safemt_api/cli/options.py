@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import wraps
-from importlib.machinery import ModuleSpec, PathFinder
-from importlib.util import LazyLoader
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from types import ModuleType
 from typing import Annotated, Any, Concatenate
 
 import typer
@@ -47,7 +42,7 @@ def takes_settings(
             function({name: value for name, value in given.items() if value not in (None, [])}, **values)
 
         own = list(signature(function, eval_str=True).parameters.values())[1:]
-        derived = [_parameter(one, (helps or {}).get(one.name) or _help(one, command)) for one in taken]
+        derived = [_parameter(one, (helps or {}).get(one.name), command) for one in taken]
         parameters = sorted([*derived, *own], key=lambda one: one.kind)
         # Typer asks for both: the signature, and the annotations.
         run.__signature__ = Signature(parameters)  # type: ignore[attr-defined] # any callable may carry one (PEP 362)
@@ -57,16 +52,13 @@ def takes_settings(
     return decorate
 
 
-def _parameter(one: OptionField, text: str) -> Parameter:
+def _parameter(one: OptionField, text: str | None, command: Command) -> Parameter:
     """A string, a list of strings or a flag: what a string means is settled in one place for the command line and for Python."""
     kind: Any = bool if one.plain_type is bool else list[str] if one.several else str
-    option = typer.Option(*one.flags, help=text, metavar=one.metavar or None, rich_help_panel=one.option.group)
-    return Parameter(one.name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option])
-
-
-def _help(one: OptionField, command: Command) -> str:
     # Where a run goes on, what is not given stays as it was.
-    return f"{one.option.help}  [default: {one.default_text}]" if one.default_text and command in RUNS else one.option.help
+    default = f"  [default: {one.default_text}]" if one.default_text and command in RUNS else ""
+    option = typer.Option(*one.flags, help=text or one.option.help + default, metavar=one.metavar or None, rich_help_panel=one.option.group)
+    return Parameter(one.name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option])
 
 
 def _like(name: str) -> Any:
@@ -102,34 +94,7 @@ DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print the calls, tokens and cost to expect, and send nothing.", rich_help_panel=Group.PACE)
 ]
 
-OWN = __name__.partition(".")[0] + "."
 OTHERS = "Options"
-
-
-class _OnUse(PathFinder):
-    """Finds modules of this package that load when they are first used."""
-
-    @classmethod
-    def find_spec(cls, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
-        """The module's spec, with a lazy loader around its own."""
-        spec = super().find_spec(fullname, path, target) if fullname.startswith(OWN) else None
-        if spec is not None and spec.loader is not None:
-            spec.loader = LazyLoader(spec.loader)
-        return spec
-
-
-@contextmanager
-def imported_on_use() -> Iterator[None]:
-    """Own modules that are imported in the block load when something of theirs is first used.
-
-    A command's module names at its top what the command needs, and its ``--help`` still costs none of it: SDKs, polars and rich are loaded
-    when the command runs.
-    """
-    sys.meta_path.insert(0, _OnUse)
-    try:
-        yield
-    finally:
-        sys.meta_path.remove(_OnUse)
 
 
 class GroupedCommand(TyperCommand):

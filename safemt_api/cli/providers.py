@@ -14,7 +14,8 @@ import anyio
 import typer
 
 from safemt_api.cli import options
-from safemt_api.cli.options import GroupedCommand, imported_on_use
+from safemt_api.cli.on_use import imported_on_use
+from safemt_api.cli.options import GroupedCommand
 from safemt_api.errors import (
     AccountError,
     CallError,

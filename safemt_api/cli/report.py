@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from safemt_api.cli import options
-from safemt_api.cli.options import imported_on_use
+from safemt_api.cli.on_use import imported_on_use
 from safemt_api.errors import NothingPlayedError, UsageError
 from safemt_api.foreign_text import printable
 from safemt_api.runs.settings import MOST

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from safemt_api.cli.options import imported_on_use
+from safemt_api.cli.on_use import imported_on_use
 from safemt_api.runs.settings import MOST
 
 with imported_on_use():

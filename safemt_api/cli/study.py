@@ -13,7 +13,7 @@ import anyio
 import typer
 
 from safemt_api.cli import options
-from safemt_api.cli.options import imported_on_use
+from safemt_api.cli.on_use import imported_on_use
 from safemt_api.errors import UsageError
 from safemt_api.foreign_text import printable
 from safemt_api.runs.options import Group

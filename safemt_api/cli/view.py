@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from safemt_api.cli import options
-from safemt_api.cli.options import imported_on_use
+from safemt_api.cli.on_use import imported_on_use
 
 with imported_on_use():
     from safemt_api.view import server

@@ -188,7 +188,7 @@ def product_arms(axes: Sequence[Axis], read: Callable[[Mapping[str, Any]], dict[
             raise UsageError(f"{axis.key} holds a value twice")
     words = [_value_words(axis) for axis in axes]
     combinations = list(product(*(range(len(axis.values)) for axis in axes)))
-    names = {at: _name([words[place][index] for place, index in enumerate(at)]) for at in combinations}
+    names = {at: "+".join(filter(None, (words[place][index] for place, index in enumerate(at)))) or NONE for at in combinations}
     arms = []
     for at in combinations:
         given = read({axis.key: axis.values[index] for axis, index in zip(axes, at, strict=True)})
@@ -210,7 +210,3 @@ def _value_words(axis: Axis) -> list[str]:
     texts = ["-".join(map(str, value)) if isinstance(value, list) else str(value) for value in axis.values]
     short = [text.rpartition("/")[2].rpartition(":")[2] if axis.key == TARGET else text for text in texts]
     return [slug(text) if text != NONE else "" for text in (short if len(set(map(slug, short))) == len(short) else texts)]
-
-
-def _name(words: Sequence[str]) -> str:
-    return "+".join(word for word in words if word) or NONE

@@ -161,7 +161,7 @@ def _why_not(reference: ArmFrames, arm: ArmFrames, unlike: str) -> str:
     why = unlike or reference.says_too_little or arm.says_too_little
     if why:
         return why
-    if not _share_cells(reference.scores, arm.scores):
+    if not reference.scores.join(arm.scores, on=KEY, how="semi").height:
         return f"{reference.name} and {arm.name} hold no harmful dialogue in common"
     return ""
 
@@ -188,10 +188,6 @@ def _claimed(reference: ArmFrames, arm: ArmFrames, again: Resampling) -> dict[st
         "sentence": compared.sentence,
         "bounds": _bounds(reference, arm, again),
     }
-
-
-def _share_cells(before: pl.DataFrame, after: pl.DataFrame) -> bool:
-    return before.join(after, on=KEY, how="semi").height > 0
 
 
 def _bounds(reference: ArmFrames, arm: ArmFrames, again: Resampling) -> Bounds | None:
