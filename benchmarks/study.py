@@ -1,4 +1,4 @@
-"""A study over several accounts against its slowest account alone: ``python -m benchmarks.study [--ids 12] [--rpm 900,900,300]``.
+"""A study over several accounts against its slowest account alone: ``python -m benchmarks.study [--ids 4] [--rpm 200,200,80]``.
 
 Seventeen simulated models without and with a moderator, a third of them at each of three vendors, whose simulators run in processes of
 their own and hold a quota of requests a minute each. Arms run at the same time, so the whole study must take hardly longer than the arms
@@ -87,7 +87,7 @@ async def main(ids: int, rpm: Sequence[int]) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ids", type=int, default=12)
-    parser.add_argument("--rpm", type=lambda text: [int(part) for part in text.split(",")], default=[900, 900, 300])
+    parser.add_argument("--ids", type=int, default=4)
+    parser.add_argument("--rpm", type=lambda text: [int(part) for part in text.split(",")], default=[200, 200, 80])
     given = parser.parse_args()
     anyio.run(main, given.ids, given.rpm)

@@ -56,6 +56,9 @@ def _modules() -> Iterator[tuple[str, Path]]:
         yield ".".join(parts).removesuffix(".__init__"), file
 
 
+MODULES = frozenset(name for name, _ in _modules())
+
+
 def _imports() -> Iterator[Import]:
     for module, file in _modules():
         tree = ast.parse(file.read_text(encoding="utf-8"))
@@ -88,6 +91,15 @@ def _room(module: str) -> str:
 def test_every_module_has_its_floor() -> None:
     rooms = {_room(module) for module, _ in _modules() if module != "safemt_api"}
     assert rooms == set(LEVELS)
+
+
+def test_the_documented_rooms_are_these_floors() -> None:
+    text = (ROOT.parent / "docs" / "how-it-is-built.md").read_text(encoding="utf-8").partition("From the floor to the roof")[2]
+    rows = [re.split(r"\s{2,}", line.strip())[0] for line in re.findall(r"^ {4}(.+)$", text, re.MULTILINE)]
+    rooms = [room.rstrip("/") for row in rows for room in row.split()]
+    assert set(rooms) == set(LEVELS) - {"__main__"}
+    assert [LEVELS[room] for room in rooms] == sorted(LEVELS[room] for room in rooms)
+    assert all((ROOT / room.rstrip("/")).is_dir() == room.endswith("/") for row in rows for room in row.split())
 
 
 def test_imports_only_ever_point_down() -> None:

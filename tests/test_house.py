@@ -1,0 +1,19 @@
+"""The house keeps its shape: figures of ``benchmarks/house.py`` that must not grow; lower one here when it has fallen."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.house import House, measure
+
+MOST = {"files": 205, "one_caller_share": 0.18, "median_lines": 8, "p99_lines": 40, "late_own_imports": 10}
+
+
+@pytest.fixture(scope="module")
+def house() -> House:
+    return measure()[0]
+
+
+@pytest.mark.parametrize("figure", MOST)
+def test_a_figure_is_within_its_ceiling(house: House, figure: str) -> None:
+    assert getattr(house, figure) <= MOST[figure]
