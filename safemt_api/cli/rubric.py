@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from safemt_api.cli import options
-from safemt_api.cli.options import GroupedCommand, imported_on_use
+from safemt_api.cli.on_use import imported_on_use
+from safemt_api.cli.options import GroupedCommand
 from safemt_api.errors import EXIT_DONE, EXIT_FAILURES, UsageError
 from safemt_api.runs.settings import EvalSettings, settings_from
 
