@@ -23,9 +23,9 @@ from safemt_api.profiles import WireFormat
 from safemt_api.simulator.personas import SEVENTEEN
 from safemt_api.simulator.process import SimulatorAddress, simulator_process
 from safemt_api.simulator.settings import SimulatorSettings
+from safemt_api.studies import play as studying
 from safemt_api.studies.arms import Study
 from safemt_api.studies.file import study_from
-from safemt_api.studies.play import play_study
 
 PROVIDERS = ("simulator", "simulator-anthropic", "simulator-google")
 FORMATS: tuple[WireFormat, ...] = ("openai_chat", "anthropic_messages", "google_genai")
@@ -66,7 +66,7 @@ async def measure(vendors: Sequence[int], *, ids: int, rpm: Sequence[int]) -> Me
         results = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         study = study_over(vendors, addresses, ids=ids)
         begun, started = datetime.now(UTC), time.perf_counter()
-        result = await play_study(study, results=results)
+        result = await studying.study(study, results=results)
         wall = time.perf_counter() - started
         ended = datetime.fromisoformat(str(result.record.ended_utc))
         assert result.record.status == "complete", result.left_out

@@ -1,6 +1,7 @@
 """Evaluate the safety of multimodal models over multi-turn dialogues.
 
-``await safemt_api.evaluate(...)`` does what ``safemt-api eval`` does; ``asr_by_turn(frame)`` and ``safety_index(frame)`` score verdicts of
+``await safemt_api.evaluate(...)`` does what ``safemt-api eval`` does, ``study(...)`` what ``safemt-api study`` does; ``load_run("a")`` and
+``load_study("b")`` give what stands on disk as frames and figures; ``asr_by_turn(frame)`` and ``safety_index(frame)`` score verdicts of
 your own. Names are imported on first use, so that importing the package costs next to nothing.
 """
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from safemt_api.evaluation import evaluate
+    from safemt_api.loaded import LoadedRun, LoadedStudy, load_run, load_study
     from safemt_api.metrics.asr import asr_by_turn
     from safemt_api.metrics.safety_index import safety_index
     from safemt_api.runs.play import RunResult
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from safemt_api.studies.canary import CanaryResult, canary, canary_study
     from safemt_api.studies.defend import defend
     from safemt_api.studies.file import read_study
-    from safemt_api.studies.play import StudyResult, play_study
+    from safemt_api.studies.play import StudyResult, study
     from safemt_api.studies.sweep import sweep
 
     __version__: str
@@ -47,6 +49,8 @@ __all__ = [
     "DatasetError",
     "EndpointError",
     "EvalSettings",
+    "LoadedRun",
+    "LoadedStudy",
     "MissingKeyError",
     "ProfileError",
     "RunResult",
@@ -66,15 +70,19 @@ __all__ = [
     "canary_study",
     "defend",
     "evaluate",
-    "play_study",
+    "load_run",
+    "load_study",
     "read_study",
     "safety_index",
+    "study",
     "sweep",
 ]
 
 _HOMES = {
     "CanaryResult": "safemt_api.studies.canary",
     "EvalSettings": "safemt_api.runs.settings",
+    "LoadedRun": "safemt_api.loaded",
+    "LoadedStudy": "safemt_api.loaded",
     "RunResult": "safemt_api.runs.play",
     "Study": "safemt_api.studies.arms",
     "StudyResult": "safemt_api.studies.play",
@@ -84,9 +92,11 @@ _HOMES = {
     "canary_study": "safemt_api.studies.canary",
     "defend": "safemt_api.studies.defend",
     "evaluate": "safemt_api.evaluation",
-    "play_study": "safemt_api.studies.play",
+    "load_run": "safemt_api.loaded",
+    "load_study": "safemt_api.loaded",
     "read_study": "safemt_api.studies.file",
     "safety_index": "safemt_api.metrics.safety_index",
+    "study": "safemt_api.studies.play",
     "sweep": "safemt_api.studies.sweep",
 }
 """Where the names live that are not errors."""

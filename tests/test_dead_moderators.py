@@ -19,8 +19,9 @@ from safemt_api.runs.rejudge import rejudge
 from safemt_api.runs.settings import EvalSettings
 from safemt_api.simulator import SimulatorSettings
 from safemt_api.simulator.settings import FaultPlan
+from safemt_api.studies import play as studying
 from safemt_api.studies.defend import defend
-from safemt_api.studies.play import StudyResult, play_study
+from safemt_api.studies.play import StudyResult
 
 DEAD = "policy:simulator:sim-safe"
 """A target's persona answers as a target: no word of it is a decision."""
@@ -82,7 +83,7 @@ async def test_a_moderator_that_decides_has_no_failures(small: Small) -> None:
 
 async def _defence(small: Small, moderators: list[str], *, simulator: SimulatorSettings | None = None, **options: Any) -> StudyResult:
     shared = {**{key: value for key, value in small.items() if key not in ("run", "results")}, **options}
-    return await play_study(defend(moderators, shared, name="d"), results=small["results"], simulator=simulator)
+    return await studying.study(defend(moderators, shared, name="d"), results=small["results"], simulator=simulator)
 
 
 async def test_a_dead_moderators_effect_is_not_claimed(small: Small) -> None:

@@ -29,7 +29,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("studies",),
     ("calibration",),
     ("report",),
-    ("view",),
+    ("view", "loaded"),
     ("cli",),
     ("__main__",),
 )

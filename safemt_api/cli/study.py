@@ -198,7 +198,7 @@ async def _played(study: Study, *, results: Path, dry_run: bool, as_json: bool, 
             terminal.say("not started")
             return EXIT_DECLINED
     watch = _watch_live if terminal.error_console().is_terminal else _watch_lines
-    result = await studying.play_study(study, results=results, watch=watch, signals=terminal.ENDING_SIGNALS, opening=_say_opening)
+    result = await studying.study(study, results=results, watch=watch, signals=terminal.ENDING_SIGNALS, opening=_say_opening)
     if any(arm.state != "left out" for arm in result.record.arms):
         pages.write_study_page(result.folder, result.record)
     terminal.put_json(result.record.json_value()) if as_json else terminal.show(views.study_report(result.record))

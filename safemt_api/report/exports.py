@@ -204,7 +204,7 @@ def write_figures(runs: Sequence[RunData], folder: Path) -> list[Path]:
     """
     if not runs:
         raise UsageError("figures need at least one run")
-    drawing = _charts_module()
+    drawing = charts_module()
     try:
         private_folder(folder)
     except OSError as error:
@@ -212,7 +212,12 @@ def write_figures(runs: Sequence[RunData], folder: Path) -> list[Path]:
     return [file for name, chart in _figures(runs, drawing) for file in _written(folder, name, chart, drawing)]
 
 
-def _charts_module() -> ModuleType:
+def charts_module() -> ModuleType:
+    """``report.charts``.
+
+    Raises:
+        UsageError: The extra that it needs is not installed.
+    """
     try:
         from safemt_api.report import charts  # noqa: PLC0415 (altair and vl-convert are an optional extra)
     except ImportError as error:

@@ -1,15 +1,16 @@
-"""``play_study``: all arms of a study at the same time, through shared accounts and out of one purse, as one awaitable."""
+"""``study``: all arms of a study at the same time, through shared accounts and out of one purse, as one awaitable."""
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple, Unpack
 from uuid import uuid4
 
 import anyio
@@ -22,6 +23,7 @@ from safemt_api.moderators.opening import open_moderator
 from safemt_api.runs.balance import Balance
 from safemt_api.runs.connections import open_shared
 from safemt_api.runs.folder import STUDY_FILE, playing, read_manifest
+from safemt_api.runs.keywords import EvalKeywords
 from safemt_api.runs.plan import ChosenData, Plan, choose_data
 from safemt_api.runs.play import Execution, RunResult, RunStatistics, Together, execute, in_order, shown
 from safemt_api.runs.settings import dialogues_at_once
@@ -29,7 +31,9 @@ from safemt_api.runs.workers import handlers_kept, work_watched
 from safemt_api.simulator.settings import SimulatorSettings
 from safemt_api.store.books import entered
 from safemt_api.store.turns import STORE_FILE, TurnStore, open_store
-from safemt_api.studies.arms import Arm, Study
+from safemt_api.studies.arms import OF_THE_STUDY, Arm, Study, made_study, options_from
+from safemt_api.studies.file import ONCE, study_from
+from safemt_api.studies.file import read_study as read_study_file
 from safemt_api.studies.measurement import measure_study
 from safemt_api.studies.record import ArmRecord, ArmState, StudyRecord, read_study
 
@@ -91,28 +95,70 @@ class StudyExecution:
             together.balance.leave(plan.run)
 
 
-async def play_study(
-    study: Study,
+async def study(
+    given: Study | str | Path | None = None,
     *,
-    results: Path = Path("results"),
+    vary: Mapping[str, Sequence[Any]] | None = None,
+    name: str | None = None,
     simulator: SimulatorSettings | None = None,
     watch: StudyWatcher | None = None,
     signals: tuple[signal.Signals, ...] = (),
     opening: Opening | None = None,
+    **options: Unpack[EvalKeywords],
 ) -> StudyResult:
     """Play a study, or go on with it: every arm is an ordinary run under ``results/STUDY/``, whose replies are bought once.
 
+    ``await safemt_api.study("study.toml", max_usd=5)``, or without a file
+    ``await safemt_api.study(vary={"target": ["simulator:sim-average", "simulator:sim-brittle"]}, sample=10)``.
+
     Args:
-        study: The arms.
-        results: The results folder; the turn store is in it.
+        given: The arms, or their TOML file.
+        vary: Instead of it what the arms differ in, as the ``[vary]`` of such a file: one arm for each combination.
+        name: What the study is called. Default: the file's own name, or date and digest.
         simulator: What the built-in simulator plays, for arms that use it.
         watch: Called in the study's task group; read its ``statistics()`` as often as you like.
         signals: End the study as interrupted (resumable) when one of these arrives; the next one ends the process at once.
         opening: Called with the arms' plans before anything is sent.
+        **options: Fields of ``EvalSettings``, for all arms that do not say otherwise; ``max_usd`` is one ceiling over all of them.
 
     Raises:
         SetupError: An arm cannot start (nothing was sent then), or another process plays the study.
     """
+    results = Path(options.pop("results", "results"))
+    made = _described(given, vary, name=name, options=options)
+    return await _play(made, results=results, simulator=simulator, watch=watch, signals=signals, opening=opening)
+
+
+def _described(
+    given: Study | str | Path | None, vary: Mapping[str, Sequence[Any]] | None, *, name: str | None, options: EvalKeywords
+) -> Study:
+    """The study that was meant.
+
+    Raises:
+        UsageError: Nothing was given, or both; an option is unknown or belongs to an arm.
+    """
+    if (given is None) == (vary is None):
+        raise UsageError("give a study (or its TOML file), or vary={...} to say what its arms differ in")
+    max_usd = options.pop("max_usd", None)
+    if vary is not None:
+        written = {"vary": {key: list(values) for key, values in vary.items()}, "settings": dict(options)}
+        made = study_from(written, name=name or "study")
+        return made_study("study", made.arms, made.shared, name=name, max_usd=max_usd)
+    described = given if isinstance(given, Study) else read_study_file(Path(str(given)))
+    shared = {**described.shared, **options_from(options, refuse=OF_THE_STUDY, why=ONCE)}
+    ceiling = described.max_usd if max_usd is None else max_usd
+    return replace(described, name=name or described.name, shared=MappingProxyType(shared), max_usd=ceiling)
+
+
+async def _play(
+    study: Study,
+    *,
+    results: Path,
+    simulator: SimulatorSettings | None,
+    watch: StudyWatcher | None,
+    signals: tuple[signal.Signals, ...],
+    opening: Opening | None,
+) -> StudyResult:
     with handlers_kept(signals):
         async with open_study(study, results=results, simulator=simulator) as plans:
             folder = results / study.name

@@ -60,20 +60,22 @@ def test_the_keywords_are_those_of_the_settings() -> None:
 
 
 SNIPPET = """
-from safemt_api import evaluate
+from safemt_api import evaluate, study
 
 async def run() -> None:
     await evaluate(provider="openai", data="x", judges="rules", lengths=[1, 2], max_usd=5, sample=5)
-    await evaluate({mistake})
+    await study("study.toml", data="x", judges="rules", lengths=[1, 2], max_usd=5, sample=5)
+    await {mistake}
 """
 
 
 @pytest.mark.parametrize(
     ("mistake", "complaint"),
     [
-        ("smaple=5", 'Unexpected keyword argument "smaple"'),
-        ('protocol="livee"', "has incompatible type"),
-        ("sample=[5]", "has incompatible type"),
+        ("evaluate(smaple=5)", 'Unexpected keyword argument "smaple"'),
+        ('evaluate(protocol="livee")', "has incompatible type"),
+        ("evaluate(sample=[5])", "has incompatible type"),
+        ("study('s.toml', smaple=5)", 'Unexpected keyword argument "smaple"'),
     ],
 )
 @pytest.mark.timeout(300)  # mypy reads the whole package where its cache is cold
@@ -84,7 +86,7 @@ def test_a_misspelt_option_fails_in_mypy(mistake: str, complaint: str, tmp_path:
     out, err, code = mypy.run([*config, str(file)])
     assert code == 1, (out, err)
     (error,) = [line for line in out.splitlines() if ": error:" in line]
-    assert "snippet.py:6: " in error
+    assert "snippet.py:7: " in error
     assert complaint in error
 
 

@@ -32,8 +32,9 @@ from safemt_api.simulator.personas import (
 )
 from safemt_api.simulator.server import run_simulator
 from safemt_api.simulator.settings import FaultPlan, SimulatorSettings
+from safemt_api.studies import play as studying
 from safemt_api.studies.defend import defend
-from safemt_api.studies.play import StudyResult, play_study
+from safemt_api.studies.play import StudyResult
 from safemt_api.studies.record import StudyRecord, read_study
 
 MODEL = "sim-brittle"
@@ -92,7 +93,7 @@ async def played_defence(
     **options: Any,
 ) -> Played:
     study = defend(moderators, {**SHARED, **options}, base_urls=moderator_urls, name=name, max_usd=max_usd)
-    return Played(await play_study(study, results=results, simulator=simulator))
+    return Played(await studying.study(study, results=results, simulator=simulator))
 
 
 @dataclass(frozen=True)

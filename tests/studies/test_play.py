@@ -17,8 +17,9 @@ from safemt_api.errors import UsageError
 from safemt_api.metrics.frames import score_frame
 from safemt_api.runs.overview import overview
 from safemt_api.runs.record import read_run
+from safemt_api.studies import play as studying
 from safemt_api.studies.file import study_from
-from safemt_api.studies.play import StudyResult, play_study
+from safemt_api.studies.play import StudyResult
 from safemt_api.studies.record import read_study
 
 WIRES = ("simulator:sim-safe", "simulator-anthropic:sim-average", "simulator-google:sim-brittle")
@@ -34,7 +35,7 @@ async def _play(name: str = "s", *, vary: Mapping[str, Any] | None = None, max_u
     document: dict[str, Any] = {"settings": shared, "vary": dict(vary or {"target": list(WIRES)})}
     if max_usd is not None:
         document["max_usd"] = max_usd
-    return await play_study(study_from(document, name=name))
+    return await studying.study(study_from(document, name=name))
 
 
 def _cells(folder: Path) -> set[tuple[str, int]]:
@@ -113,7 +114,7 @@ async def test_an_arm_whose_account_is_dead_is_left_out_and_the_others_go_on(mon
             {"name": "dead", "target": "openai:gpt-6-luna", "base_url": ["http://127.0.0.1:9/v1"], "reference": "alive"},
         ],
     }
-    result = await play_study(study_from(document, name="s"))
+    result = await studying.study(study_from(document, name="s"))
     assert result.exit_code == 2
     assert "nothing answers" in result.left_out["dead"]
     assert {arm.name: arm.state for arm in result.record.arms} == {"alive": "complete", "dead": "left out"}
@@ -141,11 +142,11 @@ async def test_a_lost_study_file_opens_no_new_ceiling() -> None:
 DRIVER = """
 import anyio, sys
 from safemt_api.studies.file import study_from
-from safemt_api.studies.play import play_study
+from safemt_api.studies import play as studying
 vary = {"target": ["simulator:sim-safe", "simulator-anthropic:sim-average", "simulator-google:sim-brittle"]}
 settings = {"sample": 20, "lengths": "1,2,4", "judge": ["rules"], "simulator_latency_seconds": 0.3, "concurrency": 4}
 study = study_from({"settings": settings, "vary": vary, "max_usd": 20}, name="s")
-print(anyio.run(play_study, study).exit_code)
+print(anyio.run(studying.study, study).exit_code)
 """
 
 

@@ -24,9 +24,9 @@ from safemt_api.profiles import WireFormat
 from safemt_api.simulator.personas import SEVENTEEN, moderator_flags, plays_unsafe
 from safemt_api.simulator.process import SimulatorAddress, simulator_process
 from safemt_api.simulator.settings import SimulatorSettings
+from safemt_api.studies import play as studying
 from safemt_api.studies.arms import Arm, Study
 from safemt_api.studies.file import study_from, study_text
-from safemt_api.studies.play import play_study
 from safemt_api.studies.record import Board, Effect, StudyRecord, read_study
 
 LENGTHS = (1, 2, 4, 6, 8)
@@ -126,7 +126,7 @@ def check_record(record: StudyRecord, study: Study) -> None:
 @pytest.mark.timeout(600)
 async def test_seventeen_models_with_and_without_a_moderator_come_out_as_played() -> None:
     study = seventeen(moderator=["none", POLICY])
-    result = await play_study(study)
+    result = await studying.study(study)
     record = result.record
     assert (result.exit_code, record.status, dict(result.left_out)) == (0, "complete", {})
     assert record.spent_usd is not None
@@ -137,7 +137,7 @@ async def test_seventeen_models_with_and_without_a_moderator_come_out_as_played(
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 async def test_the_range_of_ranks_holds_the_rank_that_endless_data_would_give() -> None:
-    (board,) = (await play_study(seventeen())).record.leaderboard
+    (board,) = (await studying.study(seventeen())).record.leaderboard
     ranges = {row.arm: range(row.best or 0, (row.worst or 0) + 1) for row in board.rows}
     held = [place in ranges[name] for place, name in enumerate(NAMES, start=1)]
     # Each range is one of 95 %: of seventeen, one is expected to miss.
