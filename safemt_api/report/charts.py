@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import altair as alt
 import polars as pl
@@ -25,9 +25,18 @@ from safemt_api.runs.record import RunData
 Chart: TypeAlias = Any
 """An altair chart of whatever layering; altair's own annotations lose the class at ``properties``."""
 
+Step: TypeAlias = Literal["linear", "step-after"]
+
 FONT = "Helvetica Neue, Arial, sans-serif"
 OUTCOME_ORDER = ("answered", "refused", "blocked_input", "blocked_output", "truncated", "error")
 PURPOSE_ORDER = ("target", "judge", "moderator")
+APART = "\u241f"
+"""Stands between what a mark says, whose it is and where it leads."""
+FEW = 5
+"""More bands than that hide each other: they are faint, and the page shows that of the line that is looked at."""
+LABEL_PIXELS = 14
+"""Of height that each name at the end of a line needs."""
+MOST_POINTS = 600
 MOST_OPACITY = 0.52
 """Of a cell of the heat map: above it the numbers on it fall below WCAG AA's 4.5 in the dark theme."""
 
@@ -85,14 +94,14 @@ def recoloured(palette: Palette, places: Sequence[int]) -> Palette:
     return replace(palette, places=tuple(places))
 
 
-def _color(palette: Palette, names: Sequence[str], title: str | None = None) -> alt.Color:
+def _color(palette: Palette, names: Sequence[str], legend: alt.Legend | None = None) -> alt.Color:
     scale = alt.Scale(domain=list(names), range=[palette.look(index)[0] for index in range(len(names))])
-    return alt.Color("run:N", scale=scale, legend=_legend(names), title=title)
+    return alt.Color("run:N", scale=scale, legend=legend)
 
 
-def _dash(palette: Palette, names: Sequence[str]) -> alt.StrokeDash:
+def _dash(palette: Palette, names: Sequence[str], legend: alt.Legend | None = None) -> alt.StrokeDash:
     scale = alt.Scale(domain=list(names), range=[palette.look(index)[1] for index in range(len(names))])
-    return alt.StrokeDash("run:N", scale=scale, legend=_legend(names))
+    return alt.StrokeDash("run:N", scale=scale, legend=legend)
 
 
 def _legend(names: Sequence[str]) -> alt.Legend | None:
@@ -116,37 +125,106 @@ def asr_by_turn(frame: pl.DataFrame, palette: Palette, *, width: int, turn_title
 
     ``frame`` has ``run``, ``turn``, ``asr``, ``ci_low``, ``ci_high`` (shares, null where unknown).
     """
+    return _lines(frame, "asr", palette, width=width, titles=(turn_title, "attack success rate"))
+
+
+def first_failure(frame: pl.DataFrame, palette: Palette, *, width: int, turn_title: str) -> Chart:
+    """Share of ids that have failed by each turn, as steps. ``frame`` has ``run``, ``turn``, ``share``, maybe ``ci_low``, ``ci_high``."""
+    return _lines(frame, "share", palette, width=width, titles=(turn_title, "dialogues that have failed"), interpolate="step-after")
+
+
+def _lines(
+    frame: pl.DataFrame, value: str, palette: Palette, *, width: int, titles: tuple[str, str], interpolate: Step = "linear"
+) -> Chart:
+    """One line a run over the turns, with a band where there are intervals; of several each has its name at its end."""
     names, turns = _names(frame), sorted(frame["turn"].unique().to_list())
-    known = frame.drop_nulls("asr")
-    x = alt.X("turn:Q", title=turn_title, axis=alt.Axis(values=turns, format="d", grid=False), scale=alt.Scale(domain=_turn_domain(turns)))
-    y = alt.Y("asr:Q", title=None, axis=_share_axis("attack success rate"), scale=alt.Scale(domain=[0, 1]))
-    color = _color(palette, names)
-    base = alt.Chart(known)
-    band = base.mark_area(opacity=0.14 if len(names) > 1 else 0.2).encode(x=x, y=alt.Y("ci_low:Q"), y2="ci_high:Q", color=color)
-    line = base.mark_line(strokeWidth=2.2).encode(x=x, y=y, color=color, strokeDash=_dash(palette, names))
-    dots = base.mark_circle(size=46, opacity=1).encode(x=x, y=y, color=color)
-    return alt.layer(band, line, dots).properties(width=width, height=round(width * 0.55))
+    height = max(round(width * 0.55), LABEL_PIXELS * len(names))
+    known = frame.drop_nulls(value).with_columns(
+        told=pl.struct(pl.all()).map_elements(lambda row: _point(row, value), return_dtype=pl.String), by=_told_run(pl.col("run"))
+    )
+    low, high = (turns[0] - 0.25, turns[-1] + 0.25) if turns else (0.75, 1.25)
+    axis = alt.Axis(values=turns, format="d", grid=False)
+    x = alt.X("turn:Q", title=titles[0], axis=axis, scale=alt.Scale(domain=[low, high]))
+    y = alt.Y(f"{value}:Q", title=None, axis=_share_axis(titles[1]), scale=alt.Scale(domain=[0, 1]))
+    color, dash, base = _color(palette, names), _dash(palette, names), alt.Chart(known)
+    layers = [
+        base.mark_line(strokeWidth=2.2, interpolate=interpolate).encode(x=x, y=y, color=color, strokeDash=dash, description="by:N"),
+        base.mark_circle(size=46, opacity=1).encode(x=x, y=y, color=color, description="told:N"),
+    ]
+    if {"ci_low", "ci_high"} <= set(known.columns):
+        band = base.mark_area(interpolate=interpolate, opacity=0.2 if len(names) == 1 else 0.14 if len(names) <= FEW else 0.04)
+        layers.insert(0, band.encode(x=x, y=alt.Y("ci_low:Q"), y2="ci_high:Q", color=color, description="by:N"))
+    if len(names) > 1:
+        layers += _end_labels(known, value, edge=high, gap=LABEL_PIXELS / height, color=color, dash=dash)
+    return alt.layer(*layers).properties(width=width, height=height)
 
 
-def _turn_domain(turns: Sequence[int]) -> list[float]:
-    low, high = (turns[0], turns[-1]) if turns else (1, 1)
-    return [low - 0.25, high + 0.25]
+def _end_labels(known: pl.DataFrame, value: str, *, edge: float, gap: float, color: alt.Color, dash: alt.StrokeDash) -> list[alt.Chart]:
+    """The names at the lines' ends, moved apart, each with a thread to its line."""
+    ends = known.group_by("run", "by", maintain_order=True).agg(pl.col("turn", value).sort_by("turn").last()).sort(value)
+    places = _apart(ends[value].to_list(), gap)
+    base = alt.Chart(ends.with_columns(place=pl.Series(places, dtype=pl.Float64), edge=pl.lit(edge)))
+    thread = base.mark_rule(strokeWidth=1, opacity=0.7).encode(
+        x="turn:Q", x2="edge:Q", y=alt.Y(f"{value}:Q"), y2="place:Q", color=color, strokeDash=dash, description="by:N"
+    )
+    text = base.mark_text(align="left", baseline="middle", dx=5, fontSize=11.5, limit=150)
+    return [thread, text.encode(x="edge:Q", y="place:Q", text="run:N", color=color, description="by:N")]
+
+
+def _apart(values: Sequence[float], gap: float) -> list[float]:
+    """Ascending values moved as little as need be, so that neighbours are ``gap`` apart and all lie in [0, 1] where there is room."""
+    places: list[float] = []
+    for value in values:
+        places.append(max(value, places[-1] + gap) if places else value)
+    top = 1.0
+    for place in range(len(places) - 1, -1, -1):
+        places[place] = min(places[place], top)
+        top = places[place] - gap
+    return places
+
+
+def _told_run(run: pl.Expr) -> pl.Expr:
+    return pl.concat_str(run, pl.lit(f"{APART}{APART}"))
+
+
+def _point(row: Mapping[str, Any], value: str) -> str:
+    interval = "" if row.get("ci_low") is None else f" ({words.percent_interval(row['ci_low'], row['ci_high'])})"
+    return told(f"{row['run']}, {row['turn']}: {words.percent(row[value])}{interval}", run=row["run"])
+
+
+def told(said: str, *, run: str = "", link: str = "") -> str:
+    """What a mark says where one looks at it, whose it is, and where it leads on the page: ``page_svg`` takes these apart again."""
+    return APART.join(part.replace(APART, " ") for part in (run, said, link))
 
 
 def heat_map(frame: pl.DataFrame, palette: Palette, *, width: int, turn_title: str) -> Chart:
     """Scenario × turn of one run: the darker a cell, the higher its ASR; cells without a verdict stay empty.
 
-    ``frame`` has ``scenario``, ``turn``, ``asr``, ``missing``.
+    ``frame`` has ``scenario``, ``turn``, ``asr``, ``missing``, and may have ``link``: where a cell leads on the page.
     """
-    known = frame.drop_nulls("asr")
     x = alt.X("turn:O", title=turn_title, axis=alt.Axis(orient="top", labelAngle=0, domain=False, ticks=False))
     y = alt.Y("scenario:N", title=None, axis=alt.Axis(domain=False, ticks=False, labelLimit=170, labelPadding=6))
-    base = alt.Chart(known)
+    said = [f"{row['scenario']}, {row['turn']}: {words.percent(row['asr'])}" for row in frame.iter_rows(named=True)]
+    return _cells(frame, said, palette, x, y, width=width, height=27 * max(1, frame.drop_nulls("asr")["scenario"].n_unique()))
+
+
+def score_map(frame: pl.DataFrame, palette: Palette) -> Chart:
+    """Run × scenario in one picture. ``frame`` has ``run``, ``scenario``, ``asr``, and may have ``link``."""
+    scenarios, names = frame["scenario"].n_unique(), _names(frame)
+    x = alt.X("scenario:N", title=None, axis=alt.Axis(orient="top", labelAngle=-35, domain=False, ticks=False, labelLimit=150))
+    y = alt.Y("run:N", sort=names, title=None, axis=alt.Axis(domain=False, ticks=False, labelLimit=190, labelPadding=6))
+    said = [f"{row['run']}, {row['scenario']}: {words.percent(row['asr'])}" for row in frame.iter_rows(named=True)]
+    return _cells(frame, said, palette, x, y, width=48 * max(1, scenarios), height=25 * max(1, len(names)))
+
+
+def _cells(frame: pl.DataFrame, said: Sequence[str], palette: Palette, x: alt.X, y: alt.Y, *, width: int, height: int) -> Chart:
+    links = frame["link"].to_list() if "link" in frame.columns else [""] * frame.height
+    told_of = [told(text, link=link) for text, link in zip(said, links, strict=True)]
+    base = alt.Chart(frame.with_columns(told=pl.Series(told_of, dtype=pl.String)).drop_nulls("asr"))
     opacity = alt.Opacity("asr:Q", scale=alt.Scale(domain=[0, 1], range=[0.04, MOST_OPACITY]), legend=None)
     cells = base.mark_rect(color=palette.unsafe, cornerRadius=2, stroke=palette.paper, strokeWidth=2, strokeOpacity=1)
     labels = base.mark_text(fontSize=11.5, color=palette.ink).encode(x=x, y=y, text=alt.Text("asr:Q", format=".0%"))
-    height = 27 * max(1, known["scenario"].n_unique())
-    return alt.layer(cells.encode(x=x, y=y, fillOpacity=opacity), labels).properties(width=width, height=height)
+    return alt.layer(cells.encode(x=x, y=y, fillOpacity=opacity, description="told:N"), labels).properties(width=width, height=height)
 
 
 def outcomes(frame: pl.DataFrame, palette: Palette, *, width: int) -> Chart:
@@ -157,30 +235,16 @@ def outcomes(frame: pl.DataFrame, palette: Palette, *, width: int) -> Chart:
     ordered = frame.filter(pl.col("outcome").is_in(shown)).with_columns(
         rank=pl.col("outcome").replace_strict({name: rank for rank, name in enumerate(OUTCOME_ORDER)}, return_dtype=pl.Int64),
         outcome=pl.col("outcome").replace(spoken),
+        told=_bars(frame.filter(pl.col("outcome").is_in(shown)), "outcome", words.count, "calls"),
     )
     scale = alt.Scale(domain=[spoken[name] for name in shown], range=[palette.outcomes[OUTCOME_ORDER.index(name)] for name in shown])
     color = alt.Color("outcome:N", scale=scale, legend=alt.Legend(orient="bottom", title=None, columns=3, symbolType="square"))
     y = alt.Y("run:N", sort=names, title=None, axis=_run_axis(names))
     x = alt.X("calls:Q", stack="normalize", title="share of replies", axis=_share_axis("share of replies"))
-    chart = alt.Chart(ordered).mark_bar(stroke=palette.paper, strokeWidth=1).encode(x=x, y=y, color=color, order="rank:Q")
+    chart = (
+        alt.Chart(ordered).mark_bar(stroke=palette.paper, strokeWidth=1).encode(x=x, y=y, color=color, order="rank:Q", description="told:N")
+    )
     return chart.properties(width=width, height=_bar_height(names))
-
-
-def first_failure(frame: pl.DataFrame, palette: Palette, *, width: int, turn_title: str) -> Chart:
-    """Share of ids that have failed by each turn, as steps. ``frame`` has ``run``, ``turn``, ``share``, maybe ``ci_low``, ``ci_high``."""
-    names, turns = _names(frame), sorted(frame["turn"].unique().to_list())
-    known = frame.drop_nulls("share")
-    x = alt.X("turn:Q", title=turn_title, axis=alt.Axis(values=turns, format="d", grid=False), scale=alt.Scale(domain=_turn_domain(turns)))
-    y = alt.Y("share:Q", axis=_share_axis("dialogues that have failed"), scale=alt.Scale(domain=[0, 1]))
-    color = _color(palette, names)
-    base = alt.Chart(known)
-    line = base.mark_line(interpolate="step-after", strokeWidth=2.2).encode(x=x, y=y, color=color, strokeDash=_dash(palette, names))
-    dots = base.mark_circle(size=40, opacity=1).encode(x=x, y=y, color=color)
-    layers: list[alt.Chart] = [line, dots]
-    if {"ci_low", "ci_high"} <= set(known.columns):
-        band = base.mark_area(interpolate="step-after", opacity=0.14)
-        layers.insert(0, band.encode(x=x, y=alt.Y("ci_low:Q"), y2="ci_high:Q", color=color))
-    return alt.layer(*layers).properties(width=width, height=round(width * 0.5))
 
 
 def costs(frame: pl.DataFrame, palette: Palette, *, width: int) -> Chart:
@@ -189,12 +253,22 @@ def costs(frame: pl.DataFrame, palette: Palette, *, width: int) -> Chart:
     shown = [name for name in PURPOSE_ORDER if name in set(frame.filter(pl.col("usd") > 0)["purpose"])]
     scale = alt.Scale(domain=shown, range=[palette.series[(0, 2, 4)[PURPOSE_ORDER.index(name)]] for name in shown])
     ranks = {name: rank for rank, name in enumerate(PURPOSE_ORDER)}
-    ordered = frame.filter(pl.col("purpose").is_in(shown)).with_columns(rank=pl.col("purpose").replace_strict(ranks, return_dtype=pl.Int64))
+    ordered = frame.filter(pl.col("purpose").is_in(shown))
+    ordered = ordered.with_columns(
+        rank=pl.col("purpose").replace_strict(ranks, return_dtype=pl.Int64), told=_bars(ordered, "purpose", words.dollars, "usd")
+    )
     color = alt.Color("purpose:N", scale=scale, legend=alt.Legend(orient="bottom", title=None, symbolType="square"))
     y = alt.Y("run:N", sort=names, title=None, axis=_run_axis(names))
     x = alt.X("usd:Q", title="US dollars", axis=alt.Axis(format="$~g", tickCount=5))
-    chart = alt.Chart(ordered).mark_bar(stroke=palette.paper, strokeWidth=1).encode(x=x, y=y, color=color, order="rank:Q")
+    chart = (
+        alt.Chart(ordered).mark_bar(stroke=palette.paper, strokeWidth=1).encode(x=x, y=y, color=color, order="rank:Q", description="told:N")
+    )
     return chart.properties(width=width, height=_bar_height(names))
+
+
+def _bars(frame: pl.DataFrame, name: str, spell: Callable[[Any], str], value: str) -> pl.Series:
+    rows = frame.iter_rows(named=True)
+    return pl.Series([told(f"{row['run']}, {row[name].replace('_', ' ')}: {spell(row[value])}") for row in rows], dtype=pl.String)
 
 
 def _run_axis(names: Sequence[str]) -> alt.Axis | None:
@@ -210,10 +284,14 @@ def limiter(frame: pl.DataFrame, palette: Palette, *, width: int) -> Chart:
     names = _names(frame)
     x = alt.X("seconds:Q", title="seconds since start", axis=alt.Axis(grid=False, tickCount=6))
     y = alt.Y("concurrency:Q", title="calls in flight allowed", axis=alt.Axis(tickCount=5, format="d"), scale=alt.Scale(domainMin=0))
-    chart = alt.Chart(frame).mark_line(interpolate="step-after", strokeWidth=1.8)
-    return chart.encode(x=x, y=y, color=_color(palette, names), strokeDash=_dash(palette, names)).properties(
-        width=width, height=round(width * 0.4)
-    )
+    said = [f"{row['run']}, {row['seconds']:.0f} s: {row['concurrency']:.0f} in flight" for row in frame.iter_rows(named=True)]
+    rows = frame.with_columns(by=_told_run(pl.col("run")), told=pl.Series([told(one) for one in said], dtype=pl.String))
+    color, dash = _color(palette, names, legend=_legend(names)), _dash(palette, names, legend=_legend(names))
+    line = alt.Chart(rows).mark_line(interpolate="step-after", strokeWidth=1.8)
+    layers = [line.encode(x=x, y=y, color=color, strokeDash=dash, description="by:N")]
+    if frame.height <= MOST_POINTS:
+        layers.append(alt.Chart(rows).mark_circle(size=30, opacity=0).encode(x=x, y=y, description="told:N"))
+    return alt.layer(*layers).properties(width=width, height=round(width * 0.4))
 
 
 LINE_SCHEMA = {"run": pl.String, "turn": pl.Int64, "asr": pl.Float64, "ci_low": pl.Float64, "ci_high": pl.Float64}
@@ -307,31 +385,42 @@ def _drawable(value: Any) -> Any:
 
 _STYLE_ATTRIBUTE = re.compile(r'\sstyle="[^"]*"')
 _ROOT = re.compile(r"^<svg [^>]*?width=\"(?P<width>[\d.]+)\" height=\"(?P<height>[\d.]+)\"[^>]*>")
+_MARK = re.compile(rf'<(?P<tag>\w+) aria-label="(?P<run>[^"{APART}]*){APART}(?P<said>[^"{APART}]*){APART}(?P<link>[^"]*)"(?P<rest>[^>]*)>')
+"""A mark that says something; what it says is already escaped."""
 
 
 def page_svg(chart: Chart, *, name: str, label: str) -> str:
     """The chart as inline SVG for the page: theme colours as CSS variables, ids of its own, no style attribute (the page bans them).
 
-    ``name`` makes ids unique among the page's charts; ``label`` is what a screen reader says, as plain text.
+    ``name`` makes ids unique among the page's charts; ``label`` is what a screen reader says, as plain text. Marks say what they show in
+    ``data-said`` and whose they are in ``data-run``; cells that lead to dialogues are links.
     """
     svg = vl_convert.vegalite_to_svg(_specification(chart, PAGE_PALETTE), allowed_base_urls=[])
     size = _ROOT.match(svg)
     if size is None:
         raise ValueError("vl-convert returned no SVG")
-    kind = "chart wide" if float(size["width"]) > 400 else "chart"
+    inner = _MARK.sub(_mark, _STYLE_ATTRIBUTE.sub("", svg[size.end() :]))
+    inner = re.sub(r'\srole="[^"]*"|\saria-[a-z]+="[^"]*"', "", inner)
+    many = " many" if inner.count('class="mark-area') > FEW else ""
+    kind = f"chart wide{many}" if float(size["width"]) > 400 else "chart"
+    role = "group" if "<a href=" in inner else "img"
     root = (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="{kind}" viewBox="0 0 {size["width"]} {size["height"]}" '
-        f'width="{size["width"]}" height="{size["height"]}" role="img" aria-label="{_attribute(label)}">'
+        f'width="{size["width"]}" height="{size["height"]}" role="{role}" aria-label="{_attribute(label)}">'
     )
-    inner = _STYLE_ATTRIBUTE.sub("", svg[size.end() :])
     inner = re.sub(r'\sid="([^"]+)"', rf' id="{name}-\1"', inner)
     inner = re.sub(r"url\((['\"]?)#([^)'\"]+)\1\)", rf"url(#{name}-\2)", inner)
-    inner = re.sub(r'\srole="[^"]*"|\saria-[a-z]+="[^"]*"', "", inner)
     for variable, placeholder in _PLACEHOLDERS.items():
         inner = re.sub(re.escape(placeholder), f"var(--{variable})", inner, flags=re.IGNORECASE)
         red, green, blue = (int(placeholder[place : place + 2], 16) for place in (1, 3, 5))
         inner = re.sub(rf"rgb\(\s*{red},\s*{green},\s*{blue}\s*\)", f"var(--{variable})", inner)
     return root + inner
+
+
+def _mark(match: re.Match[str]) -> str:
+    facts = "".join(f' data-{name}="{match[name]}"' for name in ("run", "said") if match[name])
+    shown = f"<{match['tag']}{facts}{match['rest']}>"
+    return f'<a href="#{match["link"]}">{shown}</a>' if match["link"] and match["rest"].endswith("/") else shown
 
 
 def _attribute(text: str) -> str:

@@ -83,6 +83,7 @@ def render_page(
         *(run_sections(runs, drawing, corrections, ranked=study is None) if runs else ()),
     ]
     data = {
+        "study": "" if study is None else study.study,
         "runs": labels,
         "series": [series_of(place) for place in range(len(runs))],
         "judges": payload.judges,

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
+from urllib.parse import urlencode
 
 import polars as pl
 from markupsafe import Markup
@@ -40,6 +41,7 @@ from safemt_api.report.tables import (
     judges_of,
     leaderboard_tables,
     outcome_table,
+    rates_by,
     repeats_table,
     run_labels,
     scenario_table,
@@ -49,6 +51,9 @@ from safemt_api.runs.record import RunData
 from safemt_api.studies.record import Effect, StudyRecord
 
 WIDE_PIXELS = 400
+MANY_PIXELS = 760
+FEW = 5
+"""More runs than that have charts over the whole width."""
 EFFECT_PIXELS = 250
 MOST_CHARTS = 24
 GROUPS_NOTE = "ASR where dialogues tell their method or source; twins are a harmful and a benign dialogue that differ in their goal alone."
@@ -63,6 +68,7 @@ INDEX_NOTE = (
     "a verdict at every length; where fewer than half are complete it is not given. Its bounds take each factor at its worst and its best "
     "over all that the missing verdicts might be."
 )
+SCENARIO_NOTE = "ASR in each scenario; an empty cell has no verdict, any other leads to its dialogues below."
 FAILURE_NOTE = (
     "Scripted: the share of ids that were unsafe at this length or a shorter one. "
     "Live: the share of dialogues unsafe at this turn or an earlier one. Kaplan–Meier estimates; bounds: whatever the missing verdicts are."
@@ -97,7 +103,8 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Charts, tables and sentences (with a name before them) that stand together; ``folded`` tables open under the words of ``fold``."""
+    """Charts, tables and sentences (with a name before them) that stand together; ``folded`` tables open under the words of ``fold``;
+    what is ``wide`` stands over the rest, not beside it."""
 
     heading: str = ""
     figures: Sequence[Figure] = ()
@@ -105,6 +112,8 @@ class Block:
     notes: Sequence[tuple[str, str]] = ()
     folded: Sequence[Table] = ()
     fold: str = ""
+    opened: bool = False
+    wide: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +149,10 @@ def run_sections(
     groups = by_protocol(runs)
     word = words.turn_word(groups[0][0]) if len(groups) == 1 else "turn"
     boards = [Block(tables=leaderboard_tables(runs))] if ranked and len(runs) > 1 else []
-    scores = [_scores(protocol, members, runs, drawing) for protocol, members in groups]
+    scores = [block for protocol, members in groups for block in _scores(protocol, members, runs, drawing)]
     yield Section("scores", "Attack success rate by turn", "Scores", [*boards, *scores], SCORE_NOTE)
-    maps = [_scenarios(protocol, members, drawing, named=len(runs) > 1) for protocol, members in groups]
-    yield Section("scenarios", f"Scenario by {word}", "Scenarios", maps, "ASR in each scenario; an empty cell has no verdict.")
+    maps = [block for protocol, members in groups for block in _scenarios(protocol, members, drawing, named=len(runs) > 1)]
+    yield Section("scenarios", f"Scenario by {word}", "Scenarios", maps, SCENARIO_NOTE)
     grouped = [table for run, label in zip(runs, _labels(runs), strict=True) for table in _captioned(run, label)]
     if grouped:
         yield Section("groups", "Methods, sources and twins", "Methods", [Block("", tables=grouped)], GROUPS_NOTE)
@@ -167,19 +176,25 @@ def _heading(protocol: str, runs: Sequence[RunData]) -> str:
     return f"{protocol.capitalize()} protocol" if len(by_protocol(runs)) > 1 else ""
 
 
-def _scores(protocol: str, members: Sequence[RunData], runs: Sequence[RunData], drawing: ModuleType | None) -> Block:
-    word, labels = words.turn_word(protocol), run_labels(members) if len(runs) > 1 else [""]
+def _scores(protocol: str, members: Sequence[RunData], runs: Sequence[RunData], drawing: ModuleType | None) -> Iterator[Block]:
+    word, labels, many = words.turn_word(protocol), run_labels(members) if len(runs) > 1 else [""], len(members) > FEW
     figures, of_runs = [], list(zip(labels, members, strict=True))
     if drawing and (frame := drawing.asr_frame(members))["asr"].drop_nulls().len():
-        chart = drawing.asr_by_turn(frame, _palette(drawing, runs, members), width=WIDE_PIXELS, turn_title=turn_title(protocol))
-        caption = f"Line: ASR. Band: 95% interval. Judge: {judges_of(members)}."
+        width = MANY_PIXELS if many else WIDE_PIXELS
+        chart = drawing.asr_by_turn(frame, _palette(drawing, runs, members), width=width, turn_title=turn_title(protocol))
+        band = "Band: 95% interval, of the line that is looked at." if many else "Band: 95% interval."
+        caption = f"Line: ASR. {band} Judge: {judges_of(members)}."
         figures.append(_figure(drawing, chart, f"asr-{protocol}", f"Attack success rate by {word}", caption=caption))
     tables = [_named(table, label) for label, run in of_runs for table in (asr_table(run), repeats_table(run)) if table is not None]
     notes = [(label, said) for label, run in of_runs if (said := " ".join((*caveats(run), *remarks(run))))]
     notes += [("", INDEX_NOTE)] if protocol == by_protocol(runs)[0][0] else []
     if len(runs) == 1:
-        return Block("", figures, tables, notes)
-    return Block(_heading(protocol, runs), figures, (), notes, tables, f"Every run, {word} by {word}")
+        yield Block("", figures, tables, notes)
+        return
+    if many:
+        yield Block(_heading(protocol, runs), figures)
+    heading = "" if many else _heading(protocol, runs)
+    yield Block(heading, () if many else figures, (), notes, tables, f"Every run, {word} by {word}")
 
 
 def _named(table: Table, label: str) -> Table:
@@ -187,25 +202,46 @@ def _named(table: Table, label: str) -> Table:
     return replace(table, caption=f"{label}: {table.title}") if label else table
 
 
-def _scenarios(protocol: str, members: Sequence[RunData], drawing: ModuleType | None, *, named: bool) -> Block:
-    figures, title = [], words.turn_word(protocol)
-    labels = run_labels(members) if named else [""]
+def _scenarios(protocol: str, members: Sequence[RunData], drawing: ModuleType | None, *, named: bool) -> Iterator[Block]:
+    """Models × scenarios in one picture, then scenarios × turns of each; a cell leads to its dialogues."""
+    figures, title, labels = [], words.turn_word(protocol), run_labels(members) if named else [""]
+    if drawing and len(members) > 1 and (frame := _score_frame(members, labels))["asr"].drop_nulls().len():
+        said = "ASR of each run in each scenario, all lengths together"
+        yield Block(figures=[_figure(drawing, drawing.score_map(frame, drawing.PAGE_PALETTE), f"scores-{protocol}", said, title=said)])
     for place, (run, label) in enumerate(zip(members, labels, strict=True)):
         frame = scores_by(run)
         if drawing and frame["asr"].drop_nulls().len():
-            chart = drawing.heat_map(frame, drawing.PAGE_PALETTE, width=44 * frame["turn"].n_unique(), turn_title=title)
+            links = [dialogues_link(label, row["scenario"], row["turn"] if protocol == "scripted" else None) for row in frame.to_dicts()]
+            linked = frame.with_columns(link=pl.Series(links, dtype=pl.String))
+            chart = drawing.heat_map(linked, drawing.PAGE_PALETTE, width=44 * frame["turn"].n_unique(), turn_title=title)
             said = f"ASR by scenario and {title}{f' of {label}' if label else ''}"
             figures.append(_figure(drawing, chart, f"map-{protocol}-{place}", said, title=f"{label} ({protocol})" if label else ""))
     tables = [_named(scenario_table(run), label) for run, label in zip(members, labels, strict=True)]
-    return Block("", figures, (), (), tables, "As tables") if named else Block("", figures, tables)
+    yield Block("", figures, (), (), tables, "As tables", opened=not figures) if named else Block("", figures, tables)
+
+
+def _score_frame(members: Sequence[RunData], labels: Sequence[str]) -> pl.DataFrame:
+    rows = [
+        (label, scenario, asr, dialogues_link(label, scenario, None))
+        for label, run in zip(labels, members, strict=True)
+        for scenario, asr in rates_by(run, "scenario").items()
+    ]
+    return pl.DataFrame(rows, schema={"run": pl.String, "scenario": pl.String, "asr": pl.Float64, "link": pl.String}, orient="row")
+
+
+def dialogues_link(run: str, scenario: str, length: int | None) -> str:
+    """The address on the page of the dialogues behind a figure (harmful ones), by the names of the filters there."""
+    given = {"run": run, "scenario": scenario, "length": length, "kind": "harmful"}
+    return urlencode({name: value for name, value in given.items() if value})
 
 
 def _failures(protocol: str, members: Sequence[RunData], runs: Sequence[RunData], drawing: ModuleType | None) -> Block:
-    figures, word = [], words.turn_word(protocol)
+    figures, word, many = [], words.turn_word(protocol), len(members) > FEW
     if drawing and (frame := drawing.failure_frame(members))["share"].drop_nulls().len():
-        chart = drawing.first_failure(frame, _palette(drawing, runs, members), width=WIDE_PIXELS, turn_title=word)
+        width = MANY_PIXELS if many else WIDE_PIXELS
+        chart = drawing.first_failure(frame, _palette(drawing, runs, members), width=width, turn_title=word)
         figures.append(_figure(drawing, chart, f"failure-{protocol}", f"Share that has failed by each {word}"))
-    return Block(_heading(protocol, runs), figures, [failure_table(members)])
+    return Block(_heading(protocol, runs), figures, [failure_table(members)], wide=many)
 
 
 def _corrected(place: int, correction: Correction, drawing: ModuleType | None, *, named: bool) -> Block:

@@ -495,7 +495,7 @@ def scores_table(members: Sequence[RunData]) -> Table:
 
 def _by(members: Sequence[RunData], what: Grouping) -> Table | None:
     """ASR over all lengths together, a column each value; ``None`` where no dialogue names one."""
-    found = [_rates_by(run, what) for run in members]
+    found = [rates_by(run, what) for run in members]
     values = sorted(set().union(*found))
     if not values or values == [METHODS_UNKNOWN]:
         return None
@@ -505,7 +505,8 @@ def _by(members: Sequence[RunData], what: Grouping) -> Table | None:
     return Table(title, (_models(members), *columns), name=f"by-{name}")
 
 
-def _rates_by(run: RunData, what: Grouping) -> dict[str, float | None]:
+def rates_by(run: RunData, what: Grouping) -> dict[str, float | None]:
+    """ASR over all lengths together by each value of a column."""
     frame = score_frame(run.verdicts)
     if what != "scenario":
         # Verdicts of earlier versions do not tell it; transcripts do.

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -377,7 +378,7 @@ def test_side_by_side_by_keyboard_alone(make_run: MakeRun, visit: Open) -> None:
     assert page.is_checked("#f-arms")
     assert page.inner_text("#detail h3") == title
     page.keyboard.press("Enter")
-    for _ in range(4):  # two buttons, the messages before, the first run's reply
+    for _ in range(7):  # five buttons, the messages before, the first run's reply
         page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     assert page.locator("#detail .arm details[open]").count() == 1
@@ -463,6 +464,7 @@ def test_a_studys_page_is_readable_and_sorts_by_rank(make_run: MakeRun, browser:
     assert sorted({(kind, name, round(ratio, 2)) for kind, name, ratio in found if ratio < (4.5 if kind == "text" else 3.0)}) == []
     page.check("#f-arms")
     assert page.locator("#detail .arm h4").all_inner_texts()[1].startswith("guarded+policy-vendor-model ")
+    assert "&study=paper&view=arms" in page.url
     assert opened.complaints == []
     assert opened.outside() == []
     opened.context.close()
@@ -484,3 +486,104 @@ def test_repeats_stand_side_by_side_in_their_order(make_run: MakeRun, visit: Ope
     page.get_by_text("One run at a time").click()
     assert page.locator(".option[aria-selected=true]").inner_text().splitlines()[0] == title.splitlines()[0]
     assert "repeat 2" in page.locator(".option[aria-selected=true]").inner_text()
+
+
+def point_at(page: Any, mark: Any) -> str:
+    """Moves the pointer over a mark of a chart and reads what is said."""
+    mark.scroll_into_view_if_needed()
+    box = mark.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    return str(page.inner_text(".tip"))
+
+
+def test_every_chart_tells_its_values_where_one_points(make_run: MakeRun, visit: Open) -> None:
+    runs = [make_run("weak", base=0.6), make_run("strong", base=0.0, step=0.05)]
+    page = visit(runs).page
+    row = read_run(runs[0]).summary.asr_by_turn[0]
+    said = point_at(page, page.locator("#scores svg.chart [data-said^='weak, 1:']").first)
+    assert f"weak, 1: {100 * (row.asr or 0):.1f}% ({100 * (row.ci_low or 0):.1f}–{100 * (row.ci_high or 0):.1f}%)" in said
+    for section in ("scenarios", "failures", "outcomes", "cost", "pace"):
+        assert point_at(page, page.locator(f"#{section} svg.chart [data-said]").first)
+    page.keyboard.press("Escape")
+    assert not page.is_visible(".tip")
+
+
+def test_the_other_lines_step_back_from_the_one_that_is_looked_at(make_run: MakeRun, visit: Open) -> None:
+    folders = [make_run(f"run-{place}", scenarios=("Fraud", "Political"), lengths=(1, 2), seed=place) for place in range(17)]
+    opened = visit(folders)
+    page = opened.page
+    names = page.locator("#scores svg.chart .mark-text.role-mark text").all_text_contents()
+    assert sorted(names) == sorted(f"run-{place}" for place in range(17))
+    boxes = page.eval_on_selector_all(
+        "#scores svg.chart .mark-text.role-mark text", "all => all.map(one => one.getBoundingClientRect().y).sort((a, b) => a - b)"
+    )
+    assert min(below - above for above, below in pairwise(boxes)) > 8
+    point_at(page, page.locator("#scores svg.chart .mark-symbol path[data-run='run-3']").last)
+    opened.until("document.querySelector('#scores svg.chart').classList.contains('lit')", wanted=True)
+    dimmed = "name => getComputedStyle(document.querySelector(`#scores .mark-line [data-run='${name}']`)).opacity"
+    lit = page.eval_on_selector_all("#scores .mark-line .on", "all => all.map(one => one.dataset.run)")
+    assert "run-3" in lit
+    page.wait_for_timeout(300)
+    assert float(page.evaluate(dimmed, "run-3")) == 1
+    assert float(page.evaluate(dimmed, next(name for name in names if name not in lit))) < 0.2
+    page.mouse.move(2, 2)
+    opened.until("document.querySelector('svg.lit')", wanted=None)
+
+
+def test_a_cell_of_a_heat_map_opens_its_dialogues(make_run: MakeRun, visit: Open) -> None:
+    opened = visit([make_run("weak", base=0.6), make_run("strong")])
+    page = opened.page
+    page.locator("#scenarios svg.chart a[href='#run=strong&scenario=Fraud&length=4&kind=harmful']").click()
+    opened.until(COUNT, "2 of 120 dialogues")
+    assert page.input_value("#f-run") == "1"
+    assert page.input_value("#f-scenario") == "Fraud"
+    assert page.input_value("#f-length") == "4"
+    opened.until("document.querySelector('#transcripts').getBoundingClientRect().top < innerHeight", wanted=True)
+    both = page.locator("#scenarios svg.chart").first
+    assert both.locator("a").count() == 8
+    both.locator("a").last.focus()
+    opened.until("document.querySelector('.tip').hidden", wanted=False)
+    page.keyboard.press("Enter")
+    opened.until("document.getElementById('f-length').value", "")
+    assert "run=strong&scenario=Political" in page.url
+
+
+def test_what_was_searched_for_is_marked_and_unfolded(make_run: MakeRun, visit: Open) -> None:
+    opened = visit([make_run(hostile="A needle, <b>bold</b>, and a NEEDLE again")])
+    page = opened.page
+    page.fill("#f-search", "needle bold")
+    opened.until(COUNT, "1 of 60 dialogues")
+    assert page.locator("#detail mark").all_inner_texts() == ["needle", "bold", "NEEDLE"]
+    assert page.locator("#detail details.reply[open]").count() == 1
+    assert page.locator("#detail .words b").count() == 0
+
+
+def test_tables_charts_and_dialogues_can_be_taken_along(make_run: MakeRun, visit: Open) -> None:
+    opened = visit([make_run("=weak", base=0.6), make_run("strong")], permissions=["clipboard-read", "clipboard-write"])
+    page = opened.page
+
+    def copied(button: Any) -> str:
+        page.evaluate("navigator.clipboard.writeText('')")
+        button.click()
+        page.get_by_text("Copied").wait_for()
+        page.get_by_text("Copied").wait_for(state="detached")
+        return str(page.evaluate("navigator.clipboard.readText()"))
+
+    table = copied(page.locator("#scores .take[data-take=table]").first).splitlines()
+    assert table[0].split("\t")[:3] == ["Run", "Model", "SI"]
+    assert any(line.startswith("'=weak\t") for line in table)
+    assert "Question 1" in copied(page.get_by_role("button", name="Copy as text"))
+    assert copied(page.get_by_role("button", name="Copy the address")) == page.url
+    with page.expect_download() as chart:
+        page.locator("#scores .take[data-take=svg]").click()
+    assert chart.value.suggested_filename == "attack-success-rate-by-length.svg"
+    svg = chart.value.path().read_text()
+    assert "var(--" not in svg
+    assert "<svg" in svg
+    page.select_option("#f-scenario", "Fraud")
+    with page.expect_download() as lines:
+        page.click("#save")
+    records = [json.loads(line) for line in lines.value.path().read_text().splitlines()]
+    assert len(records) == 30
+    assert {record["run"] for record in records} == {"=weak", "strong"}
+    assert all(record["messages"][0]["text"].startswith("Question 1") for record in records)

@@ -83,7 +83,6 @@ const fill = (select, values, spoken = (value) => value) => {
 const unique = (values) => [...new Set(values)];
 
 // Search: every word (or "quoted phrase") must occur. The unique strings are lower-cased once, at the first search.
-const terms = (query) => [...query.toLowerCase().matchAll(/"([^"]+)"|(\S+)/g)].map((match) => match[1] ?? match[2].replaceAll('"', "")).filter(Boolean);
 const matcher = (query) => {
   const wanted = terms(query);
   if (!wanted.length) return () => true;
@@ -174,6 +173,7 @@ const note = () => {
     if (dialogue.repeat) said.set("repeat", dialogue.repeat);
     if (runNames.length > 1 && !dialogue.arms) said.set("arm", runNames[dialogue.run]);
   }
+  if (study) said.set("study", study);
   if (aside()) said.set("view", "arms");
   if (aside() && differing.checked) said.set("differ", "1");
   try { history.replaceState(null, "", `#${said}`); } catch { /* some viewers forbid it; the page works without */ }
@@ -219,24 +219,36 @@ const button = (className, said, press) => {
   node.addEventListener("click", press);
   return node;
 };
+// A dialogue to take along: as words, as the address of this view, as JSON.
+const asText = (held) => held.map((dialogue) => [
+  `${dialogue.id}, ${dialogue.length} ${dialogue.length === 1 ? "turn" : "turns"}, ${runNames[dialogue.run]}: ${dialogue.verdict}`,
+  ...dialogue.messages.map((message) => `${message.role}: ${message.text}`),
+  ...dialogue.turns.map((turn) => `reply to message ${turn.turn} (${turn.outcome}, ${turn.label}): ${turn.reply}`),
+].join("\n\n")).join("\n\n———\n\n");
+const asRecord = ({ refs, outcomes, image, picture, ...dialogue }) => ({ ...dialogue, run: runNames[dialogue.run] });
 const tools = (dialogue, arms) => {
   const node = make("div", "tools");
+  const held = (arms ?? [dialogue]).filter(Boolean);
   node.append(button("back", "Back to the list", () => { list.focus(); list.scrollIntoView({ block: "center" }); }),
     button("", "Show every reply", () => { for (const fold of detail.querySelectorAll("details.reply")) fold.open = true; }));
   if (sideBySide) node.append(button("", arms ? "One run at a time" : "This dialogue in every run", () => { turnView(!arms); detail.focus({ preventScroll: true }); }));
+  node.append(button("", "Copy as text", (event) => copied(asText(held), event.target)), button("", "Copy the address", (event) => copied(location.href, event.target)),
+    button("", "Download", () => download(`${fileName(dialogue.id)}-${dialogue.length}.json`, "application/json", JSON.stringify(held.map(asRecord), null, 2))));
   return node;
 };
 const open = (dialogue) => {
   detail.replaceChildren(...(dialogue.arms ? drawer.together(dialogue.arms.map(plain)) : drawer.alone(plain(dialogue))));
+  marked(detail, terms($("f-search").value));
   detail.scrollTop = 0;
 };
 
-let runs = [], runNames = [], judgeNames = [], drawer = null;
+let runs = [], runNames = [], judgeNames = [], drawer = null, study = "";
 const start = async () => {
   const data = JSON.parse($("data").textContent);
   const packed = await decode(data.transcripts);
   ({ strings, images } = packed);
   runNames = data.runs;
+  study = data.study;
   judgeNames = data.judges;
   runs = runNames.map((name, place) => ({ name, look: data.series[place] }));
   drawer = dialogueDrawer({ runs, tools });
@@ -254,7 +266,8 @@ const start = async () => {
   for (const control of [controls.scenario, controls.length, controls.outcome, controls.kind]) control.closest("label").hidden = control.options.length < 3;
   $("f-disagree").closest("label").hidden = !all.some((dialogue) => dialogue.disagree);
   goTo(places());
-  addEventListener("hashchange", () => { if (location.hash.includes("=")) goTo(places()); });
+  // An address that is followed on the page (a cell of a heat map, a link) leads to what it names.
+  addEventListener("hashchange", () => { if (location.hash.includes("=")) { goTo(places()); $("transcripts").scrollIntoView(); } });
   document.documentElement.dataset.ready = "true";
 };
 
@@ -264,6 +277,10 @@ for (const control of Object.values(controls)) if (control) control.addEventList
 $("f-disagree").addEventListener("change", filter);
 if (sideBySide) sideBySide.addEventListener("change", () => turnView(sideBySide.checked));
 if (differing) differing.addEventListener("change", filter);
+$("save").addEventListener("click", () => {
+  const held = shown.flatMap((dialogue) => (dialogue.arms ?? [dialogue]).filter(Boolean));
+  download("dialogues.jsonl", "application/x-ndjson", held.map((dialogue) => `${JSON.stringify(asRecord(plain(dialogue)))}\n`).join(""));
+});
 $("filters").addEventListener("submit", (event) => event.preventDefault());
 $("filters").addEventListener("reset", () => setTimeout(filter));
 list.addEventListener("scroll", () => requestAnimationFrame(paint), { passive: true });
