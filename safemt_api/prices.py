@@ -7,7 +7,7 @@ the rates of the models in use are taken out of it, so that costing a call is pl
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, date, datetime, time, timedelta
 from functools import cache, lru_cache
@@ -212,7 +212,8 @@ def listed_price(provider: str, model: str, tier: str = "standard") -> Price | N
         return None
     entries: list[Any] = [*(found.prices if isinstance(found.prices, list) else ()), *variants]
     constraints = [entry.constraint for entry in entries if entry.constraint is not None]
-    changes = tuple(sorted({_utc_time(edge) for constraint in constraints for edge in _edges(constraint)}))
+    edges = (getattr(constraint, name, None) for constraint in constraints for name in ("start_time", "end_time"))
+    changes = tuple(sorted({_utc_time(edge) for edge in edges if isinstance(edge, time)}))
 
     @lru_cache(maxsize=64)
     def rates_of(day: date, part: int, otherwise: Rates = now) -> Rates:
@@ -231,10 +232,6 @@ def prices_version() -> str:
     return f"genai-prices {version('genai-prices')}"
 
 
-def _edges(constraint: object) -> Iterator[time]:
-    return (edge for name in ("start_time", "end_time") if isinstance(edge := getattr(constraint, name, None), time))
-
-
 def _utc_time(value: time) -> time:
     if value.tzinfo is None:
         return value
@@ -246,24 +243,16 @@ def _listed_rates(price: genai_types.ModelPrice) -> Rates | None:
     plain, output = ladders.get("input_mtok"), ladders.get("output_mtok")
     if plain is None or output is None:
         return None
+    image, per_thousand = ladders.get("input_image_mtok"), ladders.get("requests_kcount")
     return Rates(
-        input=_dearer(plain, ladders.get("input_image_mtok")),
+        # No vendor reports the picture's share of the input in a way that all wire formats carry, so the dearer rate stands for both.
+        input=plain if image is None or image.steps[0][1] <= plain.steps[0][1] else image,
         cached_input=ladders.get("cache_read_mtok", plain),
         cache_write=ladders.get("cache_write_mtok", plain),
         output=output,
         reasoning=ladders.get("output_reasoning_mtok", output),
-        per_call_usd=_per_call_usd(ladders),
+        per_call_usd=per_thousand.steps[0][1] / 1000 if per_thousand else 0.0,
     )
-
-
-def _dearer(plain: Ladder, image: Ladder | None) -> Ladder:
-    # No vendor reports the picture's share of the input in a way that all wire formats carry, so the dearer rate stands for both.
-    return plain if image is None or image.steps[0][1] <= plain.steps[0][1] else image
-
-
-def _per_call_usd(ladders: Mapping[str, Ladder]) -> float:
-    per_thousand = ladders.get("requests_kcount")
-    return per_thousand.steps[0][1] / 1000 if per_thousand else 0.0
 
 
 def _ladder(value: object) -> Ladder:

@@ -38,7 +38,7 @@ from safemt_api.adapters.bodies import (
 )
 from safemt_api.adapters.failures import MAX_VENDOR_CHARACTERS, stopped_detail
 from safemt_api.adapters.translation import Answer, Translator
-from safemt_api.messages import DECLINED, Call, Image, Message, Outcome, Part, Reply, Usage
+from safemt_api.messages import DECLINED, Call, Image, Outcome, Part, Reply, Usage
 from safemt_api.profiles import Profile
 
 NO_KEY = "none"
@@ -103,10 +103,12 @@ class AnthropicMessages:
         text = "".join(words(block.get("text")) for block in blocks if block.get("type") == "text")
         if outcome is Outcome.ANSWERED and not text:
             raise self._translator.unusable("it is empty")
+        details = mapping(body.get("stop_details"))
+        told = ": ".join(part for part in (words(details.get("category")), words(details.get("explanation"))) if part)
         return Reply(
             outcome,
             text=text,
-            detail=stopped_detail(_stop_detail(mapping(body.get("stop_details"))), words_before=bool(text.strip()) and outcome in DECLINED),
+            detail=stopped_detail(one_line(told, MAX_VENDOR_CHARACTERS) or None, words_before=bool(text.strip()) and outcome in DECLINED),
             finish_reason=stop_reason or None,
             served_model=words(body.get("model")) or None,
             usage=usage_for(text, read_usage(body.get("usage"))),
@@ -114,11 +116,6 @@ class AnthropicMessages:
             raw=raw,
             served_tier=served_tier(mapping(body.get("usage")).get("service_tier")),
         )
-
-
-def _stop_detail(details: Mapping[str, Any]) -> str | None:
-    said = ": ".join(part for part in (words(details.get("category")), words(details.get("explanation"))) if part)
-    return one_line(said, MAX_VENDOR_CHARACTERS) or None
 
 
 def build_request(call: Call, profile: Profile) -> dict[str, Any]:
@@ -153,15 +150,13 @@ def _messages(call: Call, profile: Profile) -> list[dict[str, Any]]:
     messages: list[dict[str, Any]] = []
     for at, message in enumerate(call.messages):
         # In a conversation that is sent again and again every message is a list of blocks, so that a mark changes nothing but itself.
-        blocks = _blocks(message) if message.images or call.conversation != "single" else None
+        in_blocks = message.images or call.conversation != "single"
+        said = (part for part in message.parts if isinstance(part, Image) or part.text or not message.images)
+        blocks = [_part(part) for part in said] if in_blocks else None
         if blocks and at == marked:
             blocks[-1]["cache_control"] = CACHE_MARK
         messages.append({"role": message.role, "content": message.text if blocks is None else blocks})
     return messages
-
-
-def _blocks(message: Message) -> list[dict[str, Any]]:
-    return [_part(part) for part in message.parts if isinstance(part, Image) or part.text or not message.images]
 
 
 def _part(part: Part) -> dict[str, Any]:

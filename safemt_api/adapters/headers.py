@@ -93,14 +93,15 @@ def retry_after_seconds(headers: Mapping[str, str], body: object = None, *, now_
     """
     names = _lower(headers)
     milliseconds = parse_duration(names.get("retry-after-ms", ""), now_utc=now_utc)
-    if milliseconds is not None:
-        return milliseconds / 1000
-    waits = (parse_duration(names.get("retry-after", ""), now_utc=now_utc), _retry_info(body, now_utc))
-    stated = next((wait for wait in waits if wait is not None), None)
-    if stated is not None:
-        return stated
-    empty = _empty_quota_reset(names, now_utc)
-    return empty if empty is not None else _wait_in_message(body, now_utc)
+    said = _RETRY_IN_MESSAGE.search(words(mapping(mapping(body).get("error")).get("message"))[:2000])
+    waits = (
+        None if milliseconds is None else milliseconds / 1000,
+        parse_duration(names.get("retry-after", ""), now_utc=now_utc),
+        parse_duration(_retry_delay(body), now_utc=now_utc),
+        _empty_quota_reset(names, now_utc),
+        parse_duration(said[1], now_utc=now_utc) if said else None,
+    )
+    return next((wait for wait in waits if wait is not None), None)
 
 
 def unbelievable_wait(headers: Mapping[str, str], body: object = None, *, now_utc: datetime) -> str | None:
@@ -108,13 +109,8 @@ def unbelievable_wait(headers: Mapping[str, str], body: object = None, *, now_ut
     if retry_after_seconds(headers, body, now_utc=now_utc) is not None:
         return None
     names = _lower(headers)
-    return next(
-        (text.strip() for text in (names.get("retry-after", ""), names.get("retry-after-ms", ""), _retry_delay(body)) if text.strip()), None
-    )
-
-
-def _retry_info(body: object, now_utc: datetime) -> float | None:
-    return parse_duration(_retry_delay(body), now_utc=now_utc)
+    written = (names.get("retry-after", ""), names.get("retry-after-ms", ""), _retry_delay(body))
+    return next((text.strip() for text in written if text.strip()), None)
 
 
 def _retry_delay(body: object) -> str:
@@ -130,11 +126,6 @@ def _empty_quota_reset(names: Mapping[str, str], now_utc: datetime) -> float | N
         plain = parse_duration(names.get("x-ratelimit-reset", ""), now_utc=now_utc)
         resets += [plain] if plain is not None else []
     return max(resets, default=None)
-
-
-def _wait_in_message(body: object, now_utc: datetime) -> float | None:
-    match = _RETRY_IN_MESSAGE.search(words(mapping(mapping(body).get("error")).get("message"))[:2000])
-    return parse_duration(match[1], now_utc=now_utc) if match else None
 
 
 def quota_hints(headers: Mapping[str, str], *, now_utc: datetime, requests_window_seconds: float = 60.0) -> tuple[QuotaHint, ...]:
@@ -162,15 +153,11 @@ def _quota_place(name: str, requests_window_seconds: float) -> tuple[QuotaKind, 
     match = _QUOTA_HEADER.fullmatch(name)
     if match is None:
         return None
-    kind = _kind(match["kind"] or match["kind2"] or ("tokens" if "bysize" in name else "requests"))
+    named = (match["kind"] or match["kind2"] or ("tokens" if "bysize" in name else "requests")).replace("-", "_")
+    kinds: Iterable[QuotaKind] = get_args(QuotaKind)
+    kind = next((kind for kind in kinds if kind == named), _KIND_NAMES.get(named.removesuffix("s"), "tokens"))
     unnamed = requests_window_seconds if kind == "requests" and name.startswith("x-") else 60.0
     return kind, _WINDOW_SECONDS.get(match["window"] or "", unnamed), match["field"] or match["field2"]
-
-
-def _kind(name: str) -> QuotaKind:
-    plain = name.replace("-", "_")
-    kinds: Iterable[QuotaKind] = get_args(QuotaKind)
-    return next((kind for kind in kinds if kind == plain), _KIND_NAMES.get(plain.removesuffix("s"), "tokens"))
 
 
 def _hint(kind: QuotaKind, window_seconds: float, fields: Mapping[str, str], now_utc: datetime) -> QuotaHint | None:

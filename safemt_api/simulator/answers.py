@@ -298,21 +298,14 @@ def trouble_body(wire_format: WireFormat, trouble: TroubleError, *, request_id: 
     """Status, JSON body and extra headers of the error answer."""
     shape = SHAPES[wire_format][trouble.kind]
     if wire_format == "openai_chat":
-        body: dict[str, Any] = {"error": _openai_error(shape, trouble)}
+        told = {"message": trouble.message, "type": shape.type, "param": trouble.parameter, "code": shape.code}
+        body: dict[str, Any] = {"error": told}
     elif wire_format == "anthropic_messages":
-        body = {"type": "error", "error": _anthropic_error(shape, trouble), "request_id": request_id}
+        details = {"details": {"error_code": shape.code}} if shape.code else {}
+        body = {"type": "error", "error": {"type": shape.type, "message": trouble.message, **details}, "request_id": request_id}
     else:
         body = {"error": _google_error(shape, trouble)}
     return shape.status, orjson.dumps(body), _wait_headers(wire_format, trouble.wait_seconds)
-
-
-def _openai_error(shape: Shape, trouble: TroubleError) -> dict[str, Any]:
-    return {"message": trouble.message, "type": shape.type, "param": trouble.parameter, "code": shape.code}
-
-
-def _anthropic_error(shape: Shape, trouble: TroubleError) -> dict[str, Any]:
-    error: dict[str, Any] = {"type": shape.type, "message": trouble.message}
-    return error | ({"details": {"error_code": shape.code}} if shape.code else {})
 
 
 def _google_error(shape: Shape, trouble: TroubleError) -> dict[str, Any]:

@@ -51,7 +51,9 @@ def moderate(body: Mapping[str, Any], settings: SimulatorSettings) -> dict[str, 
 def _moderation(text: str, settings: SimulatorSettings) -> dict[str, Any]:
     exhibit = find_exhibit(text, "dialogue") or {}
     said = exhibit_user_texts(exhibit) or (text,)
-    flagged = guard_calls_unsafe(str(exhibit.get("reply", text)), _known_beginning(said, text, settings), settings)
+    # The endpoint is often handed a dialogue as one text; a benign one is then known by a benign message inside it.
+    known = next((benign for benign in settings.known_benign if benign and benign in text), None) if len(said) == 1 else None
+    flagged = guard_calls_unsafe(str(exhibit.get("reply", text)), said if known is None else (known, text), settings)
     scores = {name: round(0.05 * draw(settings.seed, "score", name, text), 6) for name in CATEGORIES}
     if flagged:
         scores[FLAGGED_CATEGORY] = round(0.8 + 0.19 * draw(settings.seed, "score", "flagged", text), 6)
@@ -61,12 +63,6 @@ def _moderation(text: str, settings: SimulatorSettings) -> dict[str, Any]:
         "category_scores": scores,
         "category_applied_input_types": {name: ["text", "image"] if name in _SEES_IMAGES else ["text"] for name in CATEGORIES},
     }
-
-
-def _known_beginning(said: tuple[str, ...], text: str, settings: SimulatorSettings) -> tuple[str, ...]:
-    """The endpoint is often handed a dialogue as one text; a benign one is then known by a benign message inside it."""
-    found = next((benign for benign in settings.known_benign if benign and benign in text), None) if len(said) == 1 else None
-    return said if found is None else (found, text)
 
 
 def decide_openai(body: Mapping[str, Any], settings: SimulatorSettings) -> dict[str, Any]:

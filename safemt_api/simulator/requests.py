@@ -71,7 +71,9 @@ def look_at(claimed_type: str, base64_text: str) -> Picture:
         head = b64decode(beginning[: len(beginning) // 4 * 4])
     except (Base64Error, ValueError):
         head = b""
-    return Picture(claimed_type, _media_type(head), base64_text)
+    webp = "image/webp" if head[:4] == b"RIFF" and head[8:12] == b"WEBP" else None
+    real_type = next((kind for signature, kind in _SIGNATURES if head.startswith(signature)), webp)
+    return Picture(claimed_type, real_type, base64_text)
 
 
 def colour_in_the_middle(picture: Picture) -> str | None:
@@ -85,12 +87,6 @@ def colour_in_the_middle(picture: Picture) -> str | None:
     except (Base64Error, ValueError, OSError, SyntaxError):
         return None
     return next((name for name, colour in COLOURS.items() if colour == middle), None)
-
-
-def _media_type(head: bytes) -> str | None:
-    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        return "image/webp"
-    return next((kind for signature, kind in _SIGNATURES if head.startswith(signature)), None)
 
 
 @dataclass(frozen=True, slots=True)

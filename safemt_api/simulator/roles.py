@@ -148,7 +148,8 @@ def _judge(question: Question, settings: SimulatorSettings) -> str:
     unsafe = judged_unsafe(reply, question.model, exhibit_user_texts(exhibit), settings)
     refused = is_refusal(reply)
     reason = f"The reply {'carries' if unsafe else 'does not carry'} the mark of an unsafe simulated reply."
-    if question.schema is None and _asks_for_refusal(question):
+    asked = question.system + question.last_text
+    if question.schema is None and '"refused"' in asked and '"helped"' in asked:
         return json.dumps(
             {**code_of(question), "verdict": "refused" if refused else "helped", "reason": "Read from the simulated reply's words."}
         )
@@ -167,11 +168,6 @@ def judged_unsafe(reply: str, judge: str, about: Sequence[str], settings: Simula
         sensitivity=settings.judge_sensitivity if noisy else 1.0,
         specificity=settings.judge_specificity if noisy else 1.0,
     )
-
-
-def _asks_for_refusal(question: Question) -> bool:
-    asked = question.system + question.last_text
-    return '"refused"' in asked and '"helped"' in asked
 
 
 def exhibit_user_texts(exhibit: Mapping[str, Any]) -> tuple[str, ...]:
