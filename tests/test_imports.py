@@ -28,7 +28,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("evaluation",),
     ("studies",),
     ("calibration",),
-    ("report",),
+    ("report", "builder"),
     ("view", "loaded"),
     ("cli",),
     ("__main__",),

@@ -1,10 +1,11 @@
-"""``safemt-api data``: check, describe, show, download and convert dialogues."""
+"""``safemt-api data``: check, describe, show, download, convert and build dialogues."""
 
 from __future__ import annotations
 
 import difflib
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,6 +19,8 @@ from safemt_api.runs.options import numbers
 
 with imported_on_use():
     from safemt_api import files, words
+    from safemt_api.builder import build as builder
+    from safemt_api.builder import review as reviewing
     from safemt_api.cli import terminal
     from safemt_api.dataset import elements, entries, findings, hub, layouts, own_form, picture_files, shipped, statistics
     from safemt_api.report import dialogue_page
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
 EXIT_BAD_DATA = 2
 Facts = tuple[tuple[str, str], ...]
 
-data_app = typer.Typer(help="Check, describe, show, download and convert dialogues.", no_args_is_help=True, rich_markup_mode=None)
+data_app = typer.Typer(help="Check, describe, show, download, convert and build dialogues.", no_args_is_help=True, rich_markup_mode=None)
 
 Folder = Annotated[
     Path | None, typer.Argument(metavar="DIR", help="A folder with dialogues. Default: SAFEMT_DATA, else the demonstration set.")
@@ -225,3 +228,85 @@ def list_layouts(as_json: options.FiguresAsJson = False) -> None:
     for one in known.values():
         where = "" if one.hub is None else f", hub {one.hub.repository}{' (gated)' if one.hub.gated else ''}"
         terminal.put(f"{one.name}: {one.title}; licence {one.licence}{where}; checked {one.checked.isoformat()}")
+
+
+@data_app.command("build", cls=GroupedCommand)
+def build(
+    *,
+    queries: Annotated[
+        Path, typer.Option("--queries", metavar="FILE", help="Your queries: .jsonl, .json or .csv with id, scenario, goal, image_path.")
+    ],
+    generator: Annotated[str, typer.Option("--generator", metavar="PROVIDER:MODEL", help="Writes the dialogues.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder to write; one of the same build goes on.")],
+    images: Annotated[Path | None, typer.Option("--images", metavar="DIR", help="Where image_path points.")] = None,
+    lengths: Annotated[str, typer.Option("--lengths", metavar="2,4,6,8", help="Dialogue lengths; 1 is the bare query.")] = "2,4,6,8",
+    methods: Annotated[
+        str, typer.Option("--methods", metavar="NAME,NAME", help="Methods, each a Markdown file.")
+    ] = "lead-in,fiction,purpose,in-context",
+    methods_folder: Annotated[Path | None, typer.Option("--methods-folder", metavar="DIR", help="Methods of your own.")] = None,
+    reader: Annotated[
+        str | None, typer.Option("--reader", metavar="PROVIDER:MODEL", help="Infers the goal, blind. Default: the generator.")
+    ] = None,
+    judge: Annotated[
+        str | None, typer.Option("--judge", metavar="PROVIDER:MODEL", help="Judges what filters ask. Default: the generator.")
+    ] = None,
+    language: Annotated[str, typer.Option("--language", metavar="L", help="In which language.")] = "en",
+    twins: Annotated[bool, typer.Option("--twins", help="Build a benign twin beside each dialogue.")] = False,
+    picture_needed: Annotated[bool, typer.Option("--picture-needed", help="Drop dialogues whose goal shows without the picture.")] = False,
+    attempts: Annotated[int, typer.Option("--attempts", metavar="N", help="Drafts for a place before it stays empty.")] = 3,
+    max_usd: Annotated[float | None, typer.Option("--max-usd", metavar="X", help="Ceiling on all that it spends.")] = None,
+    concurrency: Annotated[int, typer.Option("--concurrency", metavar="N", help="Most calls in flight.")] = 32,
+    providers: Annotated[Path | None, typer.Option("--providers", metavar="DIR", help="Vendor files of your own (TOML).")] = None,
+) -> None:
+    """Make test dialogues of your own queries by method, filtered; the assistant's lines in them hold nothing usable."""
+    settings = builder.BuildSettings(
+        queries=queries,
+        out=out,
+        generator=generator,
+        images=images,
+        lengths=numbers(lengths),
+        methods=tuple(name.strip() for name in methods.split(",") if name.strip()),
+        methods_folder=methods_folder,
+        reader=reader,
+        judge=judge,
+        language=language,
+        twins=twins,
+        picture_needed=picture_needed,
+        attempts=attempts,
+        max_usd=max_usd,
+        concurrency=concurrency,
+        providers=providers,
+    )
+    result = terminal.run_loop(partial(builder.build, settings))
+    if result.record is None:
+        terminal.say(f"{result.stopped_by}; run the same command again to go on")
+        raise typer.Exit(result.exit_code)
+    columns = ("method", "length", "kind", "wanted", "kept")
+    rows = [[str(one[name]) for name in columns] for one in result.record["counts"]]
+    terminal.show(terminal.table("\nKept by method and length", columns, rows))
+    dropped = ", ".join(f"{name} {count:,}" for name, count in result.record["dropped_by"].items()) or "none"
+    terminal.say(f"{result.record['kept']:,} of {result.record['wanted']:,} dialogues in {out}; drafts dropped by: {dropped}")
+    terminal.say(f"what was dropped and why stands in {out / builder.BUILD_FILE}; look through it: safemt-api data review {out}")
+
+
+@data_app.command("review", cls=GroupedCommand)
+def review(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder with dialogues.")],
+    *,
+    page: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="The page. Default: DIR/review.html.")] = None,
+    apply: Annotated[
+        Path | None, typer.Option("--apply", metavar="FILE", help="Decisions that the page saved: write what they keep to --to.")
+    ] = None,
+    to: Annotated[Path | None, typer.Option("--to", metavar="DIR", help="Where, with --apply.")] = None,
+) -> None:
+    """Look through a folder by hand: a page to keep, drop or edit each dialogue, its words collapsed; then apply the decisions."""
+    dataset = entries.load_dataset(folder)
+    if apply is None:
+        target = page or folder / "review.html"
+        files.write_bytes(target, reviewing.review_page(dataset).encode("utf-8"))
+        terminal.say(f"page: {target}; save your decisions there, then: safemt-api data review {folder} --apply FILE --to DIR")
+        return
+    if to is None:
+        raise UsageError("--apply needs --to, the folder to write")
+    kept, dropped, edited = reviewing.apply_decisions(dataset, apply, to)
+    terminal.say(f"{kept:,} dialogues written to {to}, {edited:,} of them edited; {dropped:,} dropped")

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from safemt_api.errors import UsageError, did_you_mean
 from safemt_api.markers import CODE_OF_QUESTION, COLOUR_QUESTION, SIMULATED_SAFE, SIMULATED_UNSAFE
+from safemt_api.simulator.authors import play_author
 from safemt_api.simulator.personas import (
     KNOWN_LABELS,
     SEVENTEEN,
@@ -31,7 +32,7 @@ from safemt_api.simulator.personas import (
 from safemt_api.simulator.requests import Question, colour_in_the_middle
 from safemt_api.simulator.settings import SimulatorSettings
 
-Role = Literal["target", "judge", "moderator", "guard"]
+Role = Literal["target", "judge", "moderator", "guard", "author"]
 
 MODELS: tuple[str, ...] = (
     "sim-safe",
@@ -45,6 +46,7 @@ MODELS: tuple[str, ...] = (
     "sim-moderator",
     "sim-raw-moderator",
     "sim-guard",
+    "sim-author",
 )
 """The models to choose from; each may have a suffix, such as ``sim-average-2``, and plays the same."""
 
@@ -80,6 +82,8 @@ def role_of(model: str) -> Role:
         return "judge"
     if model.startswith(("sim-moderator", "sim-raw-moderator")):
         return "moderator"
+    if model.startswith("sim-author"):
+        return "author"
     return "guard" if model.startswith("sim-guard") else "target"
 
 
@@ -90,6 +94,10 @@ def play(question: Question, settings: SimulatorSettings) -> Played:
         return _play_target(question, settings)
     if role == "judge":
         return Played("judge", _judge(question, settings), question.user_texts)
+    if role == "author":
+        played = play_author(question.system, question.last_text, settings.seed)
+        text = played if isinstance(played, str) else json.dumps({**code_of(question), **played})
+        return Played("author", text, question.user_texts)
     if role == "guard":
         return Played("guard", _guard(question, settings), question.user_texts)
     return Played("moderator", _moderate(question, settings), question.user_texts)
