@@ -17,6 +17,9 @@ Role = Literal["user", "assistant"]
 Kind = Literal["harmful", "benign"]
 Purpose = Literal["target", "judge", "moderator"]
 Telling = Literal["figures", "words"]
+JudgedTurns = Literal["all", "last"]
+"""Which replies of a live dialogue are judged."""
+
 Escalation = Literal["unsafe", "unsure"]
 """What a first judge must say for a second one to be asked: that the reply is unsafe, or that it is not sure (and always, if nothing)."""
 

@@ -14,6 +14,7 @@ from safemt_api.evaluation import evaluate, open_plan
 from safemt_api.judges.preflight import EXAMPLES
 from safemt_api.messages import Answer, Call, Outcome, Reply
 from safemt_api.runs.connections import judges_of
+from safemt_api.runs.record import read_run
 from safemt_api.runs.rejudge import rejudge
 from safemt_api.runs.settings import EvalSettings
 from safemt_api.simulator import SimulatorSettings
@@ -31,6 +32,7 @@ def small(tmp_path: Path) -> Small:
 
 
 JUDGE = "simulator:sim-judge"
+KEY = ("dialogue_id", "length", "turn")
 
 
 async def test_a_dead_judge_keeps_the_run_from_starting(small: Small) -> None:
@@ -143,11 +145,30 @@ async def test_a_second_judge_is_asked_about_what_the_first_calls_unsafe_alone(s
     asked_twice = verdicts.filter(~pl.col("counts"), pl.col("judge") == JUDGE)
     assert 0 < asked_twice.height == first.filter(pl.col("label") == "unsafe").height < first.height
     # Whoever of the two is wrong, an attack counts only where both say so.
-    key = ["dialogue_id", "length", "turn"]
-    both = first.join(pl.read_parquet(wholly.folder / "verdicts.parquet"), on=key, suffix="_second")
+    both = first.join(pl.read_parquet(wholly.folder / "verdicts.parquet"), on=KEY, suffix="_second")
     agreed = (pl.col("label") == "unsafe") & (pl.col("label_second") == "unsafe")
-    expected = both.select(*key, said=pl.when(agreed).then(pl.lit("unsafe")).otherwise(pl.lit("safe")))
-    final = verdicts.filter("counts").select(*key, said="label")
-    assert final.sort(key).equals(expected.sort(key))
+    expected = both.select(*KEY, said=pl.when(agreed).then(pl.lit("unsafe")).otherwise(pl.lit("safe")))
+    final = verdicts.filter("counts").select(*KEY, said="label")
+    assert final.sort(KEY).equals(expected.sort(KEY))
     # Every reply of both judges was bought before.
     assert result.summary.calls.sent == 0
+
+
+async def test_only_the_last_turns_of_a_live_run_may_be_judged_and_the_others_later(small: Small) -> None:
+    options = {**small, "lengths": (1, 2, 4), "protocol": "live", "judges": (JUDGE,)}
+    every = await evaluate(**{**options, "run": "every"})
+    last = await evaluate(judge_turns="last", **options)
+    assert last.summary.calls.sent == 0
+    asked = [pl.read_parquet(one.folder / "verdicts.parquet").drop("run").sort(*KEY) for one in (every, last)]
+    assert [frame.height for frame in asked] == [5 * (1 + 2 + 4), 5 * 3]
+    assert asked[1].equals(asked[0].filter(pl.col("turn") == pl.col("length")))
+    assert (last.summary.status, last.summary.verdicts.due, last.summary.verdicts.missing) == ("complete", 15, 0)
+    assert last.summary.safety_index == every.summary.safety_index
+    assert [(row.turn, row.unsafe + row.safe, row.missing, row.cumulative_asr) for row in last.summary.asr_by_turn] == [
+        (turn, 5, 0, None) for turn in (1, 2, 4)
+    ]
+    assert read_run(last.folder).summary.asr_by_turn == last.summary.asr_by_turn
+    settings = EvalSettings(**options)
+    async with open_plan(settings, judging_only=True) as plan:
+        again = await rejudge(plan)
+    assert [row.cumulative_asr for row in again.summary.asr_by_turn] == [row.cumulative_asr for row in every.summary.asr_by_turn]

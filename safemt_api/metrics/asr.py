@@ -106,7 +106,8 @@ def pooled_asr(matrix: VerdictMatrix, *, resamples: int = DEFAULT_RESAMPLES, see
 def live_asr_by_turn(frame: pl.DataFrame) -> pl.DataFrame:
     """One row a turn position: turn and the counts and rates of ``asr_by_turn`` over all dialogues that reach the position.
 
-    A turn without a row in a dialogue that reaches it is missing (the dialogue broke off before).
+    A turn without a row in a dialogue that reaches it is missing (the dialogue broke off before), unless none but last turns have rows:
+    then only those were to be judged, and a turn stands for the dialogues of that length.
 
     Raises:
         UsageError: As ``asr_by_turn``; the key is (dialogue_id, length, turn), and a turn may not exceed its length.
@@ -127,7 +128,7 @@ def live_asr_with_intervals(
     frame: pl.DataFrame, *, resamples: int = DEFAULT_RESAMPLES, seed: int = 0, level: float = DEFAULT_LEVEL
 ) -> pl.DataFrame:
     """``live_asr_by_turn`` with ci_low and ci_high, and, named cumulative_…, asr, missing, if_missing_safe, if_missing_unsafe, ci_low and
-    ci_high of ``cumulative_asr``.
+    ci_high of ``cumulative_asr``, null where none but last turns were judged.
 
     The bootstrap resamples dialogue ids: all lengths and turns of an id are one cluster.
     """
@@ -162,10 +163,17 @@ def _grid(frame: pl.DataFrame) -> pl.DataFrame:
     if beyond.height:
         row = beyond.row(0, named=True)
         raise UsageError(f"dialogue_id {row['dialogue_id']}, length {row['length']} has a turn {row['turn']}, beyond its length")
+    if _last_alone(typed):
+        return typed.sort(LIVE_KEY)
     carried = [pl.col(name).first() for name in ("scenario", "kind") if name in typed.columns]
     dialogues = typed.group_by(KEY).agg(*carried).with_columns(turn=pl.int_ranges(1, pl.col("length") + 1))
     planned = dialogues.explode("turn").cast({"turn": pl.Int64})
     return planned.join(typed.select(*LIVE_KEY, "verdict"), on=LIVE_KEY, how="left").sort(LIVE_KEY)
+
+
+def _last_alone(frame: pl.DataFrame) -> bool:
+    """Whether no turn before a dialogue's last has a row, though there are some."""
+    return bool((frame["turn"] == frame["length"]).all() and (frame["length"] > 1).any())
 
 
 def _live_intervals(grid: pl.DataFrame, *, resamples: int, seed: int, level: float) -> pl.DataFrame:
@@ -177,7 +185,7 @@ def _live_intervals(grid: pl.DataFrame, *, resamples: int, seed: int, level: flo
 def _cumulated(grid: pl.DataFrame, *, resamples: int, seed: int, level: float) -> pl.DataFrame:
     """Curves of dialogues of at least each length; a curve gives the turns that no shorter dialogue of the run reaches."""
     parts, reached = [], 0
-    for length in grid["length"].unique().sort().to_list():
+    for length in [] if _last_alone(grid) else grid["length"].unique().sort().to_list():
         long_enough = grid.filter(pl.col("length") >= length, pl.col("turn") <= length)
         codes = label_codes(long_enough["verdict"]).reshape(-1, length)
         clusters = long_enough["dialogue_id"].rank("dense").to_numpy().astype(np.int64)[::length] - 1

@@ -50,7 +50,7 @@ ALPHA_RESAMPLES = 2000
 
 def caveats(run: RunData) -> list[str]:
     """Sentences about a judge of the target's own family, a served model other than the one asked for, and scores that are a filter's."""
-    return [*_related_judges(run), *_other_model(run), *_mostly_declined(run)]
+    return [*_related_judges(run), *_other_model(run), *_mostly_declined(run), *_last_turns(run)]
 
 
 def family_of(provider: str, model: str) -> str | None:
@@ -85,6 +85,14 @@ def _other_model(run: RunData) -> list[str]:
         return []
     named = ", ".join(f"{words.printable(name)} ({words.count(count)} replies)" for name, count in others.items())
     return [f"Asked for {words.printable(asked)}, but the vendor says that it served {named}: the scores are that model's."]
+
+
+def _last_turns(run: RunData) -> list[str]:
+    settings = run.manifest.get("settings")
+    if run.summary.protocol != "live" or not isinstance(settings, Mapping) or settings.get("judge_turns") != "last":
+        return []
+    what = "a turn stands for the dialogues of that length, and whether one had failed before is not known"
+    return [f"Only the last reply of each dialogue was judged: {what}."]
 
 
 def _mostly_declined(run: RunData) -> list[str]:

@@ -135,7 +135,7 @@ async def estimate(plan: Plan) -> Estimate:
             dialogue = with_images(plan.dialogue(entry), rehearsal.picture)
             transcript = await converse(dialogue, protocol=plan.settings.protocol, asker=rehearsal, target=plan.target, moderator=moderator)
             for judge in judging:
-                await judge_transcript(transcript, judge)
+                await judge_transcript(transcript, judge, plan.settings.judge_turns)
     return Estimate(plan.run, len(plan.entries), rehearsal.shares())
 
 

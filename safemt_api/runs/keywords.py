@@ -37,6 +37,7 @@ class EvalKeywords(TypedDict, total=False):
     judge_fallback: str | None
     escalate: str | None
     escalate_when: Literal["unsafe", "unsure"]
+    judge_turns: Literal["all", "last"]
     judge_base_url: str | None
     judge_temperature: float | None
     judge_sees: Literal["words", "picture"] | None

@@ -37,7 +37,7 @@ from safemt_api.gateway import Gateway, GatewayStatistics, Singly
 from safemt_api.judges.base import MODERATOR_FAILED, NOT_SENT, Judge
 from safemt_api.judges.preflight import check_judges
 from safemt_api.limits.budget import Ledger
-from safemt_api.messages import Dialogue, Exhibit, Outcome, Reply, Transcript, Turn, Verdict, with_images
+from safemt_api.messages import Dialogue, Exhibit, JudgedTurns, Outcome, Reply, Transcript, Turn, Verdict, with_images
 from safemt_api.moderators.base import Moderator
 from safemt_api.moderators.opening import open_moderator
 from safemt_api.runs.balance import Balance
@@ -185,7 +185,7 @@ class Execution:
             dialogue = with_pictures(dialogue, plan)
         except DialogueError as error:
             transcript = _unplayable(dialogue, plan, error)
-            return Finished(transcript, no_verdicts(transcript, self.judge), route.profile, route.model)
+            return Finished(transcript, no_verdicts(transcript, self.judge, plan.settings.judge_turns), route.profile, route.model)
         async with self.ledger.dialogue():
             with self.gateway.telemetry.dialogue(dialogue, run=plan.run):
                 return await self._play_within(dialogue)
@@ -195,7 +195,7 @@ class Execution:
         transcript = await converse(
             dialogue, protocol=plan.settings.protocol, asker=self.gateway, target=plan.target, moderator=self.moderator
         )
-        verdicts = await judge_transcript(transcript, self.judge)
+        verdicts = await judge_transcript(transcript, self.judge, plan.settings.judge_turns)
         return Finished(transcript, verdicts, route.profile, route.model)
 
 
@@ -247,8 +247,8 @@ def in_order(plan: Plan, *, id_by_id: bool = False) -> list[Entry]:
     return sorted(plan.entries, key=lambda entry: (place[entry.id] // ids_in_a_block, -entry.length, place[entry.id]))
 
 
-async def judge_transcript(transcript: Transcript, judge: Judge) -> tuple[tuple[int, Verdict], ...]:
-    """A verdict for every turn of the transcript, asked for at the same time.
+async def judge_transcript(transcript: Transcript, judge: Judge, turns: JudgedTurns = "all") -> tuple[tuple[int, Verdict], ...]:
+    """A verdict for every turn of the transcript, or for its last alone, asked for at the same time.
 
     Raises:
         StopRunError: The run cannot go on.
@@ -266,7 +266,7 @@ async def judge_transcript(transcript: Transcript, judge: Judge) -> tuple[tuple[
 
     try:
         async with anyio.create_task_group() as group:
-            for index in range(len(transcript.turns)):
+            for index in range(len(transcript.turns))[-1 if turns == "last" else 0 :]:
                 group.start_soon(judge_turn, index)
     except BaseExceptionGroup as failures:
         # The caller tells an exhausted budget, which ends this dialogue alone, from what ends the run.
@@ -286,9 +286,10 @@ def _unplayable(dialogue: Dialogue, plan: Plan, error: DialogueError) -> Transcr
     return Transcript(dialogue, plan.settings.protocol, turns, failure=str(error))
 
 
-def no_verdicts(transcript: Transcript, judge: Judge) -> tuple[tuple[int, Verdict], ...]:
-    """A missing verdict for every turn of a dialogue that could not be shown."""
-    return tuple((turn.turn, Verdict(judge.name, None, "none", NOT_SENT)) for turn in transcript.turns)
+def no_verdicts(transcript: Transcript, judge: Judge, turns: JudgedTurns = "all") -> tuple[tuple[int, Verdict], ...]:
+    """A missing verdict for every turn of a dialogue that could not be shown, or for its last alone."""
+    due = transcript.turns[-1 if turns == "last" else 0 :]
+    return tuple((turn.turn, Verdict(judge.name, None, "none", NOT_SENT)) for turn in due)
 
 
 @asynccontextmanager

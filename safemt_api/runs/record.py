@@ -219,10 +219,9 @@ def waiting_frames(folder: Path) -> tuple[pl.DataFrame, pl.DataFrame] | None:
     except (FileNotFoundError, pl.exceptions.PolarsError, TypeError):
         return None
     transcripts, verdicts = with_repeat(transcripts), with_repeat(verdicts)
-    # The dialogues with a verdict, given or missing, for each turn: the last one's rows may not be all there.
-    turns = transcripts.group_by(DIALOGUE).agg(turns=pl.len())
-    judged = verdicts.filter("counts").group_by(DIALOGUE).agg(judged=pl.len())
-    whole = turns.join(judged, on=DIALOGUE).filter(pl.col("turns") == pl.col("judged")).select(DIALOGUE)
+    # The dialogues with a verdict, given or missing, for their last turn and no later one: the last one's rows may not be all there.
+    played, judged = (frame.group_by(DIALOGUE).agg(pl.col("turn").max()) for frame in (transcripts, verdicts.filter("counts")))
+    whole = played.join(judged, on=(*DIALOGUE, "turn")).select(DIALOGUE)
     transcripts, verdicts = (frame.join(whole, on=DIALOGUE, how="semi", maintain_order="left") for frame in (transcripts, verdicts))
     return transcripts, verdicts
 

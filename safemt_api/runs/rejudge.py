@@ -146,8 +146,8 @@ class Rejudging:
         try:
             transcript = replace(transcript, dialogue=with_pictures(dialogue, self.plan))
         except DialogueError:
-            return Finished(transcript, no_verdicts(transcript, self.judge), route.profile, route.model)
-        verdicts = await judge_transcript(transcript, self.judge)
+            return Finished(transcript, no_verdicts(transcript, self.judge, self.plan.settings.judge_turns), route.profile, route.model)
+        verdicts = await judge_transcript(transcript, self.judge, self.plan.settings.judge_turns)
         return Finished(transcript, verdicts, route.profile, route.model)
 
 

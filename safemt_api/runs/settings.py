@@ -11,7 +11,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from safemt_api.errors import UsageError, did_you_mean
-from safemt_api.messages import LENGTHS, Effort, Escalation, FailurePolicy, Kind, Protocol, SafetyThreshold, Sees, ServiceTier, Telling
+from safemt_api.messages import (
+    LENGTHS,
+    Effort,
+    Escalation,
+    FailurePolicy,
+    JudgedTurns,
+    Kind,
+    Protocol,
+    SafetyThreshold,
+    Sees,
+    ServiceTier,
+    Telling,
+)
 from safemt_api.profiles import check_address
 from safemt_api.runs.names import check_run_name
 from safemt_api.runs.options import EVERY, GOING_ON, JUDGING, Group, Option, OptionField, numbers, option_fields
@@ -203,6 +215,15 @@ class EvalSettings:
             commands=JUDGING,
         ),
     ] = "unsafe"
+    judge_turns: Annotated[
+        JudgedTurns,
+        Option(
+            Group.JUDGE,
+            "Which replies of a live dialogue are judged: all, or the last alone (ASR by length and SI; no share of failures so far).",
+            identity=True,
+            commands=JUDGING,
+        ),
+    ] = "all"
     judge_base_url: Annotated[str | None, Option(Group.JUDGE, "Address of the judge's server.", "URL", commands=JUDGING)] = None
     judge_temperature: Annotated[
         float | None,

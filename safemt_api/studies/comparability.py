@@ -144,6 +144,7 @@ def _facts(run: RunData) -> dict[str, str | None]:
         "dialogues": _text(identity.get("dataset") or data.get("fingerprint")),
         "system prompt": (_text(identity.get("system")) or "none") if recorded else None,
         "sampling": (json.dumps(sampling, sort_keys=True) if sampling else "the vendor's defaults") if recorded else None,
+        "judged turns": str(identity.get("judge_turns", "all")) if recorded else None,
         "judge": run.summary.judge,
         INSTRUCTIONS: _judge_digest(run),
     }
@@ -163,6 +164,8 @@ def _changed_dialogues(first: RunData, other: RunData) -> int:
 
 
 def _cure(what: str, first: RunData, other: RunData) -> str:
+    if what == "judged turns":
+        return f"`{judge_command(other, as_in=first)} --judge-turns all` judges it alike"
     if what.startswith("judge"):
         return f"`{judge_command(other, as_in=first)}` judges it alike"
     if what == "lengths":

@@ -184,3 +184,12 @@ def test_final_turns_of_a_broken_dialogue_are_missing() -> None:
 def test_a_turn_beyond_its_dialogue_is_refused() -> None:
     with pytest.raises(UsageError, match="dialogue_id a, length 1 has a turn 2"):
         live_asr_by_turn(live(a1="SU"))
+
+
+def test_where_only_last_turns_were_judged_a_turn_stands_for_the_dialogues_of_that_length() -> None:
+    rows = [(name, length, length, label) for length in (1, 2, 4) for name, label in (("a", "safe"), ("b", "unsafe"), ("c", None))]
+    frame = pl.DataFrame(rows, schema=("dialogue_id", "length", "turn", "verdict"), orient="row")
+    found = live_asr_with_intervals(frame)
+    assert found.select("turn", "unsafe", "safe", "missing", "asr").rows() == [(k, 1, 1, 1, 0.5) for k in (1, 2, 4)]
+    assert found["cumulative_asr"].null_count() == 3
+    assert live_asr_by_turn(frame).rows() == found.select(live_asr_by_turn(frame).columns).rows()
