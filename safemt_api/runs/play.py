@@ -6,8 +6,8 @@ import ctypes
 import gc
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import anyio
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from safemt_api.dataset.entries import Entry
 from safemt_api.dataset.images import open_source
@@ -47,7 +46,7 @@ from safemt_api.runs.folder import MANIFEST_FILE, SCHEMA, SUMMARY_FILE, begin_ge
 from safemt_api.runs.plan import Plan
 from safemt_api.runs.rows import Collector, Finished, history_before, open_collector, sweep, write_frames
 from safemt_api.runs.settings import dialogues_at_once, settings_record
-from safemt_api.runs.workers import handlers_kept, work_watched
+from safemt_api.runs.workers import Work, handlers_kept, shown, work_through, work_watched
 
 if TYPE_CHECKING:
     from safemt_api.runs.spot_check import SpotCheck
@@ -88,36 +87,63 @@ class Together(NamedTuple):
     balance: Balance
 
 
-@dataclass
-class Execution:
-    """A run under way."""
+@dataclass(kw_only=True)
+class Underway:
+    """What is played or judged anew now, for whoever displays it."""
 
     plan: Plan
     claim: Claim
     gateway: Gateway
     ledger: Ledger
     judge: Judge
+    started: float = field(default_factory=anyio.current_time)
+    interrupted: bool = False
+
+    def interrupt(self) -> None:
+        """Note that a signal, or whoever started it, ended it."""
+        self.interrupted = True
+
+    def state(self, **counts: Any) -> RunStatistics:
+        """The state now, with the counts that are its own."""
+        return RunStatistics(
+            spent_usd=sum(self.ledger.spent_usd().values()),
+            elapsed_seconds=anyio.current_time() - self.started,
+            gateway=self.gateway.statistics(),
+            ceiling_usd=self.plan.settings.max_usd,
+            **counts,
+        )
+
+    async def watched(self, work: Work, watch: Any, signals: tuple[signal.Signals, ...], *, ending: Callable[[], None]) -> None:
+        """Do the work with its display, the stall detector and the signals beside it.
+
+        Raises:
+            StopRunError, StoreError: As an exception group; it could not go on.
+        """
+        beside = [partial(self.gateway.watch_stall, self.plan.settings.stall_seconds)]
+        if watch is not None:
+            beside.append(partial(shown, watch, self))
+        await work_watched(work, beside=beside, signals=signals, interrupted=self.interrupt, ending=ending)
+
+
+@dataclass(kw_only=True)
+class Execution(Underway):
+    """A run under way."""
+
     moderator: Moderator | None
     collector: Collector
-    started: float = field(default_factory=anyio.current_time)
     unaffordable: int = 0
-    interrupted: bool = False
     spot_check: SpotCheck | None = None
     balance: Balance | None = None
 
     def statistics(self) -> RunStatistics:
         """The run's state now."""
-        return RunStatistics(
+        return self.state(
             planned=len(self.plan.entries),
             finished=self.collector.finished,
             failed=self.collector.failed,
             without_verdict=self.collector.verdicts.dialogues_without,
             unaffordable=self.unaffordable,
             asr_so_far=self.collector.asr_so_far,
-            spent_usd=sum(self.ledger.spent_usd().values()),
-            elapsed_seconds=anyio.current_time() - self.started,
-            gateway=self.gateway.statistics(),
-            ceiling_usd=self.plan.settings.max_usd,
         )
 
     async def play(self, watch: Watcher | None, signals: tuple[signal.Signals, ...]) -> None:
@@ -126,55 +152,27 @@ class Execution:
         Raises:
             StopRunError, StoreError: As an exception group; the run could not go on.
         """
-        beside = [partial(self.gateway.watch_stall, self.plan.settings.stall_seconds)]
-        if watch is not None:
-            beside.append(partial(shown, watch, self))
         # A store that other runs share is hurried when the last of them ends.
         ending = self.claim.store.hurry if self.balance is None else _go_on
-        await work_watched(self._play_all, beside=beside, signals=signals, interrupted=self.interrupt, ending=ending)
-
-    def interrupt(self) -> None:
-        """Note that a signal, or whoever started the run, ended it."""
-        self.interrupted = True
+        await self.watched(self._play_all, watch, signals, ending=ending)
 
     async def _play_all(self) -> None:
         parts = [in_order(self.plan, id_by_id=self.balance is not None)] if self.spot_check is None else self.spot_check.parts()
         for part in parts:
-            await self._play_part(part)
+            await work_through(part, self._play_if_affordable, self._collect, workers=dialogues_at_once(self.plan.settings))
 
-    async def _play_part(self, entries: Sequence[Entry]) -> None:
-        todo, take = anyio.create_memory_object_stream[Entry](max_buffer_size=len(entries))
-        done, results = anyio.create_memory_object_stream[Finished]()
-        for entry in entries:
-            todo.send_nowait(entry)
-        todo.close()
-        async with anyio.create_task_group() as group:
-            group.start_soon(self._collect, results, take.clone())
-            async with take, done:
-                for _ in range(min(dialogues_at_once(self.plan.settings), len(entries))):
-                    group.start_soon(self._work, take.clone(), done.clone())
+    def _collect(self, finished: Finished) -> bool:
+        self.collector.add(finished)
+        return self.spot_check is not None and self.spot_check.add(finished)
 
-    async def _collect(self, results: MemoryObjectReceiveStream[Finished], take: MemoryObjectReceiveStream[Entry]) -> None:
-        async with results, take:
-            async for finished in results:
-                self.collector.add(finished)
-                if self.spot_check is not None and self.spot_check.add(finished):
-                    _leave_out_the_rest(take)
-
-    async def _work(self, take: MemoryObjectReceiveStream[Entry], done: MemoryObjectSendStream[Finished]) -> None:
-        async with take, done:
-            async for entry in take:
-                try:
-                    async with self._in_balance(entry):
-                        finished = await self.play_one(entry)
-                except BudgetExhaustedError:
-                    # This dialogue does not fit any more; a shorter one may.
-                    self.unaffordable += 1
-                    continue
-                await done.send(finished)
-
-    def _in_balance(self, entry: Entry) -> AbstractAsyncContextManager[None]:
-        return nullcontext() if self.balance is None else self.balance.passing(self.plan.run, entry)
+    async def _play_if_affordable(self, entry: Entry) -> Finished | None:
+        try:
+            async with nullcontext() if self.balance is None else self.balance.passing(self.plan.run, entry):
+                return await self.play_one(entry)
+        except BudgetExhaustedError:
+            # This dialogue does not fit any more; a shorter one may.
+            self.unaffordable += 1
+            return None
 
     async def play_one(self, entry: Entry) -> Finished:
         """Play and judge one dialogue."""
@@ -197,19 +195,6 @@ class Execution:
         )
         verdicts = await judge_transcript(transcript, self.judge, plan.settings.judge_turns)
         return Finished(transcript, verdicts, route.profile, route.model)
-
-
-async def shown(watch: Callable[[Any], Coroutine[Any, Any, None]], execution: Any) -> None:
-    """Display the run for as long as there is somewhere to: a terminal that was closed is no reason to end it."""
-    with suppress(OSError):
-        await watch(execution)
-
-
-def _leave_out_the_rest(take: MemoryObjectReceiveStream[Entry]) -> None:
-    """Empty the stream of work; dialogues in flight finish and are kept."""
-    with suppress(anyio.WouldBlock, anyio.EndOfStream):
-        while True:
-            take.receive_nowait()
 
 
 def with_pictures(dialogue: Dialogue, plan: Plan) -> Dialogue:
@@ -316,7 +301,17 @@ async def open_execution(plan: Plan, together: Together | None = None) -> AsyncI
         )
         with open_collector(plan.folder, plan.run) as collector:
             balance = None if together is None else together.balance
-            yield Execution(plan, claim, gateway, ledger, judge, moderator, collector, spot_check=spot_check, balance=balance)
+            yield Execution(
+                plan=plan,
+                claim=claim,
+                gateway=gateway,
+                ledger=ledger,
+                judge=judge,
+                moderator=moderator,
+                collector=collector,
+                spot_check=spot_check,
+                balance=balance,
+            )
 
 
 def _claimed(plan: Plan, shared: Shared | None) -> AbstractAsyncContextManager[Claim]:

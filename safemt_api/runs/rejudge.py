@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import shutil
 import signal
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-import anyio
 import orjson
 import polars as pl
-from anyio.streams.memory import MemoryObjectReceiveStream
 
 from safemt_api.dataset.entries import Entry
 from safemt_api.errors import EXIT_DONE, EXIT_FAILURES, EXIT_INTERRUPTED, DialogueError, JudgeUnfitError, SafeMTError, StoreError
 from safemt_api.files import private_file
 from safemt_api.frames import VERDICT_SCHEMA, read_frame, with_repeat
-from safemt_api.gateway import Gateway
-from safemt_api.judges.base import Judge
-from safemt_api.limits.budget import Ledger
 from safemt_api.markers import FIXED_REFUSAL
 from safemt_api.messages import PURPOSES, Dialogue, Guidance, Outcome, Protocol, Reply, Transcript, Turn
-from safemt_api.runs.claim import Claim, claim_run
+from safemt_api.runs.claim import claim_run
 from safemt_api.runs.connections import judge_of, open_gateway
 from safemt_api.runs.folder import (
     JUDGING_FILE,
@@ -43,11 +39,11 @@ from safemt_api.runs.plan import Plan
 from safemt_api.runs.play import (
     RunResult,
     RunStatistics,
+    Underway,
     judge_transcript,
     no_verdicts,
     our_error,
     resolved_record,
-    shown,
     try_judges,
     with_pictures,
 )
@@ -55,43 +51,32 @@ from safemt_api.runs.rows import Finished, VerdictTally, verdict_rows, write_fra
 from safemt_api.runs.settings import dialogues_at_once, free_for_judging
 from safemt_api.runs.spot_check import judged_again
 from safemt_api.runs.summary import Summary, read_summary, scores
-from safemt_api.runs.workers import handlers_kept, work_watched
+from safemt_api.runs.workers import handlers_kept, work_through
 
 Rows = list[dict[str, Any]]
 DialogueKey = tuple[str, int, int]
 """Id, length and repeat."""
 
 
-@dataclass
-class Rejudging:
-    """A judging under way; reads like an ``Execution`` to whoever displays it."""
+@dataclass(kw_only=True)
+class Rejudging(Underway):
+    """A judging under way."""
 
-    plan: Plan
-    claim: Claim
-    gateway: Gateway
-    ledger: Ledger
-    judge: Judge
     turns: Mapping[DialogueKey, Rows]
-    started: float = field(default_factory=anyio.current_time)
     finished: int = 0
-    labels: dict[str | None, int] = field(default_factory=dict)
+    labels: Counter[str | None] = field(default_factory=Counter)
     verdicts: VerdictTally = field(default_factory=VerdictTally)
-    interrupted: bool = False
 
     def statistics(self) -> RunStatistics:
         """The state now."""
-        unsafe, safe = self.labels.get("unsafe", 0), self.labels.get("safe", 0)
-        return RunStatistics(
+        judged = self.labels["unsafe"] + self.labels["safe"]
+        return self.state(
             planned=len(self.turns),
             finished=self.finished,
             failed=0,
             without_verdict=self.verdicts.dialogues_without,
             unaffordable=0,
-            asr_so_far=unsafe / (unsafe + safe) if unsafe + safe else None,
-            spent_usd=sum(self.ledger.spent_usd().values()),
-            elapsed_seconds=anyio.current_time() - self.started,
-            gateway=self.gateway.statistics(),
-            ceiling_usd=self.plan.settings.max_usd,
+            asr_so_far=self.labels["unsafe"] / judged if judged else None,
         )
 
     @property
@@ -105,38 +90,20 @@ class Rejudging:
         Raises:
             StopRunError, StoreError: As an exception group.
         """
-        beside = [partial(self.gateway.watch_stall, self.plan.settings.stall_seconds)]
-        if watch is not None:
-            beside.append(partial(shown, watch, self))
-        work = partial(self._judge_all, target)
-        await work_watched(work, beside=beside, signals=signals, interrupted=self.interrupt, ending=self.claim.store.hurry)
-
-    def interrupt(self) -> None:
-        """Note that a signal ended it."""
-        self.interrupted = True
+        await self.watched(partial(self._judge_all, target), watch, signals, ending=self.claim.store.hurry)
 
     async def _judge_all(self, target: Path) -> None:
         entries = [entry for entry in self.plan.entries if (entry.id, entry.length, entry.repeat) in self.turns]
-        todo, take = anyio.create_memory_object_stream[Entry](max_buffer_size=len(entries))
-        for entry in entries:
-            todo.send_nowait(entry)
-        todo.close()
         with private_file(target).open("wb") as file:
-            async with anyio.create_task_group() as group, take:
-                for _ in range(min(dialogues_at_once(self.plan.settings), len(entries))):
-                    group.start_soon(self._work, take.clone(), file)
+            await work_through(entries, self.judge_one, partial(self._collect, file), workers=dialogues_at_once(self.plan.settings))
 
-    async def _work(self, take: MemoryObjectReceiveStream[Entry], file: Any) -> None:
-        async with take:
-            async for entry in take:
-                finished = await self.judge_one(entry)
-                self.finished += 1
-                rows = list(verdict_rows(finished, self.plan.run))
-                self.verdicts.add(rows)
-                for row in rows:
-                    file.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
-                    if row["counts"] and row["kind"] == "harmful":
-                        self.labels[row["label"]] = self.labels.get(row["label"], 0) + 1
+    def _collect(self, file: IO[bytes], finished: Finished) -> bool:
+        self.finished += 1
+        rows = list(verdict_rows(finished, self.plan.run))
+        self.verdicts.add(rows)
+        file.writelines(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows)
+        self.labels.update(row["label"] for row in rows if row["counts"] and row["kind"] == "harmful")
+        return False
 
     async def judge_one(self, entry: Entry) -> Finished:
         """Judge one dialogue's turns."""
@@ -216,7 +183,8 @@ async def _open(plan: Plan) -> AsyncIterator[Rejudging]:
     async with claim_run(plan, judging_only=True) as claim, open_gateway(plan, claim) as (gateway, ledger):
         current_files(plan.folder, read_manifest(plan.folder) or {})
         turns = dict(_turns(plan.folder / TRANSCRIPTS_FILE))
-        yield Rejudging(plan, claim, gateway, ledger, judge_of(plan, gateway), turns)
+        judge = judge_of(plan, gateway)
+        yield Rejudging(plan=plan, claim=claim, gateway=gateway, ledger=ledger, judge=judge, turns=turns)
 
 
 def _turns(file: Path) -> Iterator[tuple[DialogueKey, Rows]]:

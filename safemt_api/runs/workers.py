@@ -6,12 +6,14 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import anyio
 
+T = TypeVar("T")
+R = TypeVar("R")
 Work = Callable[[], Coroutine[Any, Any, None]]
 AT_ONCE = "ended at once: every reply that had arrived is kept, and the same command goes on; calls under way may have been billed"
 EXIT_AT_ONCE = 130
@@ -53,6 +55,41 @@ async def work_watched(
             group.start_soon(other)
         await work()
         group.cancel_scope.cancel()
+
+
+async def work_through(
+    todo: Sequence[T], work: Callable[[T], Coroutine[Any, Any, R | None]], done: Callable[[R], bool], *, workers: int
+) -> None:
+    """Work through a list in its order, so many at a time.
+
+    Args:
+        todo: What is to be worked on.
+        work: Works on one; ``None`` where nothing came of it.
+        done: Told of what came of one as soon as it is there; whether that is enough: what has begun then ends, and nothing more begins.
+        workers: Most that are worked on at a time.
+
+    Raises:
+        BaseExceptionGroup: One raised.
+    """
+    waiting, enough = iter(todo), False
+
+    async def go_on() -> None:
+        nonlocal enough
+        # All workers take from one iterator: nobody else runs between two awaits.
+        while not enough and (one := next(waiting, None)) is not None:
+            found = await work(one)
+            if found is not None:
+                enough |= done(found)
+
+    async with anyio.create_task_group() as group:
+        for _ in range(min(workers, len(todo))):
+            group.start_soon(go_on)
+
+
+async def shown(watch: Callable[[Any], Coroutine[Any, Any, None]], execution: Any) -> None:
+    """Display what is under way for as long as there is somewhere to: a terminal that was closed is no reason to end it."""
+    with suppress(OSError):
+        await watch(execution)
 
 
 @contextmanager

@@ -25,9 +25,9 @@ from safemt_api.runs.connections import open_shared
 from safemt_api.runs.folder import STUDY_FILE, playing, read_manifest
 from safemt_api.runs.keywords import EvalKeywords
 from safemt_api.runs.plan import ChosenData, Plan, choose_data
-from safemt_api.runs.play import Execution, RunResult, RunStatistics, Together, execute, in_order, shown
+from safemt_api.runs.play import Execution, RunResult, RunStatistics, Together, execute, in_order
 from safemt_api.runs.settings import dialogues_at_once
-from safemt_api.runs.workers import handlers_kept, work_watched
+from safemt_api.runs.workers import handlers_kept, shown, work_watched
 from safemt_api.simulator.settings import SimulatorSettings
 from safemt_api.store.books import entered
 from safemt_api.store.turns import STORE_FILE, TurnStore, open_store
