@@ -26,7 +26,7 @@ from hashlib import file_digest
 from pathlib import Path
 from secrets import token_hex
 from time import time
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import anyio
 import anyio.to_thread
@@ -220,7 +220,8 @@ class BatchQueue:
                 while True:
                     await self._arrived.wait()
                     await self._quiet()
-                    wave, self._queue = self._queue, []
+                    # Who joined anew while it was still in the queue stands there twice.
+                    wave, self._queue = list(dict.fromkeys(self._queue)), []
                     await self._hand_in_all([one for one in wave if self._by_key.get(one.key) is one])
         except BaseExceptionGroup as failures:
             errors = failures.subgroup(SafeMTError)
@@ -278,8 +279,8 @@ class BatchQueue:
     async def _hand_in(self, model: str, wave: list[_Waiting]) -> list[_Waiting]:
         """Make one batch of as many as fit; returns the others."""
         batch = Batch(token_hex(8), self.account, model, self._purse.id, 0, self._now_utc().isoformat())
-        named = [_Line(self._row(batch, waiting), waiting) for waiting in wave]
-        lines = await self._without_hindered(named, self._store.read(hindrances((line.row for line in named), self._purse.free_usd)))
+        named, poor = [_Line(self._row(batch, waiting), waiting) for waiting in wave], list[_Waiting]()
+        lines = self._without_hindered(named, self._store.read(hindrances((line.row for line in named), self._purse.free_usd)), poor)
         await anyio.to_thread.run_sync(private_folder, self._folder)
         path = self._folder / f"{batch.nonce}.jsonl"
         try:
@@ -291,7 +292,7 @@ class BatchQueue:
                     break
                 # Between the look and the intent somebody else was quicker; it is rare, so the file is simply written anew.
                 path.unlink()
-                written, again = await self._write(path, await self._without_hindered(written, hindered))
+                written, again = await self._write(path, self._without_hindered(written, hindered, poor))
                 rest = [*again, *rest]
         except BaseException:
             path.unlink(missing_ok=True)
@@ -301,15 +302,16 @@ class BatchQueue:
             self._group.start_soon(self._create, batch, path)
         else:
             path.unlink(missing_ok=True)
+        # Only now: what this batch has put aside may come back.
+        self._wait_for_money(poor)
         return rest
 
     def _row(self, batch: Batch, waiting: _Waiting) -> BatchRow:
         wanted = waiting.wanted
         return BatchRow(row_id(batch.nonce, waiting.key), waiting.key, wanted.run, wanted.purpose, wanted.most_usd)
 
-    async def _without_hindered(self, lines: Sequence[_Line], hindered: dict[str, Hindrance]) -> list[_Line]:
-        """The rows that nothing stands against; of the others each is seen to as its hindrance asks."""
-        poor: list[_Waiting] = []
+    def _without_hindered(self, lines: Sequence[_Line], hindered: dict[str, Hindrance], poor: list[_Waiting]) -> list[_Line]:
+        """The rows that nothing stands against; of the others each is seen to as its hindrance asks, or put to the poor."""
         for row, waiting in lines:
             match hindered.get(row.id):
                 case "answered":
@@ -325,7 +327,6 @@ class BatchQueue:
                     poor.append(waiting)
                 case None:
                     pass
-        self._wait_for_money(poor)
         return [line for line in lines if line.row.id not in hindered]
 
     def _wait_for_money(self, poor: list[_Waiting]) -> None:
@@ -527,16 +528,30 @@ class BatchQueue:
                 await self._close(batch, results)
                 results = []
         unanswered = UnansweredRowError(f"{self._vendor} ended batch {batch_id} without this request")
-        await self._close(batch, [*results, *((row, unanswered) for row in rows.values())])
-        await self._over(batch, "over")
+        await self._close(batch, [*results, *((row, unanswered) for row in rows.values())], last="over")
 
     async def _close(
-        self, batch: Batch, results: Sequence[tuple[BatchRow, RowResult]], *, still_waiting: Collection[_Waiting] = ()
+        self,
+        batch: Batch,
+        results: Sequence[tuple[BatchRow, RowResult]],
+        *,
+        last: Literal["over", "absent"] | None = None,
+        still_waiting: Collection[_Waiting] = (),
     ) -> None:
-        """Keep replies and settle money, in one transaction, then answer whoever waits, but for those who go on waiting."""
+        """Keep replies and settle money, in one transaction, then answer whoever waits, but for those who go on waiting.
+
+        ``last``: these are the last rows, so that the batch is over (or was never there) with them.
+        """
         quiet = {waiting.key for waiting in still_waiting}
         endings = [self._ending(batch, row, result) for row, result in results]
-        kept = await self._store.write(lambda connection: [work(connection) for work, _ in endings])
+
+        def work(connection: sqlite3.Connection) -> list[StoredReply | None]:
+            kept = [ending(connection) for ending, _ in endings]
+            if last is not None:
+                ended(batch.nonce, last)(connection)
+            return kept
+
+        kept = await self._store.write(work)
         for (row, result), stored, (_, settled_usd) in zip(results, kept, endings, strict=True):
             self._purse.lets_go(row.charge, settled_usd)
             # Closed by another process: what that kept is the answer, where it kept one.
@@ -549,6 +564,8 @@ class BatchQueue:
                 self._answer(row.key, result)
             else:
                 self._answer(row.key, UnansweredRowError(f"{self._vendor}: another process gave this request up"))
+        if last is not None:
+            self._shows(batch, None, over=True)
 
     def _ending(self, batch: Batch, row: BatchRow, result: RowResult) -> tuple[Work[StoredReply | None], float]:
         ending = partial(closed, row, purse=batch.purse)
@@ -577,8 +594,7 @@ class BatchQueue:
                 if waiting is not None and waiting.rejections < MOST_REJECTIONS:
                     waiting.rejections += 1
                     again.append(waiting)
-        await self._close(batch, [(row, error) for row in rows], still_waiting=again)
-        await self._over(batch, "over" if batch.batch_id else "absent")
+        await self._close(batch, [(row, error) for row in rows], last="over" if batch.batch_id else "absent", still_waiting=again)
         if again and self._group is not None:
             pause = self._pace.full_queue_seconds * 2.0 ** (again[0].rejections - 1)
             self._group.start_soon(self._join_later, pause, again)
@@ -592,18 +608,13 @@ class BatchQueue:
         rows = self._store.read(open_rows(batch.nonce))
         waiting = [one for row in rows if (one := self._by_key.get(row.key)) is not None]
         never = UnansweredRowError(f"{self._vendor} never got this request")
-        await self._close(batch, [(row, never) for row in rows], still_waiting=waiting)
-        await self._over(batch, "absent")
+        await self._close(batch, [(row, never) for row in rows], last="absent", still_waiting=waiting)
         self._join(*waiting)
 
     def _fail_all(self, rows: Sequence[BatchRow], error: SafeMTError) -> None:
         """Whoever waits for these rows is told; the rows stay open, for whoever goes on."""
         for row in rows:
             self._answer(row.key, error)
-
-    async def _over(self, batch: Batch, stage: str) -> None:
-        await self._store.write(ended(batch.nonce, "over" if stage == "over" else "absent"))
-        self._shows(batch, None, over=True)
 
     def _shows(self, batch: Batch, done: int | None, *, over: bool = False) -> None:
         if over:
