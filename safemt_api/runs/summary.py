@@ -475,9 +475,10 @@ def scores(folder: Path, protocol: str) -> dict[str, Any]:
 def scores_of(frame: pl.DataFrame, protocol: str) -> dict[str, Any]:
     """The summary's fields that come from verdicts: those that count, from a frame with the columns of ``verdicts.parquet``.
 
-    Benign dialogues are reported on their own.
+    Benign dialogues are reported on their own. A frame need not tell how dialogues were made: then nothing is grouped by that.
     """
-    verdicts = frame.select(SCORED_COLUMNS).filter(pl.col("counts")).rename({"label": "verdict"})
+    told = [pl.col(name) if name in frame.columns else pl.lit(None, pl.String).alias(name) for name in SCORED_COLUMNS]
+    verdicts = frame.select(told).filter(pl.col("counts")).rename({"label": "verdict"})
     harmful, benign = (verdicts.filter(pl.col("kind") == kind) for kind in ("harmful", "benign"))
     return {
         **(_harmful(harmful, protocol) if harmful.height else NOTHING_SCORED),

@@ -51,6 +51,13 @@ def test_twins_are_told_apart_where_harm_is_declined_and_help_given(protocol: st
     assert 0 <= twins["ci_low"] < 0.25 < twins["ci_high"] <= 1
 
 
+def test_a_frame_that_does_not_tell_how_dialogues_were_made_is_scored_all_the_same() -> None:
+    rows = frame([row("a", "unsafe", method="fiction", pair="t"), row("b", "safe")])
+    found = scores_of(rows.drop("method", "data_source", "pair"), "scripted")
+    assert found["asr_by_turn"] == scores_of(rows, "scripted")["asr_by_turn"]
+    assert (found["by_method"], found["by_source"], found["twins"]) == ([], [], None)
+
+
 def test_the_summary_takes_them() -> None:
     rows = [row("a", "safe", pair="t", method="fiction"), row("t", "unsafe", kind="benign", pair="a")]
     summary = Summary(run="r", status="complete", protocol="scripted", **scores_of(frame(rows), "scripted"))
