@@ -70,13 +70,15 @@ class Truth:
         return (1 - asr) * (1 - fmean(pstdev(row[row.index(True) :]) if True in row else 0.0 for row in rows))
 
 
-def seventeen(**axes: list[str]) -> Study:
+def seventeen(*, sample: int = 34, **axes: list[str]) -> Study:
     targets = [f"{[*PROVIDERS][place % 3]}:{name}" for place, name in enumerate(NAMES)]
-    return study_from({"max_usd": CEILING_USD, "settings": {"judge": ["rules"]}, "vary": {"target": targets, **axes}}, name="seventeen")
+    return study_from(
+        {"max_usd": CEILING_USD, "settings": {"judge": ["rules"], "sample": sample}, "vary": {"target": targets, **axes}}, name="seventeen"
+    )
 
 
 def truths(study: Study) -> dict[str, Truth]:
-    dataset = select(load_dataset(demonstration_folder()), sample=None, kinds={"harmful"}, seed=0)
+    dataset = select(load_dataset(demonstration_folder()), sample=study.shared["sample"], kinds={"harmful"}, seed=0)
     said = {(entry.id, entry.length): tuple(dataset.read(entry).user_texts) for entry in dataset.entries}
     return {arm.name: Truth(arm, said) for arm in study.arms}
 
@@ -180,10 +182,10 @@ async def test_a_study_that_is_killed_twice_comes_out_as_played_and_buys_nothing
 ) -> None:
     monkeypatch.chdir(tmp_path)
     async with simulator_process(SimulatorSettings(latency_seconds=0.05)) as address:
-        study = at_home(seventeen(moderator=["none", POLICY]), address)
+        study = at_home(seventeen(sample=6, moderator=["none", POLICY]), address)
         await anyio.Path("seventeen.toml").write_text(study_text(study), encoding="utf-8")
         command = [sys.executable, "-m", "safemt_api", "study", "seventeen.toml"]
-        for answers in (1_000, 3_000):
+        for answers in (200, 600):
             await anyio.to_thread.run_sync(killed_after, command, address, answers)
         done = await anyio.to_thread.run_sync(lambda: subprocess.run(command, capture_output=True, text=True, check=False))
         assert done.returncode == 0, done.stderr
@@ -195,4 +197,4 @@ async def test_a_study_that_is_killed_twice_comes_out_as_played_and_buys_nothing
     check_record(record, study)
     # What was in flight when it was killed is asked again, since nobody knows of its answer; nothing else is.
     assert found["repeated"] <= 2 * found["peak_in_flight"]
-    assert found["answered"] - found["repeated"] > 5_000
+    assert found["answered"] - found["repeated"] > 900
