@@ -14,6 +14,7 @@ from safemt_api.cli import options
 from safemt_api.cli.on_use import imported_on_use
 
 with imported_on_use():
+    from safemt_api.cli import terminal
     from safemt_api.view import server
 
 
@@ -33,8 +34,8 @@ def view(
 
 
 def _announce(address: str, *, browser: bool) -> None:
-    typer.echo(f"The results stand at {address}")
-    typer.echo("The address holds a key: whoever on this machine has it can read them. Ctrl-C ends the viewer.", err=True)
+    terminal.put(f"The results stand at {address}")
+    terminal.say("The address holds a key: whoever on this machine has it can read them. Ctrl-C ends the viewer.")
     sys.stdout.flush()
     if browser:
         webbrowser.open(address)
