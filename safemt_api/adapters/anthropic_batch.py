@@ -46,7 +46,7 @@ UNANSWERED = frozenset({"expired", "canceled"})
 class AnthropicBatches(Batches, AnthropicMessages):
     """Message batches at one address; see ``BatchAdapter``."""
 
-    failures = ANTHROPIC_FAILURES
+    failures = (*ANTHROPIC_FAILURES, ValueError)
 
     def line(self, call: Call, row: str) -> bytes:
         """See ``BatchAdapter``."""
@@ -70,7 +70,7 @@ class AnthropicBatches(Batches, AnthropicMessages):
 
     async def find(self, intent: BatchIntent, *, now_utc: datetime, others: Collection[str] = ()) -> BatchSearch:
         """See ``BatchAdapter``."""
-        return await self.ask(self._find(intent, now_utc, others))
+        return await self.search(self._find(intent, now_utc, others))
 
     async def _find(self, intent: BatchIntent, now_utc: datetime, others: Collection[str]) -> BatchSearch:
         listed, working = 0, False

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Collection, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
@@ -229,6 +229,7 @@ class Batches:
             return BatchState("unknown")
 
     # What the SDK raises is translated outside its handler, so that no exception of ours has it as its context: it holds the key.
+    # The SDKs let what their JSON readers and models raise, ValueErrors all, through as it is.
 
     async def ask(self, work: Awaitable[Answer], *, on: Cases = NO_CASES, model: str = "") -> Answer:
         """What the SDK answers; ``on`` says what an error's status means here, beside what it means everywhere."""
@@ -237,6 +238,12 @@ class Batches:
         except self.failures as error:
             caught: Exception = error
         raise self.failure(caught, on, model)
+
+    async def search(self, work: Awaitable[BatchSearch]) -> BatchSearch:
+        """The end of a search; the SDKs do not check what a list holds."""
+        with suppress(TypeError, AttributeError):
+            return await self.ask(work)
+        raise self._translator.unusable("its list of batches cannot be read")
 
     async def make(self, work: Awaitable[Answer], model: str, *, batch: bool) -> Answer:
         """A step of a creation; ``batch``: it is the one that makes the batch, which may be there although the server failed."""
@@ -260,6 +267,8 @@ class Batches:
 
     def failure(self, error: Exception, on: Cases, model: str = "") -> CallError | StopRunError:
         """Our exception for an SDK's."""
+        if isinstance(error, ValueError):
+            return self._translator.unusable(f"it could not be read ({type(error).__name__})")
         status = getattr(error, "status_code", None) or getattr(error, "code", None)
         return on[status] if isinstance(status, int) and status in on else self._translator.failure(error, model=model)
 

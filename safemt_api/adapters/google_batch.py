@@ -55,7 +55,7 @@ CHUNK_BYTES = 2**20
 class GoogleBatches(Batches, GoogleGenAI):
     """Batch jobs at one address; see ``BatchAdapter``."""
 
-    failures = GOOGLE_FAILURES
+    failures = (*GOOGLE_FAILURES, ValueError)
 
     def line(self, call: Call, row: str) -> bytes:
         """See ``BatchAdapter``."""
@@ -81,7 +81,7 @@ class GoogleBatches(Batches, GoogleGenAI):
 
     async def find(self, intent: BatchIntent, *, now_utc: datetime, others: Collection[str] = ()) -> BatchSearch:
         """See ``BatchAdapter``."""
-        return await self.ask(self._find(intent, now_utc))
+        return await self.search(self._find(intent, now_utc))
 
     async def _find(self, intent: BatchIntent, now_utc: datetime) -> BatchSearch:
         listed = 0

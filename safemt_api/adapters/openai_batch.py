@@ -49,7 +49,7 @@ QUEUE_FULL = frozenset({"token_limit_exceeded", "billing_hard_limit_reached_for_
 class OpenAIBatches(Batches, OpenAIChat):
     """Batches of chat completions at one address; see ``BatchAdapter``."""
 
-    failures = OPENAI_FAILURES
+    failures = (*OPENAI_FAILURES, ValueError)
 
     def line(self, call: Call, row: str) -> bytes:
         """See ``BatchAdapter``."""
@@ -69,7 +69,7 @@ class OpenAIBatches(Batches, OpenAIChat):
             )
             uploaded = await self.make(upload, intent.model, batch=False)
         creation = self._sdk.batches.with_raw_response.create(
-            input_file_id=uploaded.id,
+            input_file_id=getattr(uploaded, "id", None) or "none",  # the SDK does not check what it read
             endpoint=ENDPOINT,
             completion_window="24h",
             metadata={NONCE: intent.nonce},
@@ -83,7 +83,7 @@ class OpenAIBatches(Batches, OpenAIChat):
 
     async def find(self, intent: BatchIntent, *, now_utc: datetime, others: Collection[str] = ()) -> BatchSearch:
         """See ``BatchAdapter``."""
-        return await self.ask(self._find(intent, now_utc))
+        return await self.search(self._find(intent, now_utc))
 
     async def _find(self, intent: BatchIntent, now_utc: datetime) -> BatchSearch:
         oldest, listed = (intent.created_utc - CLOCKS_APART).timestamp(), 0

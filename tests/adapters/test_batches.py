@@ -6,7 +6,7 @@ import json
 import re
 import tracemalloc
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -426,3 +426,75 @@ async def test_the_clock_of_a_test_is_not_held_up(tmp_path: Path) -> None:
         stage.simulator.advance(86_000)
         assert (await stage.batches.poll(batch_id)).phase == "ended"
     assert anyio.current_time() - started < 30
+
+
+SECRET = "k" * 20
+HOSTILE = (
+    b"not json",
+    b"[]",
+    b"null",
+    b'{"custom_id": 5, "key": 5}',
+    b'{"custom_id": "a", "response": {"status_code": "x", "body": []}, "result": {"type": []}}',
+    b'{"custom_id": "b", "response": {"status_code": 200, "body": {"choices": 3}}, "result": {"type": "succeeded"}, "error": []}',
+    b'{"custom_id": "c", "response": {"status_code": 99999, "body": {}}, "error": {"code": {}}, "result": {"type": "errored"}}',
+    f'{{"custom_id": "d", "response": null, "error": {{"message": "Bearer {SECRET}"}}, "result": {{"error": "{SECRET}"}}}}'.encode(),
+    b'{"custom_id": ' + b"[" * 5000 + b"]" * 5000 + b"}",
+    b'{"custom_id": "\\ud800"}',
+    b"",
+)
+"""Lines of results as no vendor should send them."""
+
+
+@pytest.mark.parametrize("wire_format", FORMATS)
+async def test_hostile_results_are_failures_row_by_row_and_tell_no_key(wire_format: WireFormat) -> None:
+    known = {
+        "openai_chat": {"id": "b", "status": "completed", "output_file_id": "f"},
+        "anthropic_messages": {"id": "b", "processing_status": "ended", "results_url": "/v1/messages/batches/b/results"},
+        "google_genai": {"name": "batches/b", "metadata": {"state": "BATCH_STATE_SUCCEEDED", "output": {"responsesFile": "files/f"}}},
+    }[wire_format]
+
+    def serve(request: httpx2.Request) -> httpx2.Response:
+        results = request.url.path.endswith(("/content", "/results", ":download"))
+        return httpx2.Response(200, content=b"\n".join(HOSTILE)) if results else httpx2.Response(200, json=known)
+
+    async with open_http_client(connections=1, timeouts=Timeouts(), transport=httpx2.MockTransport(serve)) as client:
+        batches = open_batch_adapter(
+            profile=load_profiles()[VENDORS[wire_format]],
+            wire_format=wire_format,
+            base_url="http://x.test",
+            api_key=SECRET,
+            client=client,
+            timeouts=Timeouts(),
+        )
+        found = await read(batches, "batches/b" if wire_format == "google_genai" else "b")
+    assert len(found) == len(HOSTILE) - 1
+    assert not any(isinstance(result, Reply) for _, result in found)
+    assert SECRET not in repr([(row, str(result)) for row, result in found])
+
+
+@pytest.mark.parametrize("wire_format", FORMATS)
+@pytest.mark.parametrize(
+    "body", [b"not json", b"[]", b"{}", b'{"data": [{"created_at": "x"}, 5], "operations": [{"metadata": 7}]}', b'"x"']
+)
+async def test_a_server_that_speaks_of_no_batches_is_a_failure_and_no_defect(
+    wire_format: WireFormat, body: bytes, tmp_path: Path, make_call: Callable[..., Call]
+) -> None:
+    transport = httpx2.MockTransport(lambda _: httpx2.Response(200, content=body, headers={"content-type": "application/json"}))
+    file = tmp_path / "rows.jsonl"
+    file.write_bytes(b"{}\n")
+    intent = BatchIntent("nonce", "sim-average", 1, NOW)
+    async with open_http_client(connections=1, timeouts=Timeouts(), transport=transport) as client:
+        batches = open_batch_adapter(
+            profile=load_profiles()[VENDORS[wire_format]],
+            wire_format=wire_format,
+            base_url="http://x.test",
+            api_key=SECRET,
+            client=client,
+            timeouts=Timeouts(),
+        )
+        name = "batches/b" if wire_format == "google_genai" else "b"
+        with pytest.raises(CallError):
+            await batches.create(file, intent)
+        for work in (batches.poll(name), batches.find(intent, now_utc=NOW), read(batches, name), batches.cancel(name)):
+            with suppress(CallError):
+                await work
