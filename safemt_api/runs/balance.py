@@ -73,7 +73,7 @@ class Balance:
     def _may_begin(self, place: int) -> bool:
         if self._beyond(place):
             return True
-        if place >= self._slowest() + self._window:
+        if place >= min(self._front.values(), default=len(self._ids)) + self._window:
             return False
         while self._opened <= place and self._has_room():
             self._opened += 1
@@ -93,9 +93,6 @@ class Balance:
         waiting = max(0, unfinished - len(self._purse.envelopes))
         needed = (waiting + len(self._front) * self._due[self._ids[self._opened]]) * self._purse.needed_usd()
         return needed <= self._purse.room_usd()
-
-    def _slowest(self) -> int:
-        return min(self._front.values(), default=len(self._ids))
 
     def _beyond(self, place: int) -> bool:
         return self._out_of_money is not None and place >= self._out_of_money[0]

@@ -56,15 +56,18 @@ async def claim_run(
         before = read_manifest(plan.folder) or {}
         check_still_same(plan, before, judging_only=judging_only)
         _check_pictures(plan, before)
-        expected = _store_id(before)
+        bought_into = before.get("store")
+        expected = bought_into.get("id") if isinstance(bought_into, Mapping) else None
         if expected is not None and not judging_only:
             _check_there(path, plan.run)
         async with _opened(store, path) as opened:
             note(opened.id)
             if expected is not None and not judging_only:
-                _refuse(path, _what_is_lost(opened, before, plan, expected))
+                lost = _what_is_lost(opened, before, plan, expected)
+                if lost is not None:
+                    raise StoreError(path, lost, LOST)
             name = str(before.get("run") or plan.run)
-            run_id = _run_id(before, opened.id, name)
+            run_id = str(before.get("id") or (older_run_id(opened.id, name) if before else uuid4().hex))
             async with _hurried_by_the_end(opened):
                 uses = await open_uses(opened, run_id, name)
             record = {"id": run_id, "store": before.get("store") or store_record(plan.folder, path, opened.id)}
@@ -105,29 +108,6 @@ async def _opened(store: TurnStore | None, path: Path) -> AsyncIterator[TurnStor
             yield own
 
 
-def _run_id(before: Mapping[str, Any], store_id: str, name: str) -> str:
-    if before.get("id") is not None:
-        return str(before["id"])
-    # It finds the books that are its own by then.
-    return older_run_id(store_id, name) if before else uuid4().hex
-
-
-def run_id_of(folder: Path) -> str | None:
-    """The id of the run in a folder; ``None`` where it is new, or was begun by an older version and not played since.
-
-    Raises:
-        StoreError: The run file is damaged.
-    """
-    found = (read_manifest(folder) or {}).get("id")
-    return found if isinstance(found, str) else None
-
-
-def _store_id(manifest: Mapping[str, Any]) -> str | None:
-    store = manifest.get("store")
-    found = store.get("id") if isinstance(store, Mapping) else None
-    return found if isinstance(found, str) else None
-
-
 def _check_pictures(plan: Plan, before: Mapping[str, Any]) -> None:
     if not before:
         return
@@ -144,11 +124,6 @@ def _check_there(path: Path, run: str) -> None:
         raise StoreError(path, f"is gone, and run {run!r} was bought into it", LOST)
     if path.stat().st_size == 0:
         raise StoreError(path, f"is empty, and run {run!r} was bought into it", LOST)
-
-
-def _refuse(path: Path, problem: str | None) -> None:
-    if problem is not None:
-        raise StoreError(path, problem, LOST)
 
 
 def _what_is_lost(store: TurnStore, before: Mapping[str, Any], plan: Plan, expected: str) -> str | None:

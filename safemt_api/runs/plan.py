@@ -223,13 +223,10 @@ def check_still_same(plan: Plan, before: Mapping[str, Any], *, judging_only: boo
         except SettingsChangedError as error:
             if was["dataset"] == now["dataset"] or any(was.get(name) != now.get(name) for name in SELECTING):
                 raise
-            raise SettingsChangedError(plan.run, [*error.differences, *_data_changes(plan)]) from None
+            from safemt_api.runs.provenance import word_changes  # noqa: PLC0415 (imports polars, which a good start must not)
 
-
-def _data_changes(plan: Plan) -> Iterator[str]:
-    from safemt_api.runs.provenance import word_changes  # noqa: PLC0415 (imports polars, which a good start must not)
-
-    yield from word_changes(plan.dataset, plan.folder, plan.settings.protocol)
+            changes = word_changes(plan.dataset, plan.folder, plan.settings.protocol)
+            raise SettingsChangedError(plan.run, [*error.differences, *changes]) from None
 
 
 def _more_than_a_day(settings: EvalSettings, profile: Profile, dataset: Dataset) -> Iterator[str]:

@@ -219,13 +219,14 @@ def _replace(plan: Plan, judging: Rejudging, rows: Path) -> Summary:
         changes["stopping"] = judged_again(plan.entries, seed=plan.settings.seed, before=before.stopping, rows=judged)
     summary = Summary.model_validate({**before.json_value(), **changes})
     again = [*manifest.get("judged_again_utc", []), datetime.now(UTC).isoformat(timespec="seconds")]
-    record = {**manifest.get("settings", {}), **_judge_settings(plan)}
+    resolved = resolved_record(plan)
+    of_judges = {name: resolved[name] for name in ("judges", "judge_base_url", "rubric", *free_for_judging())}
     summary.write(staged)
     changed = {
         "identity": dict(plan.identity),
         "judge_digest": judging.judge.digest,
         "rubric": changes["rubric"],
-        "settings": record,
+        "settings": {**manifest.get("settings", {}), **of_judges},
         "judged_again_utc": again,
     }
     switch_generation(folder, {**manifest, **judging.claim.record, **changed})
@@ -248,11 +249,6 @@ def _cost(before: Summary, judging: Rejudging) -> dict[str, float | None]:
     total = round(sum(known), 6) if len(known) == len(parts) else None
     beside = {"maybe_usd": round(judging.ledger.maybe_usd(), 6), "ceiling": judging.plan.settings.max_usd}
     return {**parts, "total": total, **beside}
-
-
-def _judge_settings(plan: Plan) -> dict[str, Any]:
-    record = resolved_record(plan)
-    return {name: record[name] for name in ("judges", "judge_base_url", "rubric", *free_for_judging())}
 
 
 def _former_file(folder: Path, judge: str) -> Path:

@@ -219,7 +219,9 @@ class Collector:
         self.finished += 1
         if transcript.failure is not None:
             self.failed += 1
-            self._note_failure(transcript.dialogue, transcript.failure)
+            if len(self.failures) < MAX_FAILURES_KEPT:
+                dialogue = transcript.dialogue
+                self.failures.append({"dialogue_id": dialogue.id, "length": dialogue.length, "why": transcript.failure})
         self.covered[transcript.dialogue.scenario, transcript.dialogue.length] += 1
         turns = list(transcript_rows(finished, self._run))
         for row in turns:
@@ -237,10 +239,6 @@ class Collector:
             if row["counts"] and row["kind"] == "harmful":
                 self.labels[row["label"]] += 1
         self._verdicts.flush()
-
-    def _note_failure(self, dialogue: Dialogue, why: str) -> None:
-        if len(self.failures) < MAX_FAILURES_KEPT:
-            self.failures.append({"dialogue_id": dialogue.id, "length": dialogue.length, "why": why})
 
     def close(self) -> None:
         """Hand all rows to the files and close them."""

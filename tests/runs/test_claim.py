@@ -14,7 +14,7 @@ import pytest
 
 from safemt_api.errors import SettingsChangedError, StoreError
 from safemt_api.evaluation import evaluate, open_plan
-from safemt_api.runs.claim import claim_run, run_id_of
+from safemt_api.runs.claim import claim_run
 from safemt_api.runs.rejudge import rejudge
 from safemt_api.runs.settings import EvalSettings
 from safemt_api.store.turns import STORE_FILE
@@ -73,7 +73,7 @@ async def test_the_books_of_a_run_of_an_older_version_are_taken_over_by_its_name
     again = await evaluate(**{**settings, "run": "renamed"})
     assert again.summary.json_value()["cost_usd"] == spent
     assert again.summary.calls.sent == 0
-    assert run_id_of(again.folder) is not None
+    assert json.loads((again.folder / "run.json").read_text())["id"]
 
 
 Damage = Callable[[Path], None]
