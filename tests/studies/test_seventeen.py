@@ -21,6 +21,7 @@ from safemt_api.dataset.entries import load_dataset
 from safemt_api.dataset.selection import select
 from safemt_api.dataset.shipped import demonstration_folder
 from safemt_api.profiles import WireFormat
+from safemt_api.runs.settings import DEFAULT_CONCURRENCY
 from safemt_api.simulator.personas import SEVENTEEN, moderator_flags, plays_unsafe
 from safemt_api.simulator.process import SimulatorAddress, simulator_process
 from safemt_api.simulator.settings import SimulatorSettings
@@ -195,6 +196,7 @@ async def test_a_study_that_is_killed_twice_comes_out_as_played_and_buys_nothing
     assert record.spent_usd is not None
     assert 0 < record.spent_usd <= CEILING_USD
     check_record(record, study)
-    # What was in flight when it was killed is asked again, since nobody knows of its answer; nothing else is.
-    assert found["repeated"] <= 2 * found["peak_in_flight"]
+    # What was in flight when it was killed is asked again, since nobody kept its answer (one that was sent and not yet written counts too:
+    # the simulator's own count of calls at work is smaller); nothing else is.
+    assert found["repeated"] <= 2 * DEFAULT_CONCURRENCY * len(PROVIDERS)
     assert found["answered"] - found["repeated"] > 900
