@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import anyio
 
 from safemt_api.asking.material import digest_of
-from safemt_api.builder.filters.base import Draft, Filter, Reviewers
+from safemt_api.builder.filters import Draft, Filter, Reviewers
 from safemt_api.builder.filters.form import form
 from safemt_api.builder.filters.harmless import harmless
 from safemt_api.builder.filters.intent import intent

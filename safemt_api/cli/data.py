@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from safemt_api.messages import Dialogue
 
 EXIT_BAD_DATA = 2
+EXIT_INTERRUPTED = 130
 Facts = tuple[tuple[str, str], ...]
 
 data_app = typer.Typer(help="Check, describe, show, download, convert and build dialogues.", no_args_is_help=True, rich_markup_mode=None)
@@ -277,7 +278,11 @@ def build(
         concurrency=concurrency,
         providers=providers,
     )
-    result = terminal.run_loop(partial(builder.build, settings))
+    try:
+        result = terminal.run_loop(partial(builder.build, settings))
+    except KeyboardInterrupt:
+        terminal.say(f"interrupted; what was bought is kept in {out}, and the same command goes on")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
     if result.record is None:
         terminal.say(f"{result.stopped_by}; run the same command again to go on")
         raise typer.Exit(result.exit_code)

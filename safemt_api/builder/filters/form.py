@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from safemt_api.builder.filters.base import Draft, Reviewers
+from safemt_api.builder.filters import Draft, Reviewers
 from safemt_api.dataset.elements import parse_dialogue
 
 MAX_CHARACTERS = 20_000

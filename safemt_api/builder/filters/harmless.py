@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from safemt_api.builder.filters.base import UNANSWERED, Draft, Reviewers
+from safemt_api.builder.filters import UNANSWERED, Draft, Reviewers
 from safemt_api.builder.questions import HARMLESS, truth_of
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from safemt_api.asking.material import spoken_lines
-from safemt_api.builder.filters.base import UNANSWERED, Draft, Reviewers
+from safemt_api.builder.filters import UNANSWERED, Draft, Reviewers
 from safemt_api.builder.questions import INFER, SAME, goal_in, truth_of
 from safemt_api.messages import Image
 
