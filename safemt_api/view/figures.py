@@ -4,6 +4,7 @@ functions from what is there where they did not. Tables are the report's own.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,15 +44,17 @@ AGE_STEP_SECONDS = 10
 """Ages are told in such steps, so that an answer stays the same where nothing has happened."""
 
 
-class _Scores(NamedTuple):
-    """What was computed of one state of a run, and its summary where it has ended."""
+WAIT_FACTOR, LEAST_WAIT_SECONDS = 40.0, 2.0
+"""Scores of a run under way are computed anew after so many times what they took: 2 s of a small run, 12 s of one of 10,000 dialogues."""
+
+
+class Scores(NamedTuple):
+    """What was computed of one state of a run, and its summary where it has ended; ``due_at`` says when a new state is worth computing."""
 
     state: object
     found: dict[str, Any]
     summary: Summary | None
-
-
-_SCORES: dict[Path, _Scores] = {}
+    due_at: float
 
 
 def listed(library: Library) -> dict[str, Any]:
@@ -76,7 +79,7 @@ def figures(library: Library, shelf: Shelf, *, study: str | None) -> dict[str, A
         "name": study or " · ".join(names.values()),
         "study": _listed(there[study], None) if study in there else None,
         "arms": [
-            {"run": name, "name": names[name], "look": list(series_of(place)), **_arm(entry, there.get(name))}
+            {"run": name, "name": names[name], "look": list(series_of(place)), **_arm(entry, there.get(name), alone=len(names) == 1)}
             for place, (name, entry) in enumerate(shelf.entries.items())
         ],
         "sentences": [] if record is None else list(study_sentences(record)),
@@ -119,7 +122,7 @@ def _run_sections(shelf: Shelf, names: Mapping[str, str]) -> Iterator[Section]:
     runs = [
         RunData(names[name], entry.folder, {}, summary, nothing, nothing)
         for name, entry in shelf.entries.items()
-        if (summary := _scores(entry).summary) is not None
+        if (summary := scores_now(entry).summary) is not None
     ]
     if len(runs) == len(shelf.entries) == 1:
         yield Section("turns", "ASR in numbers", "Numbers", [Block(tables=[asr_table(runs[0])])], SCORE_NOTE)
@@ -128,18 +131,24 @@ def _run_sections(shelf: Shelf, names: Mapping[str, str]) -> Iterator[Section]:
         yield Section("cost", "Cost and calls", "Cost", [Block(tables=[cost_table(runs)])])
 
 
-def _arm(entry: Entry, one: RunOverview | None) -> dict[str, Any]:
+def _arm(entry: Entry, one: RunOverview | None, *, alone: bool) -> dict[str, Any]:
     overview = {} if one is None else _listed(one, entry)
-    return {**overview, "problem": entry.index.problem or overview.get("problem"), **_scores(entry).found}
+    found = {name: value for name, value in scores_now(entry).found.items() if alone or name != "scenario_lengths"}
+    return {**overview, "problem": entry.index.problem or overview.get("problem"), **found}
 
 
-def _scores(entry: Entry) -> _Scores:
+def scores_now(entry: Entry) -> Scores:
+    """The run's scores: of its summary where it has ended, else of what there is, as it was some moments ago."""
     state = (entry.index.version, stamp(entry.folder / SUMMARY_FILE))
-    known = _SCORES.get(entry.folder)
-    if known is None or known.state != state:
-        summary = None if entry.index.under_way else _summary(entry.folder)
-        known = _SCORES[entry.folder] = _Scores(state, _scored(entry, summary), summary)
-    return known
+    known = entry.scores
+    if isinstance(known, Scores) and (known.state == state or (entry.index.under_way and time.monotonic() < known.due_at)):
+        return known
+    started = time.monotonic()
+    summary = None if entry.index.under_way else _summary(entry.folder)
+    found = _scored(entry, summary)
+    ended = time.monotonic()
+    entry.scores = Scores(state, found, summary, ended + max(LEAST_WAIT_SECONDS, WAIT_FACTOR * (ended - started)))
+    return entry.scores
 
 
 def _scored(entry: Entry, summary: Summary | None) -> dict[str, Any]:

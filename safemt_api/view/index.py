@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from threading import RLock
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -21,6 +22,7 @@ from safemt_api.frames import TRANSCRIPT_SCHEMA, VERDICT_SCHEMA, with_repeat
 from safemt_api.messages import Outcome
 from safemt_api.runs.folder import TRANSCRIPTS_FILE, VERDICTS_FILE, current_files, read_manifest, scratch
 from safemt_api.runs.rows import rows_from
+from safemt_api.runs.summary import SCORED_COLUMNS
 
 KEY = ("dialogue_id", "length", "repeat")
 OUTCOMES = tuple(outcome.value for outcome in Outcome)
@@ -32,6 +34,9 @@ SEARCHED = {
     VERDICTS_FILE: ("reason",),
 }
 JSON_WORDS = ('[{"role":"user","content":"', '"},{"role":"assistant","content":"', '"},{"role":"system","content":"', '"}]')
+MOST_TERMS = 40
+"""Terms whose hits are kept: one byte a dialogue."""
+
 ROWS_AT_A_TIME = 4000
 """So many rows' words are in memory at once while they are searched: some 20 MB."""
 
@@ -43,10 +48,7 @@ _TURNS = {
     name: TRANSCRIPT_SCHEMA[name]
     for name in (*KEY, "turn", "scenario", "kind", "method", "outcome", "failure", "moderator_flagged", *_NUMBERS)
 } | {"begin": pl.Int64, "end": pl.Int64}
-_VERDICTS = {name: VERDICT_SCHEMA[name] for name in (*KEY, "turn", "scenario", "kind", "counts", "label", "cost_usd")} | {
-    "begin": pl.Int64,
-    "end": pl.Int64,
-}
+_VERDICTS = {name: VERDICT_SCHEMA[name] for name in (*SCORED_COLUMNS, "cost_usd")} | {"begin": pl.Int64, "end": pl.Int64}
 
 
 def dialogues_of(turns: pl.DataFrame, verdicts: pl.DataFrame) -> pl.DataFrame:
@@ -250,6 +252,7 @@ class RunIndex:
         self._written: _Written | None = None
         self._tried: tuple[_Stamp | None, ...] | None = None
         self._found: dict[tuple[int, str], Flags] = {}
+        self._lock = RLock()
         self._empty = dialogues_of(pl.DataFrame(schema=_TURNS), pl.DataFrame(schema=_VERDICTS))
 
     @property
@@ -275,6 +278,10 @@ class RunIndex:
 
     def look(self) -> bool:
         """Take in what has changed on disk; whether anything has."""
+        with self._lock:
+            return self._look()
+
+    def _look(self) -> bool:
         before, changed = self._source, False
         if self._waiting is None or not self._waiting.there:
             self._waiting = None
@@ -316,10 +323,12 @@ class RunIndex:
 
     def holding(self, term: str) -> Flags:
         """Of each line, whether the term (lower case) occurs in its dialogue: in its id, what was said, why it failed, a judge's reason."""
-        if (self.version, term) not in self._found:
-            self._found = {place: flags for place, flags in self._found.items() if place[0] == self.version}
-            self._found[self.version, term] = self._search(term)
-        return self._found[self.version, term]
+        with self._lock:
+            if (self.version, term) not in self._found:
+                kept = [place for place in self._found if place[0] == self.version][1 - MOST_TERMS :]
+                self._found = {place: self._found[place] for place in kept}
+                self._found[self.version, term] = self._search(term)
+            return self._found[self.version, term]
 
     def _search(self, term: str) -> Flags:
         source = self._source

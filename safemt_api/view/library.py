@@ -46,6 +46,7 @@ class Entry:
     scored_version: int = -1
     scored_at: float = float("-inf")
     used_at: float = 0.0
+    scores: object = None
 
 
 @dataclass

@@ -30,6 +30,7 @@ from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from safemt_api.errors import UsageError
+from safemt_api.report import web
 from safemt_api.report.payload import thumbnail
 from safemt_api.view.calls import call_of
 from safemt_api.view.figures import data_folder_of, figures, listed
@@ -103,6 +104,7 @@ class Desk:
 
     async def score(self) -> None:
         """Keep the scores of all runs up to date, one run at a time."""
+        await anyio.to_thread.run_sync(web.fragment, [])  # compiles the templates before somebody waits for them
         while True:
             if not await anyio.to_thread.run_sync(self.library.score):
                 await anyio.sleep(SCORE_PAUSE_SECONDS)

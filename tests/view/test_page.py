@@ -285,8 +285,11 @@ def test_a_run_is_followed_through_its_death_and_return_to_its_end(tmp_path: Pat
         dialogues = "Number((document.getElementById('count')?.textContent ?? '0').replace(/ dialogues?/, ''))"
         first = opened.until(dialogues, lambda found: found >= 3, seconds=60)
         assert opened.page.evaluate(STATE) == "running"
+        before = opened.page.evaluate(CHOSEN)
         opened.page.click("#list .option:nth-child(2)")
-        reading = opened.until("document.querySelector('#detail h3').textContent", bool)
+        chosen = "document.querySelector('.option[aria-selected=true] bdi')?.textContent"
+        opened.until(f"{chosen} === document.querySelector('#detail h3').textContent && {CHOSEN} !== {json.dumps(before)}")
+        reading = opened.text("#detail h3")
         address = opened.page.evaluate("location.hash")
         opened.until(dialogues, lambda found: found > first + 3, seconds=60)
         # What comes in meanwhile leaves the reader where he is.

@@ -23,8 +23,11 @@ export const tip = {
 };
 
 const LABEL_PIXELS = 15;
-const SIGNS = 24;
-const short = (name) => (name.length > SIGNS ? `${name.slice(0, 11)}…${name.slice(-12)}` : name);
+const SIGN_PIXELS = 6.9;
+const short = (name, pixels) => {
+  const most = Math.max(6, Math.floor(pixels / SIGN_PIXELS));
+  return name.length > most ? `${name.slice(0, Math.ceil(most / 2) - 1)}…${name.slice(-Math.floor(most / 2))}` : name;
+};
 
 // Places for labels that want to stand at `wanted`, none nearer to another than its height, all between top and bottom.
 const spread = (wanted, top, bottom) => {
@@ -81,7 +84,7 @@ export const lineChart = (series, { word, label }) => {
       for (const point of one.points) group.append(drawn("circle", { cx: x(point.turn), cy: y(point.asr), r: 3.4, fill: colour }));
       if (named) {
         const end = one.points[one.points.length - 1];
-        const text = drawn("text", { x: width - right + 12, y: ends[place] + 4, fill: "var(--ink)", "font-size": 12, tabindex: 0, class: "name" }, short(one.name));
+        const text = drawn("text", { x: width - right + 12, y: ends[place] + 4, fill: "var(--ink)", "font-size": 12, tabindex: 0, class: "name" }, short(one.name, right - 14));
         group.append(drawn("path", { d: `M${x(end.turn) + 4} ${y(end.asr)} L${width - right - 4} ${ends[place]} L${width - right + 8} ${ends[place]}`, fill: "none", stroke: colour, "stroke-width": 1.2 }), text);
         const told = () => tip.show([one.name, ...one.points.map((point) => `${word} ${point.turn}: ${percent(point.asr)} (${interval(point.ci_low, point.ci_high)})`)], ...at(text));
         text.addEventListener("focus", () => { light(one.name); told(); });

@@ -101,7 +101,7 @@ document.addEventListener("visibilitychange", () => { if (!document.hidden) look
 $("skip").addEventListener("click", (event) => { event.preventDefault(); main.focus(); });
 $("keys").addEventListener("click", () => $("help").showModal());
 addEventListener("keydown", (event) => {
-  const typing = event.target instanceof HTMLElement && event.target.matches("input, select, textarea");
+  const typing = event.target instanceof HTMLElement && event.target.matches("input:not([type=checkbox]), select, textarea");
   if (typing || event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
   if (event.key === "?") $("help").showModal();
   else if (event.key === "h") go({});

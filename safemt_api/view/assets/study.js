@@ -95,6 +95,7 @@ const map = (arms, asks) => {
 // The heading and the figures, and apart from them what is `told` in tables; `update` draws them anew, and leaves open what was opened.
 export const studyView = (asks) => {
   const root = make("div"), title = make("h1"), about = make("div"), figures = make("div"), told = make("div");
+  title.textContent = plain(asks.study ?? asks.run);
   root.append(title, about, figures);
   const update = (scope) => {
     title.textContent = plain(scope.name);

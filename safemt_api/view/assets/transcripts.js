@@ -161,7 +161,7 @@ export const transcriptsView = (scope) => {
       const bad = row.kind === "benign" ? "declined" : "unsafe";
       const unsafe = row.verdicts.filter((one) => one.verdict === bad).length;
       const spoken = unsafe ? `${unsafe} of ${row.verdicts.length} ${bad}` : row.differ ? "safe, missing" : row.verdict;
-      node.append(name, make("span", `right verdict ${unsafe ? bad : row.verdict}`, spoken), scenario, make("span", "second right", `${turns} · ${row.verdicts.length} of ${arms.length} runs${row.differ ? " · ≠" : ""}`));
+      node.append(name, make("span", `right verdict ${unsafe ? bad : row.verdict}`, spoken), scenario, make("span", "second right", `${turns}${row.verdicts.length < arms.length ? ` · ${row.verdicts.length} of ${arms.length} runs` : ""}${row.differ ? " · ≠" : ""}`));
     } else node.append(name, make("span", `right verdict ${row.verdict}`, row.verdict), scenario, make("span", "second right", `${turns} · ${(row.outcome ?? "").replaceAll("_", " ")}${row.disagree ? " · ≠" : ""}`));
     return node;
   };
