@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from safemt_api.loaded import LoadedRun, LoadedStudy, load_run, load_study
     from safemt_api.metrics.asr import asr_by_turn
     from safemt_api.metrics.safety_index import safety_index
+    from safemt_api.notebook import progress
     from safemt_api.runs.play import RunResult
     from safemt_api.runs.settings import EvalSettings
     from safemt_api.studies.ablate import ablate
@@ -72,6 +73,7 @@ __all__ = [
     "evaluate",
     "load_run",
     "load_study",
+    "progress",
     "read_study",
     "safety_index",
     "study",
@@ -94,6 +96,7 @@ _HOMES = {
     "evaluate": "safemt_api.evaluation",
     "load_run": "safemt_api.loaded",
     "load_study": "safemt_api.loaded",
+    "progress": "safemt_api.notebook",
     "read_study": "safemt_api.studies.file",
     "safety_index": "safemt_api.metrics.safety_index",
     "study": "safemt_api.studies.play",

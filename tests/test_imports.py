@@ -29,7 +29,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("studies",),
     ("calibration",),
     ("report", "builder"),
-    ("view", "loaded"),
+    ("view", "loaded", "notebook"),
     ("cli",),
     ("__main__",),
 )
