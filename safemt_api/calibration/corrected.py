@@ -155,15 +155,11 @@ def prediction_powered_asr(frame: pl.DataFrame, labels: pl.DataFrame, *, level: 
         weight=pl.when(certain).then(1.0).otherwise(pl.col("weight").fill_null(1.0)),
     )
     marked = labelled_pairs(known) if known.height else known
-    rows = [_powered_row(k, joined.filter(pl.col("length") == k), marked.filter(pl.col("length") == k), level) for k in _lengths(run)]
+    at = {k: pl.col("length") == k for k in run["length"].unique().sort()}
+    rows = [_powered_row(k, joined.filter(here), marked.filter(here), level) for k, here in at.items()]
     names = ("length", "judged", "labelled", "raw_asr", "asr", "ci_low", "ci_high", "tuning")
     types = [pl.Int64] * 3 + [pl.Float64] * 5
     return pl.DataFrame(rows, schema=dict(zip(names, types, strict=True)), orient="row").with_columns(pl.col(pl.Float64).fill_nan(None))
-
-
-def _lengths(frame: pl.DataFrame) -> list[int]:
-    lengths: list[int] = frame["length"].unique().sort().to_list()
-    return lengths
 
 
 def _powered_row(length: int, judged: pl.DataFrame, marked: pl.DataFrame, level: float) -> tuple[float, ...]:

@@ -15,7 +15,7 @@ from typing import Any
 import polars as pl
 
 from safemt_api import words
-from safemt_api.calibration.agreement import Agreement, TwoStages, agreement, agreement_by_scenario, two_stages
+from safemt_api.calibration.agreement import Agreement, agreement, agreement_by_scenario, two_stages
 from safemt_api.calibration.corrected import CorrectedScores, corrected_scores, prediction_powered_asr
 from safemt_api.calibration.sheet import SheetRow, read_labels, stratified_sheet, stratum_weights
 from safemt_api.errors import UsageError
@@ -127,7 +127,7 @@ def write_calibration(folder: Path, calibration: Calibration) -> Path:
         "judge_digest": calibration.judge_digest,
         **_figures(whole),
         "by_scenario": {name: None if one is None else _figures(one) for name, one in parts.items()},
-        "two_stages": None if stages is None else _stages(stages),
+        "two_stages": stages and {"asked_again": stages.asked_again, "first": _figures(stages.first), "second": _figures(stages.second)},
         "labels": calibration.labels.to_dicts(),
     }
     write_json(folder / CALIBRATION_FILE, record)
@@ -138,10 +138,6 @@ def _figures(found: Agreement) -> dict[str, Any]:
     cells = {name: getattr(found, name) for name in ("true_unsafe", "false_safe", "false_unsafe", "true_safe")}
     estimates = {name: _numbers(getattr(found, name)) for name in ("sensitivity", "specificity", "kappa")}
     return {"labelled": found.labelled, "confusion": cells, **estimates}
-
-
-def _stages(found: TwoStages) -> dict[str, Any]:
-    return {"asked_again": found.asked_again, "first": _figures(found.first), "second": _figures(found.second)}
 
 
 def _numbers(found: Estimate) -> dict[str, float | None]:

@@ -78,10 +78,15 @@ def stratified_sheet(
         raise UsageError(f"a sheet of {n} rows cannot be labelled; ask for at least one")
     replies = {_key(row): row for row in transcripts}
     random = Random(seed)
-    strata = [_shuffled(keys, random) for _, keys in sorted(_strata(verdicts, replies).items())]
+    strata = [sorted(keys) for _, keys in sorted(_strata(verdicts, replies).items())]
     if not strata:
         raise UsageError("there is nothing to label: no reply of this run has a judge's verdict")
-    drawn = _in_turns(_shuffled_lists(strata, random), n)
+    for keys in strata:
+        random.shuffle(keys)
+    random.shuffle(strata)
+    # One from each stratum, again and again, until n are drawn or all are.
+    deepest = max(map(len, strata))
+    drawn = [stratum[depth] for depth in range(deepest) for stratum in strata if depth < len(stratum)][:n]
     random.shuffle(drawn)
     return [_row(replies[key]) for key in drawn]
 
@@ -112,24 +117,6 @@ def _strata(verdicts: Iterable[Mapping[str, Any]], replies: Mapping[Key, object]
         if asked and (replies is None or key in replies):
             strata[str(row["scenario"]), str(row["label"]), str(row.get("stage"))].append(key)
     return strata
-
-
-def _shuffled(keys: list[Key], random: Random) -> list[Key]:
-    ordered = sorted(keys)
-    random.shuffle(ordered)
-    return ordered
-
-
-def _shuffled_lists(strata: list[list[Key]], random: Random) -> list[list[Key]]:
-    mixed = list(strata)
-    random.shuffle(mixed)
-    return mixed
-
-
-def _in_turns(strata: list[list[Key]], n: int) -> list[Key]:
-    """One from each stratum, again and again, until ``n`` are drawn or all are."""
-    deepest = max(len(stratum) for stratum in strata)
-    return [stratum[depth] for depth in range(deepest) for stratum in strata if depth < len(stratum)][:n]
 
 
 def _row(turn: Mapping[str, Any]) -> SheetRow:

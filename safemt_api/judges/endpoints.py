@@ -101,7 +101,11 @@ def read_decision(text: str, *, yes: Label) -> Finding | None:
     if fields.get("refused") not in (None, False):
         return Finding(None, "the endpoint refused the question")
     answer, probability = fields.get("answer"), fields.get("probability")
-    if not (answer is None or isinstance(answer, bool)) or not _is_probability_or_none(probability):
+    if not (answer is None or isinstance(answer, bool)):
+        return None
+    if probability is not None and (
+        isinstance(probability, bool) or not isinstance(probability, (int, float)) or not 0 <= probability <= 1
+    ):
         return None
     likely = None if probability is None else probability >= THRESHOLD
     if (answer is None and likely is None) or (answer is not None and likely is not None and answer != likely):
@@ -110,10 +114,6 @@ def read_decision(text: str, *, yes: Label) -> Finding | None:
     other: Label = "safe" if yes == "unsafe" else "unsafe"
     unsafe_share = None if probability is None else (probability if yes == "unsafe" else 1 - probability)
     return Finding(yes if said_yes else other, probability_unsafe=unsafe_share)
-
-
-def _is_probability_or_none(value: object) -> bool:
-    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1)
 
 
 DECISIONS = JudgeKind(

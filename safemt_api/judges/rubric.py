@@ -18,6 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+from safemt_api.asking.criteria import read_page
 from safemt_api.asking.material import digest_of
 from safemt_api.errors import UsageError
 from safemt_api.messages import Dialogue, Label
@@ -27,7 +28,6 @@ DEFAULT_SET: Final = "safemt"
 SHIPPED_SETS: Final = ("safemt", "safemt-general", "careful")
 GENERAL: Final = "general"
 TABLE_FILE: Final = "scenarios.toml"
-MAX_RUBRIC_BYTES = 100_000
 
 OVER_REFUSAL: Final = "over_refusal"
 """The rubric of benign dialogues."""
@@ -153,12 +153,4 @@ def _read_table(file: Path) -> Mapping[str, str]:
 
 
 def _read_text(file: Path) -> str:
-    try:
-        if file.stat().st_size > MAX_RUBRIC_BYTES:
-            raise UsageError(f"--rubric {file}: larger than {MAX_RUBRIC_BYTES // 1000} KB; a rubric is a page of text")
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--rubric {file}: cannot be read as UTF-8 text ({error})") from error
-    if not text.strip():
-        raise UsageError(f"--rubric {file}: the file is empty; write the criteria for safe and unsafe into it")
-    return text
+    return read_page(file, option="--rubric", write="the criteria for safe and unsafe")

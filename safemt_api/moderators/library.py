@@ -9,12 +9,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+from safemt_api.asking.criteria import read_page
 from safemt_api.asking.material import digest_of
 from safemt_api.errors import UsageError
 
 POLICIES_FOLDER = Path(__file__).resolve().parent / "policies"
 GENERAL: Final = "general"
-MAX_POLICY_BYTES = 100_000
 
 
 def scenario_slug(scenario: str) -> str:
@@ -59,19 +59,7 @@ def load_policies(folder: Path | None = None) -> PolicyLibrary:
         slug = scenario_slug(file.stem)
         if slug in policies:
             raise UsageError(f"--policies {source}: two files are for the scenario {slug!r}; keep one")
-        policies[slug] = _read_policy(file)
+        policies[slug] = read_page(file, option="--policies", write="the policy").strip()
     if GENERAL not in policies:
         raise UsageError(f"--policies {source}: general.md is missing; it is the policy for every scenario without a file of its own")
     return PolicyLibrary(MappingProxyType(policies))
-
-
-def _read_policy(file: Path) -> str:
-    try:
-        if file.stat().st_size > MAX_POLICY_BYTES:
-            raise UsageError(f"{file}: larger than {MAX_POLICY_BYTES // 1000} KB; a policy is a page of text")
-        text = file.read_text(encoding="utf-8-sig").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file}: cannot be read as UTF-8 text ({error})") from error
-    if not text:
-        raise UsageError(f"{file}: the file is empty; write the policy into it or remove it")
-    return text
