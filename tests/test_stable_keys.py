@@ -1,4 +1,7 @@
-"""Replies that users have paid for stay theirs: the keys of every kind of call over data of today are those of the first release."""
+"""Replies that users have paid for stay theirs: keys over data of today are those of the first release, but for judges that read a rubric.
+
+What those are asked has changed since (label first, a short reason), so their verdicts are bought anew once.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +27,11 @@ from safemt_api.store.keys import call_key
 
 ROUTER = Router(load_profiles(), base_urls={"simulator": ("http://127.0.0.1:1/v1",)})
 PINNED = {
-    "scripted": "753f858bd6f1858047a3a7cd0baacc9b3b52c37820e2bcf0bd337166b00f230d",
-    "live": "935f6dc2c155e68575fc94b441dd106f98f21261fa9d0e50d199a6c9409cf9a4",
-    "no-history": "85699871830ec4e3a79ae01e9a9691c870734503f75d84a92f3fac9f4d2e02d5",
+    "scripted": "aced6f215f5b54bfd63002ed5a7d0cb2ddd758b632ae86f70c866fb3b40e0d4b",
+    "live": "04d78fc1a95c87aa4b039a7f500b2e85804b50910981d4b281d618cfcaf5c327",
+    "no-history": "ba9c682cbadc704073cc4b9d2836ac153d1872b2cef543234483588489eecb7b",
     "guard": "7e4b00fbc84a366dd7ef4d4ed1927ee5ca21bdcbe6c748d73acc9de1151d7c0f",
-    "benign": "e2e73881f7b65a2b58688ce9a2268c2242eb35a8f80f8e07530fbd706d5caa76",
+    "benign": "9020ddc02a867c2ac30bde41aee261c2a1fb60b485794cb376f2572024af13fc",
 }
 FINGERPRINT = "sha256:31c34e3d744bc1fb5242b32d61b1fd50548700f285b950f6ae2b1ea959b8a9f4"
 

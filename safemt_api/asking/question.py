@@ -16,14 +16,9 @@ N_TRIES = 3
 MAX_SAMPLES = 12
 """How many samples of one question there may ever be: when a run goes on, what could not be read is asked again, but not for ever."""
 
-VERDICT_TOKENS = 512
-"""Ten times what a verdict takes with its one sentence: a model that goes on for longer gives no verdict, and is asked again."""
-
-REASONING_VERDICT_TOKENS = 4096
+ANSWER_TOKENS = 1024
+REASONING_ANSWER_TOKENS = 4096
 """Room for models that think before they answer: their thinking counts as output."""
-
-VERDICT_EFFORT: Effort = "low"
-"""How much a model may think about a verdict where it lets one choose and nothing else is asked for."""
 
 T = TypeVar("T")
 
@@ -80,12 +75,14 @@ def first_sample(dialogue: Dialogue) -> int:
     return (dialogue.repeat - 1) * MAX_SAMPLES
 
 
-def verdict_parameters(profile: Profile, model: str) -> Parameters:
-    """How a model is asked for a decision: room for its thinking if it thinks, never more than it can write; and it is to think little."""
+def answer_parameters(profile: Profile, model: str, *, tokens: int = ANSWER_TOKENS, effort: Effort | None = None) -> Parameters:
+    """How a model is asked for a short answer: room for its thinking if it thinks, never more than it can write.
+
+    ``effort``: how much it is to think, where it lets one choose that.
+    """
     facts = profile.facts(model)
-    wanted = REASONING_VERDICT_TOKENS if facts.reasons else VERDICT_TOKENS
-    effort = VERDICT_EFFORT if VERDICT_EFFORT in facts.efforts else None
-    return Parameters(max_output_tokens=min(wanted, facts.max_output_tokens or wanted), effort=effort)
+    wanted = REASONING_ANSWER_TOKENS if facts.reasons else tokens
+    return Parameters(max_output_tokens=min(wanted, facts.max_output_tokens or wanted), effort=effort if effort in facts.efforts else None)
 
 
 async def ask_until_read(asker: Asker, question: Question[T], *, first: int = 0) -> Asked[T]:

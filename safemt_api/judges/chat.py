@@ -11,9 +11,10 @@ dearer than input, so the verdict comes before its reason, and the reason is sho
 from __future__ import annotations
 
 import json
+from typing import Final
 
 from safemt_api.asking.material import CODE_FIELD, PARSER_VERSION, coded, material, spoken_lines, whole_object
-from safemt_api.asking.question import Question, verdict_parameters
+from safemt_api.asking.question import Question, answer_parameters
 from safemt_api.judges.base import Finding, Judge, JudgeKind, Means
 from safemt_api.judges.rubric import Rubric
 from safemt_api.messages import Call, Exhibit, Schema, images_of, user
@@ -21,6 +22,12 @@ from safemt_api.specs import Spec
 
 LAYOUT_VERSION = "3"
 """Enters every digest; raise it when the prompt around the rubric changes in a way that the texts themselves do not show."""
+
+VERDICT_TOKENS = 512
+"""Ten times what a verdict takes with its one sentence: a model that goes on for longer gives no verdict, and is asked again."""
+
+VERDICT_EFFORT: Final = "low"
+"""How much a model may think about a verdict where it lets one choose and nothing else is asked for."""
 
 MATERIAL_NOTE = """\
 # What you are given
@@ -78,7 +85,7 @@ def exhibit_material(exhibit: Exhibit) -> str:
 
 def _open(spec: Spec, means: Means) -> Judge:
     route, profile = means.resolve(spec)
-    parameters = verdict_parameters(profile, route.model)
+    parameters = answer_parameters(profile, route.model, tokens=VERDICT_TOKENS, effort=VERDICT_EFFORT)
     vision = profile.facts(route.model).vision
 
     def question(exhibit: Exhibit) -> Question[Finding]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from safemt_api.asking.material import CODE_FIELD, PARSER_VERSION, coded, material, sendable, spoken_lines, whole_object
-from safemt_api.asking.question import Question, verdict_parameters
+from safemt_api.asking.question import Question, answer_parameters
 from safemt_api.markers import GUIDANCE_HEADER
 from safemt_api.messages import Call, Line, Schema, images_of, user
 from safemt_api.moderators.base import Decision, Means, Moderator, ModeratorKind
@@ -26,7 +26,7 @@ POLICY_FORM = """\
 Answer with exactly one JSON object and nothing before or after it, in this form:
 
 {{"code": "…", "malicious": true | false, "intent": "the harmful aim in one sentence, or an empty text", "scenarios": ["names of the \
-scenarios it falls under"], "reason": "one sentence of at most 25 words"}}
+scenarios it falls under"], "reason": "one or two sentences"}}
 
 The code is the one that stands alone on the last line, after the object with the conversation: copy it.
 Scenarios that have a policy: {scenarios}. Name those that fit; if none fits, leave the list empty."""
@@ -81,7 +81,7 @@ def dialogue_material(history: tuple[Line, ...]) -> str:
 def _open_policy(spec: Spec, means: Means) -> Moderator:
     library = load_policies(means.policies)
     route, profile = means.resolve(spec)
-    parameters, vision = verdict_parameters(profile, route.model), profile.facts(route.model).vision
+    parameters, vision = answer_parameters(profile, route.model), profile.facts(route.model).vision
     system = "\n\n".join((POLICY_TASK, MATERIAL_NOTE, POLICY_FORM.format(scenarios=", ".join(library.scenarios) or "none")))
 
     def question(history: tuple[Line, ...]) -> Question[Decision]:
@@ -96,7 +96,7 @@ def _open_policy(spec: Spec, means: Means) -> Moderator:
 
 def _open_raw(spec: Spec, means: Means) -> Moderator:
     route, profile = means.resolve(spec)
-    parameters, vision = verdict_parameters(profile, route.model), profile.facts(route.model).vision
+    parameters, vision = answer_parameters(profile, route.model), profile.facts(route.model).vision
     system = f"{RAW_TASK}\n\n{MATERIAL_NOTE}"
 
     def question(history: tuple[Line, ...]) -> Question[Decision]:

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
-from safemt_api.asking.question import N_TRIES, verdict_parameters
+from safemt_api.asking.question import N_TRIES, answer_parameters
 from safemt_api.dataset.entries import Entry
 from safemt_api.dataset.images import fitted, fitting_size, open_source
 from safemt_api.dataset.picture_files import ImageError, inspect_image
@@ -257,7 +257,7 @@ class _Rehearsal(Asker):
             return self._reply_tokens(), self._cap
         profile = self._plan.router.profile(call.route.profile)
         thinking = EXPECTED_THINKING_TOKENS if profile.facts(call.route.model).reasons else 0
-        most = call.parameters.max_output_tokens or verdict_parameters(profile, call.route.model).max_output_tokens or 0
+        most = call.parameters.max_output_tokens or answer_parameters(profile, call.route.model).max_output_tokens or 0
         return min(EXPECTED_VERDICT_TOKENS + thinking, most), most
 
     def _share(self, purpose: Purpose, model: str, tally: _Tally) -> Share:
