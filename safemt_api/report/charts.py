@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from html import escape
 from typing import Any, Literal, TypeAlias
 
 import altair as alt
@@ -406,7 +407,7 @@ def page_svg(chart: Chart, *, name: str, label: str) -> str:
     role = "group" if "<a href=" in inner else "img"
     root = (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="{kind}" viewBox="0 0 {size["width"]} {size["height"]}" '
-        f'width="{size["width"]}" height="{size["height"]}" role="{role}" aria-label="{_attribute(label)}">'
+        f'width="{size["width"]}" height="{size["height"]}" role="{role}" aria-label="{escape(label)}">'
     )
     inner = re.sub(r'\sid="([^"]+)"', rf' id="{name}-\1"', inner)
     inner = re.sub(r"url\((['\"]?)#([^)'\"]+)\1\)", rf"url(#{name}-\2)", inner)
@@ -421,10 +422,6 @@ def _mark(match: re.Match[str]) -> str:
     facts = "".join(f' data-{name}="{match[name]}"' for name in ("run", "said") if match[name])
     shown = f"<{match['tag']}{facts}{match['rest']}>"
     return f'<a href="#{match["link"]}">{shown}</a>' if match["link"] and match["rest"].endswith("/") else shown
-
-
-def _attribute(text: str) -> str:
-    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def figure_svg(chart: Chart) -> str:

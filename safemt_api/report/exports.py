@@ -50,7 +50,11 @@ def export_run(run: RunData, to: Format, target: Path) -> Path:
         UsageError: There is no such format.
         StoreError: The file cannot be written.
     """
-    writers: dict[str, Callable[[RunData], bytes]] = {"csv": _csv, "jsonl": _jsonl, "latex": _latex}
+    writers: dict[str, Callable[[RunData], bytes]] = {
+        "csv": _csv,
+        "jsonl": _jsonl,
+        "latex": lambda one: rendered([scores_table([one])], "latex").encode("utf-8"),
+    }
     if to == "inspect":
         write_inspect_log(run, target)
     elif to in writers:
@@ -114,10 +118,6 @@ _LATEX_SIGNS = {
 def latex_text(text: str) -> str:
     """Text that LaTeX prints as it stands, on one line."""
     return "".join(_LATEX_SIGNS.get(sign, sign) for sign in " ".join(words.printable(text).split()))
-
-
-def _latex(run: RunData) -> bytes:
-    return rendered([scores_table([run])], "latex").encode("utf-8")
 
 
 def rendered(tables: Sequence[Table], to: Markup) -> str:

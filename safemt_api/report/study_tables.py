@@ -158,7 +158,7 @@ def rank_table(board: Board, naming: Naming) -> Table:
             replace(complete, on=("paper",)),
             *rate_columns(rows, long="ASR", part=f"ASR by {word} (95% interval below it), {board.judge}"),
             Column("missing", [count(row.missing) for row in rows]),
-            Column("$ a dialogue", [_known_dollars(row.cost_per_dialogue_usd) for row in rows], on=("page",)),
+            Column("$ a dialogue", [NOTHING if (usd := row.cost_per_dialogue_usd) is None else dollars(usd) for row in rows], on=("page",)),
             Column("spent", [dollars(row.spent_usd) for row in rows]),
         ),
         caption=f"{board.protocol.capitalize()} protocol, safest first; ASR by {word}; {over}; judge: {board.judge}. Intervals are 95%.",
@@ -173,10 +173,6 @@ def _rank(row: Place, *, among: int) -> Cell:
     return Cell(f"{row.rank} ({span})", row.rank, bar=(row.best, row.worst, among))
 
 
-def _known_dollars(usd: float | None) -> Cell:
-    return NOTHING if usd is None else dollars(usd)
-
-
 def effect_table(effects: Sequence[Effect], naming: Naming) -> Table:
     """What each arm changes against its reference, over all lengths together."""
     pooled = [effect.asr for effect in effects if effect.asr is not None]
@@ -189,7 +185,8 @@ def effect_table(effects: Sequence[Effect], naming: Naming) -> Table:
             Column("before", [percent(one.before) for one in pooled], long="ASR before"),
             Column("after", [percent(one.after) for one in pooled], long="ASR after"),
             Column("points", [_points(one.difference) for one in pooled], interval="beside"),
-            Column("p", [replace(p_value(one.p_holm), star=False) for one in pooled]),
+            Column("p", [p_value(one.p_holm) for one in pooled], on=("terminal", "paper")),
+            Column("p", [replace(p_value(one.p_holm), star=_significant(one.p_holm)) for one in pooled], on=("page",)),
         ),
         name="effects",
     )

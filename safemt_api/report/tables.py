@@ -318,7 +318,12 @@ def index_columns(scored: Sequence[Scored]) -> tuple[Column, Column, Column]:
     return (
         Column("SI", [index(one.value, one.ci_low, one.ci_high, lines=basis_of(one)) for one in found], interval="beside"),
         Column("bounds", bounds, long="SI bounds", on=("terminal", "paper")),
-        Column("complete", [_complete(one) for one in found], long="complete ids", on=("terminal", "paper")),
+        Column(
+            "complete",
+            [NOTHING if one.ids is None else said(f"{one.complete_ids}/{one.ids}") for one in found],
+            long="complete ids",
+            on=("terminal", "paper"),
+        ),
     )
 
 
@@ -374,10 +379,6 @@ def _board(members: Sequence[RunData], runs: Sequence[RunData]) -> Table:
 def _safety(run: RunData) -> float:
     value = run.summary.safety_index.value
     return -1.0 if value is None else value
-
-
-def _complete(found: Index | SafetyIndexFigures) -> Cell:
-    return NOTHING if found.ids is None else said(f"{found.complete_ids}/{found.ids}")
 
 
 def comparison_tables(a: RunData, b: RunData, comparison: Comparison) -> list[Table]:
