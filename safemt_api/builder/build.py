@@ -73,7 +73,6 @@ class BuildSettings:
     images: Path | None = None
     lengths: tuple[int, ...] = (2, 4, 6, 8)
     methods: tuple[str, ...] = ("lead-in", "fiction", "purpose", "in-context")
-    methods_folder: Path | None = None
     reader: str | None = None
     judge: str | None = None
     language: str = "en"
@@ -184,7 +183,7 @@ async def build(
         SetupError: It cannot start: options, queries, methods or models are wrong, or the folder holds another build.
     """
     run = settings.as_run()
-    methods = load_methods(settings.methods, settings.methods_folder)
+    methods = load_methods(settings.methods)
     queries = read_queries(settings.queries, settings.images)
     asked = _identity(settings, methods, queries)
     _refuse_another(settings.out, asked)

@@ -39,32 +39,39 @@ def shipped_methods() -> Path:
     return Path(__file__).resolve().parent / "methods"
 
 
-def load_methods(names: tuple[str, ...], folder: Path | None = None) -> tuple[Method, ...]:
-    """The methods of those names: of the user's folder where it has them, else the shipped ones.
+def load_methods(given: tuple[str, ...]) -> tuple[Method, ...]:
+    """The methods that ``--methods`` names: shipped ones, Markdown files, and folders of such files.
 
     Raises:
-        UsageError: A name is unknown or stands twice, the folder does not exist, or a file cannot be used.
+        UsageError: A name is unknown or stands twice, or a file cannot be used.
     """
-    if folder is not None and not folder.is_dir():
-        raise UsageError(f"--methods-folder {folder}: no such folder; give one with a Markdown file for each method")
-    files = {file.stem: file for place in (shipped_methods(), folder) if place is not None for file in sorted(place.glob("*.md"))}
+    shipped = {file.stem: file for file in sorted(shipped_methods().glob("*.md"))}
+    files: list[Path] = []
+    for one in given:
+        path = Path(one)
+        if path.is_dir():
+            files.extend(sorted(path.glob("*.md")))
+        elif one in shipped or path.suffix == ".md":
+            files.append(shipped.get(one, path))
+        else:
+            known = ", ".join(shipped)
+            raise UsageError(f"--methods {one}: no such method, file or folder{did_you_mean(one, shipped)}; there are: {known}")
+    names = [file.stem for file in files]
     if not names or len(set(names)) < len(names):
-        raise UsageError(f"--methods must name each method once; there are: {', '.join(sorted(files))}")
-    return tuple(_read(name, files) for name in names)
+        raise UsageError(f"--methods must name each method once; there are: {', '.join(shipped)}")
+    return tuple(map(_read, files))
 
 
-def _read(name: str, files: dict[str, Path]) -> Method:
-    if name not in files:
-        raise UsageError(f"--methods {name}: no such method{did_you_mean(name, files)}; there are: {', '.join(sorted(files))}")
-    why = unfit_in_name(name)
+def _read(file: Path) -> Method:
+    why = unfit_in_name(file.stem)
     try:
-        text = files[name].read_text(encoding="utf-8").strip()
+        text = file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{files[name]} cannot be read as UTF-8 text: {error}") from error
+        raise UsageError(f"--methods {file}: cannot be read as UTF-8 text ({error})") from error
     if why is not None or not text or len(text) > MAX_METHOD_CHARACTERS:
-        raise UsageError(f"{files[name]}: a method needs a plain name and a text of 1 to {MAX_METHOD_CHARACTERS:,} characters")
+        raise UsageError(f"{file}: a method needs a plain name and a text of 1 to {MAX_METHOD_CHARACTERS:,} characters")
     mark = WITHOUT.match(text)
     without = frozenset(part.strip() for part in mark[1].split(",")) if mark else frozenset()
     if without - OPTIONAL_FILTERS:
-        raise UsageError(f"{files[name]}: a method can do without {', '.join(sorted(OPTIONAL_FILTERS))} alone")
-    return Method(name, WITHOUT.sub("", text).strip(), without)
+        raise UsageError(f"{file}: a method can do without {', '.join(sorted(OPTIONAL_FILTERS))} alone")
+    return Method(file.stem, WITHOUT.sub("", text).strip(), without)

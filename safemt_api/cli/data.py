@@ -242,9 +242,9 @@ def build(
     images: Annotated[Path | None, typer.Option("--images", metavar="DIR", help="Where image_path points.")] = None,
     lengths: Annotated[str, typer.Option("--lengths", metavar="2,4,6,8", help="Dialogue lengths; 1 is the bare query.")] = "2,4,6,8",
     methods: Annotated[
-        str, typer.Option("--methods", metavar="NAME,NAME", help="Methods, each a Markdown file.")
+        str,
+        typer.Option("--methods", metavar="NAME|FILE|DIR,…", help="Shipped methods, Markdown files of yours, or a folder of them."),
     ] = "lead-in,fiction,purpose,in-context",
-    methods_folder: Annotated[Path | None, typer.Option("--methods-folder", metavar="DIR", help="Methods of your own.")] = None,
     reader: Annotated[
         str | None, typer.Option("--reader", metavar="PROVIDER:MODEL", help="Infers the goal, blind. Default: the generator.")
     ] = None,
@@ -267,7 +267,6 @@ def build(
         images=images,
         lengths=numbers(lengths),
         methods=tuple(name.strip() for name in methods.split(",") if name.strip()),
-        methods_folder=methods_folder,
         reader=reader,
         judge=judge,
         language=language,

@@ -164,13 +164,13 @@ def test_killed_twice_and_resumed_it_writes_the_same_bytes(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"methods": ("lead-inn",)}, r"--methods lead-inn: no such method \(did you mean 'lead-in'\?\)"),
+        ({"methods": ("lead-inn",)}, r"--methods lead-inn: no such method, file or folder \(did you mean 'lead-in'\?\)"),
         ({"methods": ("fiction", "fiction")}, "must name each method once"),
         ({"generator": "simulator"}, "is not PROVIDER:MODEL"),
         ({"generator": "simulator:sim-autor"}, "the simulator has no model"),
         ({"lengths": (0,)}, "--lengths must name numbers of turns"),
         ({"attempts": 99}, "--attempts 99: must be 1 to 10"),
-        ({"methods_folder": Path("none")}, "--methods-folder none: no such folder"),
+        ({"methods": ("none.md",)}, "--methods none.md: cannot be read"),
         ({"queries": Path("none.jsonl")}, "--queries none.jsonl: give a file that ends in"),
     ],
 )
@@ -198,12 +198,15 @@ def test_queries_that_are_wrong_are_all_listed(tmp_path: Path) -> None:
 
 
 def test_a_method_of_ones_own_stands_beside_the_shipped_ones(tmp_path: Path) -> None:
-    (tmp_path / "mine.md").write_text("<!-- without: not-obvious -->\nThe user asks slowly.", encoding="utf-8")
-    mine, fiction = load_methods(("mine", "fiction"), tmp_path)
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "mine.md").write_text("<!-- without: not-obvious -->\nThe user asks slowly.", encoding="utf-8")
+    mine, fiction = load_methods((str(own), "fiction"))
+    assert load_methods((str(own / "mine.md"),)) == (mine,)
     assert (mine.text, mine.without, fiction.without) == ("The user asks slowly.", frozenset({"not-obvious"}), frozenset())
     (tmp_path / "bad.md").write_text("<!-- without: harmless -->\nNo.", encoding="utf-8")
     with pytest.raises(UsageError, match="can do without intent, not-obvious alone"):
-        load_methods(("bad",), tmp_path)
+        load_methods((str(tmp_path / "bad.md"),))
     assert {file.stem for file in shipped_methods().glob("*.md")} == set(METHODS)
 
 

@@ -192,3 +192,14 @@ def test_dialogues_of_the_user_alone_are_for_the_live_protocol(tmp_path: Path) -
     with pytest.raises(UsageError, match=r"1 of the 1 dialogues hold the user's messages alone, .* give --protocol live"):
         plan(tmp_path, data=folder)
     assert len(plan(tmp_path, data=folder, protocol="live").entries) == 1
+
+
+def test_a_layouts_own_rubric_set_judges_where_none_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    row = {"query_id": 1, "category": "Fraud", "plain_query": "[PLACEHOLDER]", "multi_turn_queries": ["[PLACEHOLDER]", "[PLACEHOLDER]"]}
+    (folder / "Attack_600.json").write_text(json.dumps([row]), encoding="utf-8")
+    options: dict[str, Any] = {"data": folder, "protocol": "live", "judges": ("simulator:sim-judge",)}
+    rubrics = [plan(tmp_path, **{**options, "rubric": named}).rubrics for named in (None, "careful")]
+    assert [one.record["name"] for one in rubrics if one is not None] == ["safemt-general", "careful"]
+    assert plan(tmp_path, **{**options, "judges": ("rules",)}).rubrics is None
