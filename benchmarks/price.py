@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sqlite3
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -86,10 +86,11 @@ async def measured(provider: str, simulator: Simulator, *, tier: str, protocol: 
     return Cost(sum(listed_usd(provider, reply) for reply in replies), sum(naive), len(replies), len(simulator.batches))
 
 
-async def report(sample: int) -> None:
+async def report(sample: int, providers: Collection[str]) -> None:
     """A row for each wire format, protocol and tier."""
     setattr(connections, "DEFAULT_BATCH_PACE", QUICK)  # noqa: B010 (it is not the module's own)
-    for provider, (vendor, model) in MODELS.items():
+    for provider in providers:
+        vendor, model = MODELS[provider]
         async with run_simulator(SimulatorSettings(batch_seconds=0.2, prompt_cache=True)) as simulator:
             for protocol, goal in GOALS.items():
                 for tier in ("standard", "flex", "batch"):
@@ -106,7 +107,9 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description="What an evaluation costs in each way to ask.")
     parser.add_argument("--sample", type=int, default=12, help="ids of the demonstration set")
-    anyio.run(report, parser.parse_args().sample)
+    parser.add_argument("--provider", choices=list(MODELS), action="append", help="only this wire format")
+    arguments = parser.parse_args()
+    anyio.run(report, arguments.sample, arguments.provider or list(MODELS))
 
 
 if __name__ == "__main__":

@@ -380,7 +380,10 @@ class Gateway:
     async def _ask_in_batch(self, order: _Order, attempts: Attempts) -> Answer:
         assert order.account.batches is not None  # noqa: S101 (or the tier would not be offered)
         wanted = self._ledger.wanted(purpose=order.call.purpose, most_usd=self._most_usd(order, tier="batch"))
-        call = replace(order.call, service_tier="batch")
+        # No marks for a cache on the history: the next turn goes in a later wave, when what was written for a quarter more is forgotten
+        # (Anthropic's lasts five minutes: https://platform.claude.com/docs/en/build-with-claude/prompt-caching).
+        call = replace(order.call, service_tier="batch", conversation="single")
+        self._counts["sent"] += 1
         try:
             kept = await order.account.batches.ask(call, key=order.key, request=order.request, wanted=wanted)
         finally:

@@ -102,6 +102,7 @@ async def test_a_run_in_batches_is_the_run_online_at_half_the_price(staged: Stag
         stage.check_books(batched)
         # The judge was tried singly, since the run waits for that; all else went in waves.
         assert sum(batch["rows"] for batch in batches) + 2 == stage.simulator.statistics().answered == sold
+        assert batched.summary.calls.sent == sold
         assert len(batches) <= (4 if protocol == "scripted" else 8)
 
 
@@ -197,3 +198,10 @@ async def test_under_a_small_ceiling_batches_hold_no_more_than_it_and_the_run_sa
         assert 0 < result.summary.tiers.served["batch"] < 60
         assert stage.books()["committed"] <= 0.02 + 1e-9
         stage.check_books(result)
+
+
+async def test_no_row_pays_for_writing_a_history_to_a_cache_that_the_next_wave_does_not_find(staged: Staged) -> None:
+    async with staged("anthropic_messages", prompt_cache=True, prompt_cache_minimum_tokens=16) as stage:
+        result = await stage.run(protocol="live", lengths=(4,), sample=3)
+        assert result.exit_code == 0
+        assert result.summary.usage.cached_input_tokens == 0

@@ -190,8 +190,10 @@ class BlankImage(SourceImage):
         return Prepared(_shared(grey), f"grey picture of {width}x{height} in its place")
 
 
-def open_source(folder: Path, image_path: str, *, blank: bool = False) -> SourceImage:
+def open_source(folder: Path, image_path: str, *, blank: bool = False, held: bool = True) -> SourceImage:
     """Look at a picture of the data: what it is, and which bytes it has; ``blank``: only its size will be shown.
+
+    ``held``: a small file's bytes are kept from this look on; not where thousands of dialogues wait at the same time.
 
     Raises:
         DialogueError: It is missing, outside the folder or unreadable now.
@@ -199,7 +201,7 @@ def open_source(folder: Path, image_path: str, *, blank: bool = False) -> Source
     with _told(image_path, "read"), open_image(folder, image_path) as stream:
         inspection = inspect_stream(stream)
         stream.seek(0)
-        kept = stream.read() if inspection.size_bytes <= KEPT_BYTES else None
+        kept = stream.read() if held and inspection.size_bytes <= KEPT_BYTES else None
         sha256_hex = _sha256_hex(stream if kept is None else io.BytesIO(kept))
     return (BlankImage if blank else SourceImage)(_File(folder, image_path, sha256_hex, inspection, kept))
 

@@ -45,7 +45,7 @@ from safemt_api.runs.connections import Shared, judge_of, judges_of, open_gatewa
 from safemt_api.runs.folder import MANIFEST_FILE, SCHEMA, SUMMARY_FILE, begin_generation, read_manifest, switch_generation, versions
 from safemt_api.runs.plan import Plan
 from safemt_api.runs.rows import Collector, Finished, history_before, open_collector, sweep, write_frames
-from safemt_api.runs.settings import dialogues_at_once, settings_record
+from safemt_api.runs.settings import dialogues_at_once, settings_record, tiers_of
 from safemt_api.runs.workers import Work, handlers_kept, shown, work_through, work_watched
 
 if TYPE_CHECKING:
@@ -204,7 +204,8 @@ def with_pictures(dialogue: Dialogue, plan: Plan) -> Dialogue:
         DialogueError: One cannot be read.
     """
     blank = plan.settings.show == "blank-picture"
-    return with_images(dialogue, lambda path: open_source(plan.dataset.folder, path, blank=blank))
+    held = "batch" not in tiers_of(plan.settings)
+    return with_images(dialogue, lambda path: open_source(plan.dataset.folder, path, blank=blank, held=held))
 
 
 def _go_on() -> None:

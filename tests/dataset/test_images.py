@@ -233,3 +233,15 @@ def test_the_misnamed_picture_of_the_official_sample_goes_out_as_png(official_sa
     prepared = prepare_image(official_sample, "images/legal_opinion/legal_opinion_2.jpg", rules())
     assert prepared.image.media_type == "image/png"
     assert prepared.note is None
+
+
+def test_where_thousands_wait_a_small_file_is_not_held_but_read_again_and_let_go_of(tmp_path: Path, picture: Make) -> None:
+    data = picture("PNG", size=(40, 30))
+    folder = put(tmp_path, data)
+    image = open_source(folder, "a.jpg", held=False).fitted(rules()).image
+    assert not image.is_ready
+    assert image.data == data
+    image.release()
+    assert not image.is_ready
+    del image
+    assert open_source(folder, "a.jpg").fitted(rules()).image.is_ready
