@@ -72,9 +72,10 @@ def _related_judges(run: RunData) -> list[str]:
 
 def _judge_specs(run: RunData) -> Iterator[Spec]:
     settings = run.manifest.get("settings")
-    judges = settings.get("judges") if isinstance(settings, Mapping) else None
-    for one in judges if isinstance(judges, list) else [run.summary.judge]:
-        with suppress(UsageError):  # a run file of another version may hold what this one cannot read
+    told = settings if isinstance(settings, Mapping) else {}
+    judges = told.get("judges")
+    for one in [*(judges if isinstance(judges, list) else [run.summary.judge]), told.get("judge_fallback"), told.get("escalate")]:
+        with suppress(UsageError):  # there is none, or a run file of another version holds what this one cannot read
             yield JUDGES.read(one)
 
 

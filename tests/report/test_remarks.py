@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -66,6 +67,13 @@ def test_a_judge_of_the_targets_family_is_said(make_run: MakeRun) -> None:
     assert "openai:gpt-6-sol" in sentence
     assert "claude" not in sentence
     assert sentence.partition(" (")[0] in render_page([run], charts=False)
+
+
+def test_a_second_judge_of_the_targets_family_is_said_too(make_run: MakeRun) -> None:
+    run = _run(make_run, model="gpt-6-luna", judges=["rules"])
+    settings = {**run.manifest["settings"], "escalate": "openai:gpt-6-sol,effort=high"}
+    (sentence,) = caveats(replace(run, manifest={**run.manifest, "settings": settings}))
+    assert "openai:gpt-6-sol,effort=high" in sentence
 
 
 def test_a_judge_of_another_family_is_not(make_run: MakeRun) -> None:
