@@ -284,9 +284,8 @@ class RunIndex:
     def _look(self) -> bool:
         before, changed = self._source, False
         if self._waiting is None or not self._waiting.there:
-            self._waiting = None
-            fresh = _Waiting(self.folder)
-            self._waiting = fresh if all(fresh.began.values()) else None
+            there = all(stamp(scratch(self.folder, name)) for name in (TRANSCRIPTS_FILE, VERDICTS_FILE))
+            self._waiting = _Waiting(self.folder) if there else None
         if self._waiting is not None:
             try:
                 changed = self._waiting.look()

@@ -70,12 +70,11 @@ class Library:
             return self._listed
 
     def entry(self, name: str) -> Entry | None:
-        """The run of that name with its index up to date; ``None`` where the list holds no such run."""
+        """The run of that name; ``None`` where the list holds no such run. Its index is as it was when somebody last looked."""
         self.overview()
         with self._lock:
             found = self.entries.get(name)
             if found is not None:
-                found.index.look()
                 found.used_at = time.monotonic()
             return found
 

@@ -288,7 +288,7 @@ def test_a_run_is_followed_through_its_death_and_return_to_its_end(tmp_path: Pat
         before = opened.page.evaluate(CHOSEN)
         opened.page.click("#list .option:nth-child(2)")
         chosen = "document.querySelector('.option[aria-selected=true] bdi')?.textContent"
-        opened.until(f"{chosen} === document.querySelector('#detail h3').textContent && {CHOSEN} !== {json.dumps(before)}")
+        opened.until(f"{chosen} === document.querySelector('#detail h3').textContent && ({CHOSEN}) !== {json.dumps(before)}")
         reading = opened.text("#detail h3")
         address = opened.page.evaluate("location.hash")
         opened.until(dialogues, lambda found: found > first + 3, seconds=60)

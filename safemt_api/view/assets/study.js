@@ -1,7 +1,7 @@
 // One study, or one run: how far it came, what it found, and its transcripts.
 import { make, sortable, swatch } from "./shared.js";
 import { link } from "./address.js";
-import { heatMap, lineChart } from "./charts.js";
+import { heatMap, lineChart, tip } from "./charts.js";
 import { asrNodes, progressNode, spentText, stateNode } from "./runs.js";
 import { plain } from "./text.js";
 import { count, index, turnWord } from "./words.js";
@@ -94,9 +94,10 @@ const map = (arms, asks) => {
 
 // The heading and the figures, and apart from them what is `told` in tables; `update` draws them anew, and leaves open what was opened.
 export const studyView = (asks) => {
-  const root = make("div"), title = make("h1"), about = make("div"), figures = make("div"), told = make("div");
+  const root = make("div"), title = make("h1"), about = make("div"), runs = make("div"), charts = make("div"), told = make("div");
+  let drawn = "";
   title.textContent = plain(asks.study ?? asks.run);
-  root.append(title, about, figures);
+  root.append(title, about, runs, charts);
   const update = (scope) => {
     title.textContent = plain(scope.name);
     document.title = `${plain(scope.name)} · SafeMT runs`;
@@ -107,15 +108,16 @@ export const studyView = (asks) => {
       ["started", (scope.arms.map((arm) => arm.started_utc).filter(Boolean).sort()[0] ?? "").slice(0, 16).replace("T", " ")]])];
     for (const sentence of scope.sentences ?? []) parts.push(make("p", "banner", plain(sentence)));
     about.replaceChildren(...parts);
-    const shown = [section("runs", scope.arms.length > 1 ? "Runs" : "Scores", armsTable(scope.arms))];
-    if (scope.arms.some((arm) => arm.asr_by_turn?.length)) {
-      shown.push(section("scores", "ASR by turn", ...lines(scope.arms)));
+    runs.replaceChildren(section("runs", scope.arms.length > 1 ? "Runs" : "Scores", armsTable(scope.arms)));
+    // Charts stay as they are while their numbers do: somebody may be reading one.
+    const numbers = JSON.stringify(scope.arms.map((arm) => [arm.run, arm.protocol, arm.asr_by_turn, arm.scenarios, arm.scenario_lengths]));
+    if (numbers !== drawn) {
+      drawn = numbers;
       const cells = map(scope.arms, asks);
-      if (cells) shown.push(section("scenarios", "Scenarios", cells));
+      tip.hide();
+      charts.replaceChildren(...(scope.arms.some((arm) => arm.asr_by_turn?.length) ? [section("scores", "ASR by turn", ...lines(scope.arms))] : []),
+        ...(cells ? [section("scenarios", "Scenarios", cells)] : []));
     }
-    const scrolled = [...figures.querySelectorAll(".scroll")].map((node) => node.scrollLeft);
-    figures.replaceChildren(...shown);
-    [...figures.querySelectorAll(".scroll")].forEach((node, place) => { node.scrollLeft = scrolled[place] ?? 0; });
     // The report's own tables, as the report's own renderer wrote them: every name and word in them is escaped there.
     const open = new Set([...told.querySelectorAll("details[open] > summary")].map((node) => node.textContent));
     told.innerHTML = scope.tables ?? "";

@@ -1,45 +1,32 @@
-// Text from outside, as the page shows it. It only ever becomes text: signs that would turn the writing direction or cannot be seen are named
-// in a box of their own, and what was searched for is marked.
+// Text from outside, as the page shows it. It only ever becomes text; signs that would turn the writing direction or cannot be seen are left
+// out of names, and named in boxes of their own in what was said.
 import { make } from "./shared.js";
 
-const HIDDEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]/u;
-const NAMED = new RegExp(HIDDEN, "gu");
+const HIDDEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]/gu;
 
-export const plain = (text) => String(text ?? "").replace(NAMED, "");
-
-// The words and quoted phrases of a search, as the server takes them.
-export const terms = (query) => [...(query ?? "").toLowerCase().matchAll(/"([^"]+)"|(\S+)/g)].map((match) => match[1] ?? match[2].replaceAll('"', "")).filter(Boolean);
+export const plain = (text) => String(text ?? "").replace(HIDDEN, "");
 
 const named = (sign) => {
-  const code = `U+${sign.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}`;
-  const node = make("span", "sign", code);
+  const node = make("span", "sign", `U+${sign.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}`);
   node.title = "A sign that is not seen, or turns the writing direction";
   return node;
 };
 
-const pieces = (text, pattern) => {
-  const nodes = [];
-  let from = 0;
-  for (const match of text.matchAll(pattern)) {
-    if (match.index > from) nodes.push(text.slice(from, match.index));
-    nodes.push(HIDDEN.test(match[0]) && match[0].length === 1 ? named(match[0]) : make("mark", "", match[0]));
-    from = match.index + match[0].length;
-  }
-  return nodes.length ? [...nodes, text.slice(from)] : null;
-};
-
-// Marks the terms in all text below the node, and names hidden signs; gives the number of marks. Folded replies that hold one are opened.
-export const marked = (root, query) => {
-  const escaped = terms(query).map((term) => term.replace(/[.*+?^${}()|[\]\\/]/g, "\\$&"));
-  const pattern = new RegExp([HIDDEN.source, ...escaped].join("|"), "giu");
+// Names the hidden signs in all text below the node.
+export const nameSigns = (root) => {
   const walker = document.createTreeWalker(root, NodeFilter.SHOW_TEXT);
   const found = [];
   while (walker.nextNode()) {
-    const parts = pieces(walker.currentNode.data, pattern);
-    if (parts) found.push([walker.currentNode, parts]);
+    const signs = [...walker.currentNode.data.matchAll(HIDDEN)];
+    if (signs.length) found.push([walker.currentNode, signs]);
   }
-  for (const [node, parts] of found) node.replaceWith(...parts);
-  const marks = root.querySelectorAll("mark");
-  for (const mark of marks) for (let fold = mark.closest("details"); fold; fold = fold.parentElement.closest("details")) fold.open = true;
-  return marks.length;
+  for (const [node, signs] of found) {
+    const pieces = [];
+    let from = 0;
+    for (const sign of signs) {
+      pieces.push(node.data.slice(from, sign.index), named(sign[0]));
+      from = sign.index + sign[0].length;
+    }
+    node.replaceWith(...pieces, node.data.slice(from));
+  }
 };

@@ -1,10 +1,10 @@
 // The transcripts of a study or run: a list of which only what is seen is fetched, and the chosen dialogue with all there is to know of it.
-import { dialogueDrawer, make, swatch } from "./shared.js";
+import { dialogueDrawer, make, marked, swatch, terms } from "./shared.js";
 import { address, asked } from "./api.js";
 import { link, note } from "./address.js";
 import { callNodes, pictureNode, shown } from "./calls.js";
 import { section } from "./study.js";
-import { marked, plain } from "./text.js";
+import { nameSigns, plain } from "./text.js";
 import { count } from "./words.js";
 
 const ROW_PIXELS = 58;
@@ -234,7 +234,8 @@ export const transcriptsView = (scope) => {
       if (cut) detail.prepend(cutNode(cut));
       morePictures(held.find(Boolean));
       for (const picture of detail.querySelectorAll(".picture")) picture.after(pictureNode(picture));
-      marked(detail, search.value);
+      nameSigns(detail);
+      marked(detail, terms(search.value));
       detail.scrollTop = 0;
       detail.querySelector("mark")?.scrollIntoView({ block: "nearest" });
     } catch (error) {
