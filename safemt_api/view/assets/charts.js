@@ -22,6 +22,8 @@ export const tip = {
   hide() { $("tip").hidden = true; },
 };
 
+// Ends of the axis of shares, each with a step that makes round numbers.
+const AXES = [[0.1, 0.02], [0.25, 0.05], [0.5, 0.1], [0.75, 0.25], [1, 0.25]];
 const LABEL_PIXELS = 15;
 const SIGN_PIXELS = 6.9;
 const short = (name, pixels) => {
@@ -50,7 +52,7 @@ export const lineChart = (series, { word, label }) => {
   const held = series.map((one) => ({ ...one, points: one.points.filter((point) => point.asr !== null && point.asr !== undefined) })).filter((one) => one.points.length);
   const turns = [...new Set(held.flatMap((one) => one.points.map((point) => point.turn)))].sort((one, two) => one - two);
   const most = Math.max(0.1, ...held.flatMap((one) => one.points.map((point) => (held.length > 4 ? point.asr : point.ci_high ?? point.asr))));
-  const top = [0.1, 0.25, 0.5, 0.75, 1].find((step) => most <= step) ?? 1;
+  const [top, step] = AXES.find(([end]) => most <= end) ?? AXES[AXES.length - 1];
   let lit = null;
   const light = (name) => {
     lit = name;
@@ -66,7 +68,7 @@ export const lineChart = (series, { word, label }) => {
     const x = (turn) => left + (last === first ? 0.5 : (turn - first) / (last - first)) * (width - left - right - 16) + 8;
     const y = (share) => above + (1 - share / top) * (height - above - below);
     const svg = drawn("svg", { class: "chart live", viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-label": label });
-    for (const share of [0, 0.25, 0.5, 0.75, 1].map((part) => part * top)) {
+    for (let share = 0; share <= top + step / 2; share += step) {
       svg.append(drawn("line", { x1: left, x2: width - right, y1: y(share), y2: y(share), stroke: "var(--grid)" }),
         drawn("text", { x: left - 7, y: y(share) + 4, "text-anchor": "end", fill: "var(--muted)", "font-size": 12 }, `${Math.round(1000 * share) / 10}%`));
     }
