@@ -28,6 +28,9 @@ from safemt_api.specs import RULES, TARGETS, Spec
 Addresses = Mapping[str, tuple[str, ...]]
 """Base URLs by provider."""
 
+CLASSIFIERS = frozenset({"moderation", "decisions"})
+"""Kinds of judge and moderator that ask an endpoint which classifies."""
+
 BUILT_IN: tuple[str, ...] = ("simulator", "simulator-anthropic", "simulator-google")
 """Profiles that a run starts the built-in simulator for, unless it is given an address."""
 
@@ -132,7 +135,8 @@ async def open_router(
     idle = idle_options(settings, bench=asked.bench, moderator=asked.moderator, built_in_simulator=bool(used))
     refuse_idle(settings, idle)
     for spec in asked.everyone:
-        if spec.provider in used and spec.model:
+        # The endpoints that classify answer by whatever name a vendor's model has.
+        if spec.provider in used and spec.model and spec.kind not in CLASSIFIERS:
             check_model(spec.model)
     if not used:
         yield Router(profiles, base_urls=given, role_urls=roles)

@@ -131,12 +131,18 @@ def _google_answer(question: Mapping[str, Any], facts: _Facts) -> dict[str, Any]
     raise TroubleError("bad_request", "questions: only the type noul is played")
 
 
-def _input_text(given: object) -> str:
+MAX_NESTING = 8
+"""A list of messages of parts of text is three deep."""
+
+
+def _input_text(given: object, depth: int = 0) -> str:
     """All words of an input: a string, a part, a message, or a list of them."""
+    if depth > MAX_NESTING:
+        raise TroubleError("bad_request", "input: nested too deeply", parameter="input")
     if isinstance(given, str):
         return given
     if isinstance(given, list):
-        return "\n".join(filter(None, map(_input_text, given)))
+        return "\n".join(filter(None, (_input_text(one, depth + 1) for one in given)))
     if isinstance(given, dict):
-        return _input_text(given.get("text", given.get("content", given.get("parts", ""))))
+        return _input_text(given.get("text", given.get("content", given.get("parts", ""))), depth + 1)
     return ""
