@@ -92,6 +92,7 @@ def test_every_link_of_a_document_leads_to_something(document: Path) -> None:
         assert "://" in target or (document.parent / target).exists(), target
 
 
+@pytest.mark.skipif(not (ROOT / "safemt_api").is_dir(), reason="about the tree, which is away while the wheel is tested")
 def test_what_the_readme_says_where_it_is_is_there() -> None:
     table = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Where is what")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| (.+?) \| `(.+?)` \| (?:`(\w+)`)? *\|$", table, re.MULTILINE)
