@@ -44,6 +44,7 @@ from safemt_api.errors import (
     StopRunError,
     TransientError,
     UnansweredRowError,
+    own_errors,
 )
 from safemt_api.files import private_folder
 from safemt_api.limits.budget import Purse, Wanted
@@ -224,16 +225,12 @@ class BatchQueue:
                     wave, self._queue = list(dict.fromkeys(self._queue)), []
                     await self._hand_in_all([one for one in wave if self._by_key.get(one.key) is one])
         except BaseExceptionGroup as failures:
-            errors = failures.subgroup(SafeMTError)
-            if errors is None or failures.split(SafeMTError)[1] is not None:
+            own = own_errors(failures)
+            if not own:
                 raise
-            leaf: BaseException = errors
-            while isinstance(leaf, BaseExceptionGroup):
-                leaf = leaf.exceptions[0]
-            assert isinstance(leaf, SafeMTError)  # noqa: S101 (a leaf of the subgroup)
-            self._broken = leaf
+            self._broken = own[0]
             for key in list(self._by_key):
-                self._answer(key, leaf)
+                self._answer(key, own[0])
 
     def _sweep(self) -> None:
         """Files of a process that was killed while it wrote or handed them in; nobody is as slow as that."""

@@ -38,7 +38,7 @@ None of them ever carries an API key or a request header.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -378,3 +378,18 @@ class StalledError(StopRunError):
         super().__init__(
             f"no call has succeeded for {idle_seconds:.0f} s although {doing}{reason}; the run can be resumed with the same command"
         )
+
+
+def own_errors(error: BaseException) -> tuple[SafeMTError, ...]:
+    """All errors of ours behind an exception: itself, or what a group holds however deep; none where anything else is in it, a defect."""
+    leaves = list(_leaves(error))
+    own = tuple(leaf for leaf in leaves if isinstance(leaf, SafeMTError))
+    return own if len(own) == len(leaves) else ()
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error

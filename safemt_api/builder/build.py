@@ -28,7 +28,7 @@ from safemt_api.builder.queries import Query, read_queries
 from safemt_api.builder.questions import TWIN, WRITE, Model, goal_in, prompt_digests
 from safemt_api.dataset.images import open_source
 from safemt_api.dataset.own_form import copy_picture, write_dialogues
-from safemt_api.errors import BudgetExhaustedError, SafeMTError, UsageError
+from safemt_api.errors import SafeMTError, UsageError
 from safemt_api.evaluation import open_router
 from safemt_api.files import private_folder, write_json
 from safemt_api.gateway import Gateway
@@ -37,6 +37,7 @@ from safemt_api.messages import Asker, Dialogue, Image, Kind, Line, Purpose
 from safemt_api.routes import Router
 from safemt_api.runs.connections import account_opener, open_shared, timeouts_of
 from safemt_api.runs.folder import playing
+from safemt_api.runs.play import our_error
 from safemt_api.runs.settings import EvalSettings, tiers_of
 from safemt_api.simulator.settings import SimulatorSettings
 from safemt_api.store.turns import STORE_FILE, open_store
@@ -212,24 +213,12 @@ async def build(
                     try:
                         outcomes = await builder.run()
                     except BaseExceptionGroup as group:
-                        stopped_by = _stop(group)
+                        stopped_by = our_error(group)
     if stopped_by is not None:
         return BuildResult(settings.out, None, stopped_by)
     costs = _costs([*(outcome.costs_usd for outcome in outcomes), *({"generator": cost} for cost in builder.twin_costs_usd.values())])
     asked = {**asked, "queries_without_twin": builder.without_twin}
     return BuildResult(settings.out, _written(settings, asked, outcomes, costs))
-
-
-def _stop(group: BaseExceptionGroup[BaseException]) -> SafeMTError:
-    """What ended the build; a group that holds anything else is a defect, raised as it is."""
-    own, other = group.split(SafeMTError)
-    if own is None or other is not None:
-        raise group
-    leaf: BaseException = own
-    while isinstance(leaf, BaseExceptionGroup):
-        leaf = next((one for one in leaf.exceptions if not isinstance(one, BudgetExhaustedError)), leaf.exceptions[0])
-    assert isinstance(leaf, SafeMTError)  # noqa: S101 (it was split by that)
-    return leaf
 
 
 def _identity(settings: BuildSettings, methods: tuple[Method, ...], queries: tuple[Query, ...]) -> dict[str, Any]:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from safemt_api.cli.on_use import imported_on_use
-from safemt_api.errors import SafeMTError
+from safemt_api.errors import SafeMTError, own_errors
 from safemt_api.foreign_text import printable
 
 with imported_on_use():
@@ -83,17 +83,7 @@ def _explained(error: Exception) -> int:
 
 def our_error(error: BaseException) -> SafeMTError | None:
     """The error of ours behind an exception: itself, or the first in a group that holds nothing else."""
-    leaves = list(_leaves(error))
-    own = [leaf for leaf in leaves if isinstance(leaf, SafeMTError)]
-    return own[0] if own and len(own) == len(leaves) else None
-
-
-def _leaves(error: BaseException) -> Iterable[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield error
+    return next(iter(own_errors(error)), None)
 
 
 def _say(sentence: str) -> None:

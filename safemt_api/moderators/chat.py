@@ -7,7 +7,7 @@ from safemt_api.asking.question import Question, answer_parameters
 from safemt_api.markers import GUIDANCE_HEADER
 from safemt_api.messages import Call, Line, Schema, images_of, user
 from safemt_api.moderators.base import Decision, Means, Moderator, ModeratorKind
-from safemt_api.moderators.library import PolicyLibrary, load_policies
+from safemt_api.moderators.policy_library import PolicyLibrary, load_policies
 from safemt_api.specs import Spec
 
 MATERIAL_NOTE = """\

@@ -6,7 +6,7 @@ import ctypes
 import gc
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -30,6 +30,7 @@ from safemt_api.errors import (
     DialogueError,
     JudgeUnfitError,
     SafeMTError,
+    own_errors,
 )
 from safemt_api.files import write_json
 from safemt_api.gateway import Gateway, GatewayStatistics, Singly
@@ -431,19 +432,10 @@ def _too_many_missing(execution: Execution) -> bool:
 
 def our_error(group: BaseExceptionGroup[BaseException]) -> SafeMTError:
     """The first of our own errors in a group, an exhausted budget last; a group with anything else in it is a defect, raised as it is."""
-    leaves = list(_leaves(group))
-    own = [error for error in leaves if isinstance(error, SafeMTError)]
-    if not own or len(own) < len(leaves):
+    own = own_errors(group)
+    if not own:
         raise group
     return next((error for error in own if not isinstance(error, BudgetExhaustedError)), own[0])
-
-
-def _leaves(error: BaseException) -> Iterable[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield error
 
 
 def manifest(plan: Plan, execution: Execution, started: datetime, ended: datetime | None) -> dict[str, Any]:

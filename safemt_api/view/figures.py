@@ -36,8 +36,8 @@ from safemt_api.runs.overview import RunOverview
 from safemt_api.runs.record import RunData
 from safemt_api.runs.summary import Summary, read_summary, scores_of
 from safemt_api.studies.record import StudyRecord, read_study
+from safemt_api.view.holdings import Entry, Library
 from safemt_api.view.index import stamp
-from safemt_api.view.library import Entry, Library
 from safemt_api.view.shelf import Shelf
 
 AGE_STEP_SECONDS = 10

@@ -34,7 +34,7 @@ from safemt_api.report import web
 from safemt_api.report.payload import thumbnail
 from safemt_api.view.calls import call_of
 from safemt_api.view.figures import data_folder_of, figures, listed
-from safemt_api.view.library import Library
+from safemt_api.view.holdings import Library
 from safemt_api.view.pages import ASSETS, asset
 from safemt_api.view.shelf import Filters, Shelf
 
@@ -98,7 +98,7 @@ class Desk:
     """Answers the page's questions over one results folder."""
 
     def __init__(self, results: Path) -> None:
-        self.library = Library(results)
+        self.holdings = Library(results)
         self._shelves: dict[tuple[str, ...], Shelf] = {}
         self._lock = Lock()
 
@@ -106,18 +106,18 @@ class Desk:
         """Keep the scores of all runs up to date, one run at a time."""
         await anyio.to_thread.run_sync(web.fragment, [])  # compiles the templates before somebody waits for them
         while True:
-            if not await anyio.to_thread.run_sync(self.library.score):
+            if not await anyio.to_thread.run_sync(self.holdings.score):
                 await anyio.sleep(SCORE_PAUSE_SECONDS)
 
     def overview(self) -> dict[str, Any]:
         """The list of runs and studies."""
-        return listed(self.library)
+        return listed(self.holdings)
 
     def scope(self, asked: QueryParams) -> dict[str, Any]:
         """A study or some runs: states, scores, tables, what there is to filter by."""
         with self._lock:
             shelf = self._shelf(asked)
-            return {**figures(self.library, shelf, study=asked.get("study")), "facets": shelf.facets(), "version": shelf.version}
+            return {**figures(self.holdings, shelf, study=asked.get("study")), "facets": shelf.facets(), "version": shelf.version}
 
     def dialogues(self, asked: QueryParams) -> dict[str, Any]:
         """One page of the list of dialogues; with ``id`` also where that one stands."""
@@ -152,7 +152,7 @@ class Desk:
 
     def call(self, asked: QueryParams) -> dict[str, Any]:
         """One call as it went out and came back."""
-        entry = self.library.entry(asked.get("run", ""))
+        entry = self.holdings.entry(asked.get("run", ""))
         found = None if entry is None else call_of(entry.folder, asked.get("key", ""))
         if found is None:
             raise HTTPException(404, "The turn store beside this run does not hold that call.")
@@ -168,7 +168,7 @@ class Desk:
                 run=asked.get("arm", ""),
                 number=_number(asked, "n") or 0,
             )
-        entry = self.library.entry(asked.get("arm", ""))
+        entry = self.holdings.entry(asked.get("arm", ""))
         folder = None if entry is None else data_folder_of(entry.folder)
         side = LARGE_PIXELS if asked.get("large") == "1" else SMALL_PIXELS
         found = None if folder is None or path is None else _drawn(folder, path, side)
@@ -184,7 +184,7 @@ class Desk:
     def _shelf(self, asked: QueryParams) -> Shelf:
         names = self._names(asked)
         found = self._shelves.pop(names, None)
-        entries = {name: entry for name in names if (entry := self.library.entry(name)) is not None}
+        entries = {name: entry for name in names if (entry := self.holdings.entry(name)) is not None}
         if found is None or list(found.entries.values()) != list(entries.values()):
             found = Shelf(entries)
         self._shelves[names] = found
@@ -194,8 +194,8 @@ class Desk:
         return found
 
     def _names(self, asked: QueryParams) -> tuple[str, ...]:
-        there = [one.run for one in self.library.overview() if one.arms is None]
-        study = asked.get("study") if asked.get("study") in {one.run for one in self.library.overview() if one.arms is not None} else None
+        there = [one.run for one in self.holdings.overview() if one.arms is None]
+        study = asked.get("study") if asked.get("study") in {one.run for one in self.holdings.overview() if one.arms is not None} else None
         names = [name for name in there if study and name.startswith(f"{study}/")] or [one for one in asked.getlist("run") if one in there]
         if not names:
             raise HTTPException(404, "There is no such study or run here.")

@@ -15,8 +15,8 @@ import polars as pl
 from safemt_api.foreign_text import printable
 from safemt_api.report.payload import messages_of
 from safemt_api.runs.record import judge_title
+from safemt_api.view.holdings import Entry
 from safemt_api.view.index import KEY, ON_BENIGN, OUTCOMES
-from safemt_api.view.library import Entry
 
 MOST_CHARACTERS = 60_000
 """Of one text that is sent at once; the page asks for the rest where somebody wants it."""

@@ -13,7 +13,7 @@ from safemt_api.asking.material import coded
 from safemt_api.markers import CODE_OF_QUESTION, GUIDANCE_HEADER
 from safemt_api.moderators.base import Decision
 from safemt_api.moderators.chat import read_decision
-from safemt_api.moderators.library import GENERAL, PolicyLibrary
+from safemt_api.moderators.policy_library import GENERAL, PolicyLibrary
 
 LIBRARY = PolicyLibrary({GENERAL: "General policy."})
 

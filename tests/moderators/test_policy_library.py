@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from safemt_api.errors import UsageError
-from safemt_api.moderators.library import GENERAL, load_policies, scenario_slug
+from safemt_api.moderators.policy_library import GENERAL, load_policies, scenario_slug
 
 
 @pytest.mark.parametrize(
