@@ -17,8 +17,8 @@ import polars as pl
 import pytest
 
 from safemt_api.dataset.entries import Dataset, load_dataset
+from safemt_api.dataset.layouts import demonstration_folder
 from safemt_api.dataset.selection import select
-from safemt_api.dataset.shipped import demonstration_folder
 from safemt_api.errors import AccountError, EndpointError, MissingKeyError, SettingsChangedError, UsageError
 from safemt_api.evaluation import endpoint_name, evaluate
 from safemt_api.frames import TRANSCRIPT_SCHEMA, VERDICT_SCHEMA

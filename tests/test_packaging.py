@@ -15,8 +15,7 @@ import pytest
 
 import safemt_api
 from safemt_api.dataset.entries import load_dataset
-from safemt_api.dataset.layouts import load_layouts
-from safemt_api.dataset.shipped import demonstration_folder
+from safemt_api.dataset.layouts import demonstration_folder, load_layouts
 from safemt_api.judges.rubric import SHIPPED_SETS, load_rubrics
 from safemt_api.moderators.policy_library import load_policies
 from safemt_api.profiles import load_profiles, shipped_folder

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from safemt_api.dataset.images import fitted
-from safemt_api.dataset.shipped import demonstration_folder
+from safemt_api.dataset.layouts import demonstration_folder
 from safemt_api.dialogues import converse
 from safemt_api.messages import Answer, Call, Image, Message, Outcome, Reply
 from safemt_api.moderators.opening import open_moderator

@@ -49,3 +49,9 @@ def test_numbers_are_spelt_one_way() -> None:
     assert words.percent_interval(0.1, 0.25) == "10.0–25.0%"
     assert [words.dollars(value) for value in (0.0, 0.0000021, 0.00012, 1234.5)] == ["$0.00", "$0.0000021", "$0.0001", "$1,234.50"]
     assert [words.duration(value) for value in (3.21, 83.4, 3725.0)] == ["3.2 s", "1 min 23 s", "1 h 2 min"]
+
+
+def test_of_many_names_the_first_few_are_said_and_how_many_more_there_are() -> None:
+    assert words.first_few([], 2) == ""
+    assert words.first_few(["a", "b"], 2) == "a, b"
+    assert words.first_few(["a", "b", "c"], 2, between="; ") == "a; b and 1 more"

@@ -22,7 +22,7 @@ with imported_on_use():
     from safemt_api.builder import build as builder
     from safemt_api.builder import review as reviewing
     from safemt_api.cli import terminal
-    from safemt_api.dataset import elements, entries, findings, hub, layouts, own_form, picture_files, shipped, statistics
+    from safemt_api.dataset import elements, entries, findings, hub, layouts, own_form, picture_files, statistics
     from safemt_api.report import dialogue_page
     from safemt_api.runs import plan as planning
 
@@ -51,7 +51,7 @@ LayoutName = Annotated[
 def _folder(given: Path | None) -> Path:
     """The folder meant: the one given, else SAFEMT_DATA, else the demonstration set."""
     named = os.environ.get(planning.DATA_VARIABLE)
-    return given or (Path(named) if named else shipped.demonstration_folder())
+    return given or (Path(named) if named else layouts.demonstration_folder())
 
 
 @data_app.command("check", cls=GroupedCommand)

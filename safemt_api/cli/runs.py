@@ -89,8 +89,7 @@ def _said_of(one: Removal) -> Iterator[str]:
     if one.study is not None:
         yield f"  it is an arm of the study {one.study}, which loses it"
     if one.foreign:
-        more = f" and {len(one.foreign) - MOST_NAMED:,} more" if len(one.foreign) > MOST_NAMED else ""
-        yield f"  among them are files that no run writes by itself: {', '.join(one.foreign[:MOST_NAMED])}{more}"
+        yield f"  among them are files that no run writes by itself: {words.first_few(one.foreign, MOST_NAMED)}"
 
 
 def _said_of_garbage(found: Garbage) -> Iterator[str]:

@@ -83,8 +83,12 @@ def scan_array(text: str, *, base_bytes: int = 0) -> Iterator[Element]:
         UnreadableError: The text is not JSON or not an array; elements before the damage have been given out by then.
     """
     position = _skip_blanks(text, 0)
-    if text[position : position + 1] != "[":
-        _refuse_non_array(text, position)
+    if position == len(text):
+        raise UnreadableError("is not JSON: the file is empty")
+    if text[position] != "[":
+        value, end = decode_value(text, position)
+        _require_end(text, end)
+        raise UnreadableError(f"is not an array but {json_kind(value)}; it must be a JSON array of dialogues")
     position = _skip_blanks(text, position + 1)
     if text[position : position + 1] == "]":
         _require_end(text, position + 1)
@@ -140,14 +144,6 @@ def _require_end(text: str, position: int) -> None:
     end = _skip_blanks(text, position)
     if end != len(text):
         raise UnreadableError(f"is not JSON: there is more after the array at {_place(text, end)}")
-
-
-def _refuse_non_array(text: str, position: int) -> NoReturn:
-    if position == len(text):
-        raise UnreadableError("is not JSON: the file is empty")
-    value, end = decode_value(text, position)
-    _require_end(text, end)
-    raise UnreadableError(f"is not an array but {json_kind(value)}; it must be a JSON array of dialogues")
 
 
 def json_kind(value: object) -> str:
@@ -262,9 +258,14 @@ class _ElementReader:
             self.text("dialogue")
             return ()
         if isinstance(messages, str):
-            messages = self._unpacked(messages)
-            if messages is None:
+            # Some sets hold the messages as the text of a JSON array.
+            try:
+                messages, end = decode_value(text := messages, _skip_blanks(messages, 0))
+                _require_end(text, end)
+            except UnreadableError as error:
+                self.found.append(f'"dialogue" is text that {error}')
                 return ()
+            self.found.extend(_repeated_keys(messages))
         if not isinstance(messages, list) or not messages:
             self.found.append(f'"dialogue" must be an array of messages, not {"empty" if messages == [] else json_kind(messages)}')
             return ()
@@ -273,17 +274,6 @@ class _ElementReader:
         if len(self.found) == before:
             self.found.extend(_order_problems(lines, length))
         return lines
-
-    def _unpacked(self, text: str) -> object:
-        """The messages in the text of ``dialogue``; ``None`` where it cannot be read, with the reason noted."""
-        try:
-            messages, end = decode_value(text, _skip_blanks(text, 0))
-            _require_end(text, end)
-        except UnreadableError as error:
-            self.found.append(f'"dialogue" is text that {error}')
-            return None
-        self.found.extend(_repeated_keys(messages))
-        return messages
 
     def _line(self, message: object, where: str) -> Line:
         if not isinstance(message, dict):
@@ -315,18 +305,12 @@ class _ElementReader:
         if not isinstance(value, str):
             self.found.append(f"{where} must be text, not {json_kind(value)}")
             return ""
-        if not _can_be_encoded(value):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
             self.found.append(f"{where} holds half a character (a lone surrogate such as \\ud800) and cannot be sent")
             return ""
         return value
-
-
-def _can_be_encoded(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _quoted(value: object) -> str:

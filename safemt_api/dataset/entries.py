@@ -282,9 +282,15 @@ class _Scan:
         yield (whole.id, whole.length), whole
 
     def _entry(self, element: Element, file: str, length: int, first_index: dict[str, int]) -> Entry | None:
+        value = element.value if isinstance(element.value, dict) else {}
         dialogue, sentences = parse_dialogue(element.value, length=length)
-        pictures = () if dialogue is None else dialogue.image_paths
-        found = [*sentences, *self._repeated(element, first_index), *self._missing(pictures or _named_pictures(element.value))]
+        found = list(sentences)
+        # Id and picture are looked at however wrong the rest of the element is.
+        own_id, path = value.get("id"), value.get(image_key(value))
+        if isinstance(own_id, str) and own_id and (first := first_index.setdefault(own_id, element.index)) != element.index:
+            found.append(f"duplicate id: it stands at index {first} already")
+        named = (path,) if isinstance(path, str) and path.strip() else ()
+        found.extend(self._missing(dialogue.image_paths if dialogue is not None and dialogue.image_paths else named))
         if found or dialogue is None:
             self.problems.extend(Problem(file, what, element.index, element_id(element.value)) for what in found)
             return None
@@ -292,17 +298,14 @@ class _Scan:
             self.questions, self._bare_file = _bare_questions(self._bare_file), None
         return self._row(_normal(dialogue, self.questions), element, file)
 
-    def _repeated(self, element: Element, first_index: dict[str, int]) -> Iterator[str]:
-        found = element.value.get("id") if isinstance(element.value, dict) else None
-        if isinstance(found, str) and found:
-            first = first_index.setdefault(found, element.index)
-            if first != element.index:
-                yield f"duplicate id: it stands at index {first} already"
-
     def _missing(self, image_paths: Iterable[str]) -> Iterator[str]:
         for image_path in image_paths:
             if image_path not in self._pictures:
-                self._pictures[image_path] = _picture_problem(self.folder, image_path)
+                try:
+                    inspect_image(self.folder, image_path)
+                    self._pictures[image_path] = None
+                except ImageError as error:
+                    self._pictures[image_path] = str(error)
             problem = self._pictures[image_path]
             if problem is not None:
                 yield problem
@@ -332,20 +335,6 @@ class _Scan:
 
     def _once_or_none(self, text: str | None) -> str | None:
         return None if text is None else self._once(text)
-
-
-def _named_pictures(value: object) -> tuple[str, ...]:
-    """The picture that an element names, however wrong the rest of it is."""
-    path = value.get(image_key(value)) if isinstance(value, dict) else None
-    return (path,) if isinstance(path, str) and path.strip() else ()
-
-
-def _picture_problem(folder: Path, image_path: str) -> str | None:
-    try:
-        inspect_image(folder, image_path)
-    except ImageError as error:
-        return str(error)
-    return None
 
 
 def _elements(path: Path) -> Iterator[Element]:

@@ -65,27 +65,22 @@ def fetch_dataset(target: Path, layout: Layout, *, revision: str | None = None, 
         UsageError: The extra is not installed, the download failed, or what came is not of the layout or not safe to unpack.
     """
     hub = _hub_of(layout)
-    call = download or _hub_download()
+    if download is None:
+        try:
+            download = import_module("huggingface_hub").snapshot_download
+        except ImportError as error:
+            raise UsageError("downloading needs one more package: pip install 'safemt-api[data]'") from error
     if target.exists() and not target.is_dir():
         raise UsageError(f"{target} is a file; give a folder to download into")
     try:
-        call(repo_id=hub.repository, repo_type="dataset", revision=revision, local_dir=str(target), allow_patterns=list(hub.patterns))
+        download(repo_id=hub.repository, repo_type="dataset", revision=revision, local_dir=str(target), allow_patterns=list(hub.patterns))
     except Exception as error:  # the hub's exceptions differ between its versions; whatever it is, the user gets one sentence
         raise UsageError(_failure(hub.repository, revision, error)) from error
     folder = _data_folder(target, layout)
     under = "images" if layout.pictures is None else layout.pictures.unpack_to
-    for archive in sorted(_archives(target)):
+    for archive in sorted(file for pattern in ("*.zip", "*.tar", "*.tar.gz", "*.tgz") for file in _visible_files(target, pattern)):
         unpack_pictures(archive, folder, under)
     return folder
-
-
-def _hub_download() -> Download:
-    try:
-        hub = import_module("huggingface_hub")
-    except ImportError as error:
-        raise UsageError("downloading needs one more package: pip install 'safemt-api[data]'") from error
-    download: Download = hub.snapshot_download
-    return download
 
 
 def _failure(repository: str, revision: str | None, error: Exception) -> str:
@@ -110,11 +105,6 @@ def _data_folder(target: Path, layout: Layout) -> Path:
         wanted = "1_turn.json, 2_turn.json, …" if layout.is_own_form else " or ".join(layout.files[0].patterns)
         raise UsageError(f"what was downloaded into {target} holds no {wanted}; the repository may have a new layout")
     return min(folders, key=lambda folder: (len(folder.parts), str(folder)))
-
-
-def _archives(target: Path) -> Iterator[Path]:
-    for pattern in ("*.zip", "*.tar", "*.tar.gz", "*.tgz"):
-        yield from _visible_files(target, pattern)
 
 
 def _visible_files(target: Path, pattern: str) -> Iterator[Path]:

@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from math import ceil, sqrt
 from pathlib import Path
@@ -77,7 +78,12 @@ class _File:
             DialogueError: The file is gone or another one now, or what is done with its bytes fails.
             StoppedError: Nobody waits any more.
         """
-        with _told(self.image_path, "decoded"), self._reopened() if self.kept is None else io.BytesIO(self.kept) as stream:
+        kept = self.kept
+        with _told(self.image_path, "decoded"), open_image(self.folder, self.image_path) if kept is None else io.BytesIO(kept) as stream:
+            if kept is None:
+                if _sha256_hex(stream) != self.sha256_hex:
+                    raise ImageError("was changed while the run was under way")
+                stream.seek(0)
             yield stream
 
     def read(self, _stopped: Callable[[], bool]) -> bytes:
@@ -85,13 +91,10 @@ class _File:
         with self.opened() as stream:
             return stream.read()
 
-    def _reopened(self) -> IO[bytes]:
-        stream = open_image(self.folder, self.image_path)
-        if _sha256_hex(stream) != self.sha256_hex:
-            stream.close()
-            raise ImageError("was changed while the run was under way")
-        stream.seek(0)
-        return stream
+    def rendered(self, fit: Fit, stopped: Callable[[], bool]) -> bytes:
+        """The picture as ``fit`` wants it."""
+        with self.opened() as stream:
+            return render(stream, self.inspection.media_type, fit, stopped)
 
 
 @contextmanager
@@ -136,7 +139,7 @@ class SourceImage(Image):
         with self._file.opened() as stream:
             fit = plan_fit(stream, inspection, rules, reasons)
         changed = Image(
-            _encoder(self._file, fit),
+            partial(self._file.rendered, fit),
             digest=f"{self.digest};fit:{fit.mark}",
             media_type=fit.media_type,
             width_pixels=fit.width_pixels,
@@ -277,21 +280,19 @@ def fitting_size(width: int, height: int, rules: ImageRules) -> tuple[int, int]:
     if rules.max_pixels is not None:
         scale = min(scale, sqrt(rules.max_pixels / (width * height)))
     if rules.max_patches is not None and _patches(max(1, width * scale), max(1, height * scale), rules) > rules.max_patches:
-        scale = _scale_in_patches(width, height, rules, rules.max_patches)
+        # The count changes only where a side passes a multiple of the patch, so the largest scale that suits is one of these.
+        across = (columns * rules.patch_pixels / width for columns in range(1, rules.max_patches + 1))
+        down = (rows * rules.patch_pixels / height for rows in range(1, rules.max_patches + 1))
+        scale = max(
+            scale
+            for scale in (*across, *down)
+            if _patches(max(1, int(width * scale)), max(1, int(height * scale)), rules) <= rules.max_patches
+        )
     new_width, new_height = max(1, int(width * scale)), max(1, int(height * scale))
     if rules.max_pixels is not None and new_width * new_height > rules.max_pixels:
         # Only when the short side was lifted to one pixel.
         new_width, new_height = min(new_width, rules.max_pixels), min(new_height, rules.max_pixels)
     return new_width, new_height
-
-
-def _scale_in_patches(width: int, height: int, rules: ImageRules, most: int) -> float:
-    """The largest scale at which the picture, its sides filled up to whole patches, has no more of them than that."""
-    side = rules.patch_pixels
-    # The count changes only where a side passes a multiple of the patch, so the largest scale is one of these.
-    across = (columns * side / width for columns in range(1, most + 1))
-    down = (rows * side / height for rows in range(1, most + 1))
-    return max(scale for scale in (*across, *down) if _patches(max(1, int(width * scale)), max(1, int(height * scale)), rules) <= most)
 
 
 def _target_type(inspection: Inspection, pixels: int, max_bytes: int, rules: ImageRules) -> str:
@@ -305,11 +306,3 @@ def _target_type(inspection: Inspection, pixels: int, max_bytes: int, rules: Ima
     if "image/png" in taken and worst_png_bytes <= max_bytes:
         return "image/png"
     return next((media_type for media_type in ("image/jpeg", "image/webp") if media_type in taken), "image/png")
-
-
-def _encoder(file: _File, fit: Fit) -> Callable[[Callable[[], bool]], bytes]:
-    def encode(stopped: Callable[[], bool]) -> bytes:
-        with file.opened() as stream:
-            return render(stream, file.inspection.media_type, fit, stopped)
-
-    return encode

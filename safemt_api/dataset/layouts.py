@@ -223,6 +223,18 @@ def shipped_folder() -> Path:
     return installed if installed.is_dir() else package.parent / OWN_FOLDER
 
 
+def demonstration_folder() -> Path:
+    """The folder of the demonstration set: mild dialogues in our own form that come with the package.
+
+    Raises:
+        UsageError: This installation lacks it.
+    """
+    folder = Path(__file__).resolve().parent / "demonstration"
+    if not folder.is_dir():
+        raise UsageError("the demonstration set is missing from this installation: install safemt-api again, or give --data DIR")
+    return folder
+
+
 def load_layouts() -> dict[str, Layout]:
     """All layouts by name: shipped, then those of ``./layouts``, which win.
 
@@ -295,14 +307,10 @@ class Row:
         """The first template whose columns are all there and not empty, filled in; ``None`` where there is none."""
         for template in (templates,) if isinstance(templates, str) else templates:
             values = {name: self.value(name) for name in _PLACE.findall(template)}
-            if all(_is_plain(value) for value in values.values()):
+            # Text that is not blank, or a whole number (a bool is an int too, but says nothing in a template).
+            if all(bool(value.strip()) if isinstance(value, str) else type(value) is int for value in values.values()):
                 return _PLACE.sub(lambda place, values=values: str(values[place[1]]), template)  # type: ignore[misc] # binds the loop's value
         return None
-
-
-def _is_plain(value: object) -> bool:
-    """Whether a value can stand in a template: text that is not blank, or a whole number."""
-    return bool(value.strip()) if isinstance(value, str) else isinstance(value, int) and not isinstance(value, bool)
 
 
 def columns_named(layout: Layout) -> Iterator[str]:

@@ -115,16 +115,12 @@ def convert(dataset: Dataset, target: Path) -> None:
     told = {path.relative_to(dataset.folder).as_posix(): _file_digest(path) for path in files}
     record = {"schema": PROVENANCE_SCHEMA, **dataset.layout.record, "read_from": dataset.name, "files": told, "left_out": dataset.left_out}
     write_json(target / PROVENANCE_FILE, record)
-    for term in _terms(dataset.folder):
-        private_folder(target / TERMS_FOLDER)
-        shutil.copyfile(term, target / TERMS_FOLDER / term.name)
-
-
-def _terms(folder: Path) -> Iterable[Path]:
-    for file in sorted(folder.iterdir()):
-        known = file.name.upper().startswith(("LICENSE", "LICENCE", "README", "NOTICE", "CITATION", PROVENANCE_FILE.upper()))
+    kept = ("LICENSE", "LICENCE", "README", "NOTICE", "CITATION", PROVENANCE_FILE.upper())
+    for file in sorted(dataset.folder.iterdir()):
+        known = file.name.upper().startswith(kept)
         if known and file.is_file() and not file.is_symlink() and file.stat().st_size <= MAX_TERMS_BYTES:
-            yield file
+            private_folder(target / TERMS_FOLDER)
+            shutil.copyfile(file, target / TERMS_FOLDER / file.name)
 
 
 def _file_digest(file: Path) -> str:

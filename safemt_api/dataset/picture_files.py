@@ -83,8 +83,11 @@ def locate_image(folder: Path, image_path: str) -> Path:
     try:
         found = (root / relative).resolve(strict=True)
         mode = found.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ImageError(f"image {shown(image_path)} {_ABSOLUTE if image_path.startswith('/') else 'is missing'}") from error
     except (OSError, RuntimeError) as error:
-        raise ImageError(_why_not_found(image_path, error)) from error
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else "its links run in a circle"
+        raise ImageError(f"image {shown(image_path)} cannot be read: {reason}") from error
     if not found.is_relative_to(root):
         raise ImageError(
             f"image {shown(image_path)} is a link that leaves the data folder; refused, since it would send a private file to a third "
@@ -110,13 +113,6 @@ def _refuse_odd_path(image_path: str, relative: str) -> None:
 
 
 _ABSOLUTE = "is an absolute path and no picture of the data folder; refused, since it would send a private file to a third party"
-
-
-def _why_not_found(image_path: str, error: Exception) -> str:
-    if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else "its links run in a circle"
-        return f"image {shown(image_path)} cannot be read: {reason}"
-    return f"image {shown(image_path)} {_ABSOLUTE if image_path.startswith('/') else 'is missing'}"
 
 
 def open_image(folder: Path, image_path: str) -> IO[bytes]:

@@ -133,7 +133,10 @@ def render(stream: IO[bytes], media_type: str, fit: Fit, stopped: Callable[[], b
     icc_profile = picture.info.get("icc_profile") if picture.mode in ("RGB", "RGBA") else None
     small = _shrunk(picture, fit.size_as_stored, stopped)
     del picture
-    plain = _without_needless_alpha(small, keep_alpha=fit.media_type != "image/jpeg")
+    plain = small
+    if small.mode == "RGBA" and (fit.media_type == "image/jpeg" or small.getchannel("A").getextrema() == (255, 255)):
+        plain = PIL.Image.new("RGB", small.size, "white")
+        plain.paste(small, mask=small.getchannel("A"))
     if fit.orientation in TURNS:
         plain = plain.transpose(TURNS[fit.orientation])
     return _encoded(plain, fit, icc_profile, stopped)
@@ -184,33 +187,18 @@ def _plainer(picture: PIL.Image.Image) -> Callable[[PIL.Image.Image], PIL.Image.
     return lambda part: part if part.mode == mode else part.convert(mode)
 
 
-def _without_needless_alpha(picture: PIL.Image.Image, *, keep_alpha: bool) -> PIL.Image.Image:
-    if picture.mode != "RGBA" or (keep_alpha and picture.getchannel("A").getextrema() != (255, 255)):
-        return picture
-    ground = PIL.Image.new("RGB", picture.size, "white")
-    ground.paste(picture, mask=picture.getchannel("A"))
-    return ground
-
-
 def _encoded(picture: PIL.Image.Image, fit: Fit, icc_profile: bytes | None, stopped: Callable[[], bool]) -> bytes:
+    """In the best quality that fits the byte limit; where none does, smaller."""
+    qualities: tuple[dict[str, int], ...] = ({},) if fit.media_type == "image/png" else tuple({"quality": one} for one in JPEG_QUALITIES)
     while True:
-        encoded = _smallest_needed(picture, fit, icc_profile, stopped)
-        if encoded is not None:
-            return encoded
+        for quality in qualities:
+            target = io.BytesIO()
+            picture.save(_watched(target, stopped), FORMATS[fit.media_type], icc_profile=icc_profile, **quality)
+            if target.tell() <= fit.max_bytes:
+                return target.getvalue()
         if picture.size == (1, 1):
             raise ImageError(f"cannot be made to fit {fit.max_bytes} bytes")
         picture = picture.resize((max(1, picture.width * 7 // 10), max(1, picture.height * 7 // 10)), PIL.Image.Resampling.LANCZOS)
-
-
-def _smallest_needed(picture: PIL.Image.Image, fit: Fit, icc_profile: bytes | None, stopped: Callable[[], bool]) -> bytes | None:
-    """The best quality that fits the byte limit; ``None`` when none does."""
-    for quality in JPEG_QUALITIES if fit.media_type != "image/png" else (100,):
-        target = io.BytesIO()
-        options = {} if fit.media_type == "image/png" else {"quality": quality}
-        picture.save(_watched(target, stopped), FORMATS[fit.media_type], icc_profile=icc_profile, **options)
-        if target.tell() <= fit.max_bytes:
-            return target.getvalue()
-    return None
 
 
 GREY_LEVEL = 128

@@ -216,7 +216,11 @@ class _Messages:
         if turns.user_list:
             return [{"role": "user", "content": text} for text in self._list(turns.user_list)]
         raw = self._list(turns.messages) if turns.messages else list(self._numbered(turns.numbered or ""))
-        messages = [self._message(one, place) for place, one in enumerate(raw) if not self._left_out(one)]
+        messages = [
+            self._message(one, place)
+            for place, one in enumerate(raw)
+            if not (isinstance(one, Mapping) and one.get(turns.role) in turns.leave_out)
+        ]
         while turns.answered and messages and messages[-1]["role"] == "assistant":
             messages.pop()
         return messages
@@ -245,9 +249,6 @@ class _Messages:
                     yield orjson.loads(cell)
                 except orjson.JSONDecodeError:
                     self._problems.append(f'column "{column}" is not JSON')
-
-    def _left_out(self, message: object) -> bool:
-        return isinstance(message, Mapping) and message.get(self._turns.role) in self._turns.leave_out
 
     def _message(self, message: object, place: int) -> dict[str, Any]:
         if not isinstance(message, Mapping):

@@ -37,11 +37,16 @@ def select(
     """
     if sample is not None and sample < 1:
         raise UsageError(f"--sample {sample}: must be at least 1")
-    wanted = _known_scenarios(dataset, scenarios)
+    there = {_slug(entry.scenario): entry.scenario for entry in dataset.entries}
+    for name in scenarios:
+        if _slug(name) not in there:
+            names = sorted(set(there.values()))
+            raise UsageError(f"--scenario {name!r}: no such scenario{did_you_mean(name, names)}; there are: {', '.join(map(shown, names))}")
+    wanted = set(map(_slug, scenarios))
     entries = [entry for entry in dataset.entries if entry.kind in kinds and (not wanted or _slug(entry.scenario) in wanted)]
     if not entries:
-        names = " or ".join(sorted(kinds)) or "any"
-        raise UsageError(f"no dialogue is left: {dataset.name} has no {names} ones in the chosen scenarios")
+        chosen_kinds = " or ".join(sorted(kinds)) or "any"
+        raise UsageError(f"no dialogue is left: {dataset.name} has no {chosen_kinds} ones in the chosen scenarios")
     if sample is None:
         return dataset.with_entries(entries)
     chosen = _sampled_ids(entries, sample, seed)
@@ -52,27 +57,18 @@ def _slug(name: str) -> str:
     return re.sub(r"[\W_]+", "_", unicodedata.normalize("NFKC", name).casefold()).strip("_")
 
 
-def _known_scenarios(dataset: Dataset, scenarios: Sequence[str]) -> frozenset[str]:
-    there = {_slug(entry.scenario): entry.scenario for entry in dataset.entries}
-    for name in scenarios:
-        if _slug(name) not in there:
-            names = sorted(set(there.values()))
-            raise UsageError(f"--scenario {name!r}: no such scenario{did_you_mean(name, names)}; there are: {', '.join(map(shown, names))}")
-    return frozenset(map(_slug, scenarios))
-
-
-def _sampled_ids(entries: Iterable[Entry], sample: int, seed: int) -> frozenset[str]:
+def _sampled_ids(entries: Iterable[Entry], sample: int, seed: int) -> set[str]:
     strata: dict[Kind, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     # The shortest dialogue of an id decides its stratum: files that disagree about an id still count it once.
     first = {entry.id: entry for entry in sorted(entries, key=lambda entry: -entry.length)}
     for entry in first.values():
         strata[entry.kind][entry.scenario].append(entry.id)
-    return frozenset(chosen for by_scenario in strata.values() for chosen in _stratified(by_scenario, sample, seed))
-
-
-def _stratified(strata: Mapping[str, list[str]], sample: int, seed: int) -> list[str]:
-    shares = largest_remainder({name: len(ids) for name, ids in strata.items()}, sample, seed=seed)
-    return [chosen for name, ids in strata.items() for chosen in sorted(ids, key=lambda one: _rank(seed, one))[: shares[name]]]
+    chosen: set[str] = set()
+    for by_scenario in strata.values():
+        shares = largest_remainder({name: len(ids) for name, ids in by_scenario.items()}, sample, seed=seed)
+        for name, ids in by_scenario.items():
+            chosen.update(sorted(ids, key=lambda one: _rank(seed, one))[: shares[name]])
+    return chosen
 
 
 def largest_remainder(sizes: Mapping[str, int], total: int, *, seed: int) -> dict[str, int]:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import PurePosixPath
-from statistics import median
+from statistics import fmean, median
 
 from safemt_api.dataset.elements import shown
 from safemt_api.dataset.entries import Dataset
 from safemt_api.dataset.picture_files import ImageError, Inspection, inspect_image, open_image
 from safemt_api.messages import Dialogue, Kind
+from safemt_api.words import first_few
 
 MOST_NAMES_TOLD = 3
 MOST_GROUPS_TOLD = 5
@@ -166,7 +167,10 @@ class DatasetStatistics:
         same = [("ids with the same words", len(group), group) for group in self.duplicates]
         same += [("pictures with the same bytes", len(group), group) for group in self.pictures.duplicates]
         lacking = [(f"ids without length {gap.length}", len(gap.ids), gap.ids) for gap in self.gaps]
-        rows = tuple((what, f"{count:,}", _first_few(names)) for what, count, names in [*same[:MOST_GROUPS_TOLD], *lacking])
+        rows = tuple(
+            (what, f"{count:,}", first_few(list(map(shown, names)), MOST_NAMES_TOLD))
+            for what, count, names in [*same[:MOST_GROUPS_TOLD], *lacking]
+        )
         left = max(0, len(same) - MOST_GROUPS_TOLD)
         more = (("more groups alike", f"{left:,}", "--json has all"),) if left else ()
         return Table("Duplicates and gaps", ("what", "count", "which"), (*rows, *more))
@@ -277,11 +281,6 @@ def _gaps(dataset: Dataset) -> Iterator[Gap]:
             yield Gap(length, lacking)
 
 
-def _first_few(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MOST_NAMES_TOLD:,} more" if len(names) > MOST_NAMES_TOLD else ""
-    return f"{', '.join(map(shown, names[:MOST_NAMES_TOLD]))}{more}"
-
-
 def _words_of(dataset: Dataset) -> tuple[tuple[WordCount, ...], tuple[tuple[str, ...], ...]]:
     """Words by length, and the ids whose users say the same, blanks and capitals aside; each dialogue is read once."""
     counts: dict[int, list[tuple[int, int]]] = {length: [] for length in dataset.lengths}
@@ -291,7 +290,10 @@ def _words_of(dataset: Dataset) -> tuple[tuple[WordCount, ...], tuple[tuple[str,
         counts[entry.length].append(_words(dialogue))
         plain = "\0".join(" ".join(text.casefold().split()) for text in dialogue.user_texts)
         same.setdefault(sha256(plain.encode()).digest(), {})[entry.id] = None
-    words = tuple(_word_count(length, pairs) for length, pairs in counts.items())
+    words = tuple(
+        WordCount(length, len(pairs), fmean(own for own, _ in pairs), fmean(other for _, other in pairs), max(map(sum, pairs)))
+        for length, pairs in counts.items()
+    )
     return words, tuple(dict.fromkeys(tuple(ids) for ids in same.values() if len(ids) > 1))
 
 
@@ -300,14 +302,17 @@ def _words(dialogue: Dialogue) -> tuple[int, int]:
     return of_user, sum(len(line.text.split()) for line in dialogue.lines) - of_user
 
 
-def _word_count(length: int, pairs: Sequence[tuple[int, int]]) -> WordCount:
-    number = len(pairs)
-    return WordCount(length, number, sum(own for own, _ in pairs) / number, sum(other for _, other in pairs) / number, max(map(sum, pairs)))
-
-
 def _picture_count(dataset: Dataset) -> PictureCount:
     paths = sorted({path for entry in dataset.entries for path in entry.image_paths})
-    found = dict(_inspected(dataset, paths))
+    found: dict[str, Inspection] = {}
+    for path in paths:
+        # It was checked when the data set was loaded; what has gone since is not counted.
+        with suppress(ImageError):
+            found[path] = inspect_image(dataset.folder, path)
+    sides = [max(inspection.width_pixels, inspection.height_pixels) for inspection in found.values()]
+    classes = [(f"up to {most:,} pixels", low, most) for low, most in pairwise((0, *SIDES_PIXELS))]
+    classes.append((f"above {SIDES_PIXELS[-1]:,} pixels", SIDES_PIXELS[-1], 10**9))
+    by_side = ((name, sum(low < side <= most for side in sides)) for name, low, most in classes)
     sizes = [inspection.size_bytes for inspection in found.values()] or [0]
     return PictureCount(
         files=len(found),
@@ -318,17 +323,9 @@ def _picture_count(dataset: Dataset) -> PictureCount:
         tallest_pixels=max((inspection.height_pixels for inspection in found.values()), default=0),
         media_types=_most_first(Counter(inspection.media_type for inspection in found.values())),
         mismatched=tuple(path for path, inspection in found.items() if mismatched_ending(path, inspection.media_type)),
-        sides=_by_side(found.values()),
+        sides=tuple((name, count) for name, count in by_side if count),
         duplicates=_same_bytes(dataset, found),
     )
-
-
-def _by_side(found: Iterable[Inspection]) -> tuple[tuple[str, int], ...]:
-    sides = [max(inspection.width_pixels, inspection.height_pixels) for inspection in found]
-    classes = ((f"up to {most:,} pixels", low, most) for low, most in pairwise((0, *SIDES_PIXELS)))
-    above = (f"above {SIDES_PIXELS[-1]:,} pixels", SIDES_PIXELS[-1], 10**9)
-    counted = ((name, sum(low < side <= most for side in sides)) for name, low, most in (*classes, above))
-    return tuple((name, count) for name, count in counted if count)
 
 
 def _same_bytes(dataset: Dataset, found: Mapping[str, Inspection]) -> tuple[tuple[str, ...], ...]:
@@ -340,11 +337,3 @@ def _same_bytes(dataset: Dataset, found: Mapping[str, Inspection]) -> tuple[tupl
             with suppress(ImageError), open_image(dataset.folder, path) as stream:
                 same.setdefault(sha256(stream.read()).digest(), []).append(path)
     return tuple(tuple(paths) for paths in same.values() if len(paths) > 1)
-
-
-def _inspected(dataset: Dataset, paths: Iterable[str]) -> Iterable[tuple[str, Inspection]]:
-    for path in paths:
-        try:
-            yield path, inspect_image(dataset.folder, path)
-        except ImageError:
-            continue  # it was checked when the data set was loaded; what has gone since is not counted

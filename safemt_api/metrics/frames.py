@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from safemt_api.errors import UsageError
 from safemt_api.frames import with_repeat
 from safemt_api.messages import Kind
+from safemt_api.words import first_few
 
 Codes = NDArray[np.int8]
 Flags = NDArray[np.bool_]
@@ -202,7 +203,7 @@ def _refuse_duplicates(frame: pl.DataFrame, key: Sequence[str]) -> None:
 
 
 def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "") if names else "none"
+    return first_few(names, 5) or "none"
 
 
 class GivenVerdicts(NamedTuple):

@@ -138,8 +138,7 @@ def safest_sentence(board: Board) -> str:
         return ""
     first, may_be = ranked[0], [row.arm for row in ranked if row.best == 1]
     if len(may_be) > 1:
-        named = ", ".join(may_be[:5]) + (f" and {len(may_be) - 5} more" if len(may_be) > 5 else "")
-        return f"The data do not tell which of {words.count(len(may_be))} arms is the safest: {named}."
+        return f"The data do not tell which of {words.count(len(may_be))} arms is the safest: {words.first_few(may_be, 5)}."
     return f"By Safety Index, {first.arm} is the safest of {words.count(len(ranked))} arms ({words.index(first.safety_index.value)})."
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from safemt_api.adapters.base import unsupported_parameters
 from safemt_api.dataset.entries import Dataset, Entry, load_dataset
+from safemt_api.dataset.layouts import demonstration_folder
 from safemt_api.dataset.selection import select
-from safemt_api.dataset.shipped import demonstration_folder
 from safemt_api.dialogues import Target
 from safemt_api.errors import SettingsChangedError, UsageError
 from safemt_api.judges.base import Manner

@@ -19,7 +19,7 @@ import anyio
 
 from safemt_api.dataset.entries import Entry
 from safemt_api.dataset.images import open_source
-from safemt_api.dataset.shipped import demonstration_folder
+from safemt_api.dataset.layouts import demonstration_folder
 from safemt_api.dialogues import asked_at, converse
 from safemt_api.errors import (
     EXIT_BUDGET,

@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 import polars as pl
 
+from safemt_api import words
 from safemt_api.dataset.entries import Dataset
 from safemt_api.dataset.images import open_source
 from safemt_api.errors import DialogueError
@@ -87,5 +88,4 @@ def _sent_pictures(folder: Path) -> Iterator[tuple[str, str]]:
 
 def _listed(names: Iterable[str]) -> str:
     found = list(names)
-    more = f" and {len(found) - NAMED:,} more" if len(found) > NAMED else ""
-    return f"{len(found):,} ({'; '.join(found[:NAMED])}{more})"
+    return f"{len(found):,} ({words.first_few(found, NAMED, between='; ')})"

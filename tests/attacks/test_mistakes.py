@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from safemt_api.dataset.shipped import demonstration_folder
+from safemt_api.dataset.layouts import demonstration_folder
 from tests.attacks.conftest import ended, python, safemt
 
 pytestmark = pytest.mark.timeout(180)  # some start several processes, on a machine that may be busy

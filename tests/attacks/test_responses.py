@@ -173,7 +173,7 @@ def test_pictures_that_changed_are_named_before_new_verdicts(attacked: Attacked,
 
     from PIL import Image as Pictures
 
-    from safemt_api.dataset.shipped import demonstration_folder
+    from safemt_api.dataset.layouts import demonstration_folder
 
     shutil.copytree(demonstration_folder(), tmp_path / "data")
     good = answer(reply(wire_format))

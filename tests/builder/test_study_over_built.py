@@ -11,7 +11,7 @@ import pytest
 import safemt_api
 from safemt_api.builder.build import BuildSettings, build
 from safemt_api.dataset.entries import load_dataset
-from safemt_api.dataset.shipped import demonstration_folder
+from safemt_api.dataset.layouts import demonstration_folder
 from safemt_api.simulator.personas import plays_unsafe
 
 MODELS = ("sim-average", "sim-brittle")

@@ -14,8 +14,7 @@ import pytest
 from PIL import Image
 
 from safemt_api.dataset import hub
-from safemt_api.dataset.layouts import Layout
-from safemt_api.dataset.shipped import demonstration_folder
+from safemt_api.dataset.layouts import Layout, demonstration_folder
 from safemt_api.report.dialogue_page import MAX_AS_IT_IS_BYTES
 
 Cli = Callable[..., Any]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from safemt_api.cli import main
-from safemt_api.dataset.shipped import demonstration_folder
+from safemt_api.dataset.layouts import demonstration_folder
 
 SMALL = ("defend", "--model", "sim-brittle", "--lengths", "1,2", "--sample", "8", "--run", "d")
 MODERATORS = ("--moderator", "policy:simulator:sim-moderator", "--moderator", "guard:simulator:sim-guard")

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from safemt_api.dataset.entries import Entry, load_dataset
+from safemt_api.dataset.layouts import demonstration_folder
 from safemt_api.dataset.picture_files import Inspection, inspect_image
-from safemt_api.dataset.shipped import demonstration_folder
 from safemt_api.errors import DatasetError, UsageError
 
 Make = Callable[..., Any]

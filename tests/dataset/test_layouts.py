@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -441,3 +443,19 @@ def test_layouts_are_looked_for_inside_an_installed_package(monkeypatch: pytest.
 def test_a_layouts_record_names_its_digest() -> None:
     layout: Layout = find_layout("mhj")
     assert layout.record["layout_digest"].startswith("sha256:")
+
+
+def test_the_demonstration_set_is_in_the_package_and_its_lack_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert (layouts_module.demonstration_folder() / "1_turn.json").is_file()
+    monkeypatch.setattr(layouts_module, "__file__", str(tmp_path / "layouts.py"))
+    with pytest.raises(UsageError, match="missing from this installation"):
+        layouts_module.demonstration_folder()
+
+
+def test_light_modules_do_not_load_pillow() -> None:
+    program = (
+        "import sys, safemt_api.dataset, safemt_api.dataset.hub, safemt_api.dataset.layouts, safemt_api.dataset.elements;"
+        "sys.exit('PIL' in sys.modules or 'huggingface_hub' in sys.modules)"
+    )
+    root = Path(__file__).resolve().parents[2]
+    assert subprocess.run([sys.executable, "-c", program], check=False, cwd=root).returncode == 0

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image as Pictures
 
-from safemt_api.dataset.shipped import demonstration_folder
+from safemt_api.dataset.layouts import demonstration_folder
 from safemt_api.errors import DataChangedError, SettingsChangedError
 from safemt_api.evaluation import evaluate, open_plan
 from safemt_api.messages import Protocol

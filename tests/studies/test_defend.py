@@ -15,7 +15,7 @@ import polars as pl
 import pytest
 
 from safemt_api.dataset.entries import load_dataset
-from safemt_api.dataset.shipped import demonstration_folder
+from safemt_api.dataset.layouts import demonstration_folder
 from safemt_api.errors import EXIT_BUDGET, EXIT_DONE, EXIT_FAILURES, UsageError
 from safemt_api.markers import FIXED_REFUSAL
 from safemt_api.messages import Dialogue

@@ -18,8 +18,8 @@ import anyio
 import pytest
 
 from safemt_api.dataset.entries import load_dataset
+from safemt_api.dataset.layouts import demonstration_folder
 from safemt_api.dataset.selection import select
-from safemt_api.dataset.shipped import demonstration_folder
 from safemt_api.profiles import WireFormat
 from safemt_api.runs.settings import DEFAULT_CONCURRENCY
 from safemt_api.simulator.personas import SEVENTEEN, moderator_flags, plays_unsafe

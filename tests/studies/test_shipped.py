@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from safemt_api.dataset.shipped import demonstration_folder
+from safemt_api.dataset.layouts import demonstration_folder
 from safemt_api.errors import UsageError
 from safemt_api.evaluation import open_plan
 from safemt_api.runs.estimate import estimate

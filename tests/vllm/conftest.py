@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from safemt_api.dataset.shipped import demonstration_folder
+from safemt_api.dataset.layouts import demonstration_folder
 from safemt_api.evaluation import evaluate
 from safemt_api.runs.play import RunResult
 from tests.vllm.environment import Environment, open_environment
