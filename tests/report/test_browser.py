@@ -488,10 +488,22 @@ def test_repeats_stand_side_by_side_in_their_order(make_run: MakeRun, visit: Ope
     assert "repeat 2" in page.locator(".option[aria-selected=true]").inner_text()
 
 
+STILL = """async (mark) => {
+  const place = () => mark.getBoundingClientRect().toJSON(), frame = () => new Promise(requestAnimationFrame);
+  for (let before = place(), now; ; before = now) {
+    await frame();
+    await frame();
+    now = place();
+    if (now.x === before.x && now.y === before.y) return now;
+  }
+}"""
+"""Where a mark stands once the page has ended its scrolling, and has told of it."""
+
+
 def point_at(page: Any, mark: Any) -> str:
     """Moves the pointer over a mark of a chart and reads what is said."""
     mark.scroll_into_view_if_needed()
-    box = mark.bounding_box()
+    box = mark.evaluate(STILL)
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     return str(page.inner_text(".tip"))
 
@@ -506,6 +518,21 @@ def test_every_chart_tells_its_values_where_one_points(make_run: MakeRun, visit:
         assert point_at(page, page.locator(f"#{section} svg.chart [data-said]").first)
     page.keyboard.press("Escape")
     assert not page.is_visible(".tip")
+
+
+def test_a_page_that_scrolls_under_a_resting_mouse_tells_what_is_there_now(make_run: MakeRun, visit: Open) -> None:
+    opened = visit([make_run("weak", base=0.6), make_run("strong", base=0.0, step=0.05)], reduced_motion="reduce")
+    page = opened.page
+    mark = page.locator("#scores svg.chart [data-said^='weak, 1:']").first
+    said = point_at(page, mark)
+    page.evaluate("dispatchEvent(new Event('scroll'))")
+    mark.evaluate(STILL)
+    assert page.is_visible(".tip")
+    assert page.inner_text(".tip") == said
+    page.evaluate("scrollBy(0, document.querySelector('#scores svg.chart').getBoundingClientRect().height * 2)")
+    opened.until("document.querySelector('.tip').textContent === " + json.dumps(said) + " && !document.querySelector('.tip').hidden", wanted=False)
+    page.evaluate("scrollBy(0, -document.querySelector('#scores svg.chart').getBoundingClientRect().height * 2)")
+    opened.until("document.querySelector('.tip').innerText", said)
 
 
 def test_the_other_lines_step_back_from_the_one_that_is_looked_at(make_run: MakeRun, visit: Open) -> None:

@@ -32,26 +32,38 @@ const hush = () => {
   tip.hidden = true;
   for (const svg of document.querySelectorAll("svg.lit")) light(svg, []);
 };
-document.addEventListener("pointermove", (event) => {
-  const svg = event.target instanceof Element ? event.target.closest("svg.chart") : null;
-  if (!svg) { if (!tip.hidden || document.querySelector("svg.lit")) hush(); return; }
-  const marks = nearest(svg, event.clientX, event.clientY);
-  const under = event.target.closest("[data-said], [data-run]");
+const tellAt = (target, x, y) => {
+  const svg = target instanceof Element ? target.closest("svg.chart") : null;
+  for (const other of document.querySelectorAll("svg.lit")) if (other !== svg) light(other, []);
+  if (!svg) { tip.hidden = true; return; }
+  const marks = nearest(svg, x, y);
+  const under = target.closest("[data-said], [data-run]");
   if (!marks.length && under && under.dataset.said) marks.push(under);
   const owners = marks.length ? marks : under ? [under] : [];
   light(svg, owners.map((mark) => mark.dataset.run).filter(Boolean));
-  if (marks.length) tell(marks, event.clientX, event.clientY);
+  if (marks.length) tell(marks, x, y);
   else tip.hidden = true;
+};
+// Where a mouse rests: what scrolls below it is told, too. A finger that scrolls rests nowhere.
+let resting = null;
+document.addEventListener("pointermove", (event) => {
+  resting = event.pointerType === "mouse" ? [event.clientX, event.clientY] : null;
+  tellAt(event.target, event.clientX, event.clientY);
 });
+document.documentElement.addEventListener("pointerleave", () => { resting = null; hush(); });
 const tellFocused = () => {
   const mark = document.activeElement?.matches("svg.chart a") ? document.activeElement.querySelector("[data-said]") : null;
   if (!mark) { hush(); return; }
   const box = mark.getBoundingClientRect();
   tell([mark], box.right, box.top);
 };
-document.addEventListener("focusin", tellFocused);
-document.addEventListener("keydown", (event) => { if (event.key === "Escape") hush(); });
-addEventListener("scroll", () => { if (!tip.hidden) tellFocused(); }, { passive: true });
+document.addEventListener("focusin", () => { resting = null; tellFocused(); });
+document.addEventListener("keydown", (event) => { if (event.key === "Escape") { resting = null; hush(); } });
+const tellAgain = () => {
+  if (resting) tellAt(document.elementFromPoint(...resting), ...resting);
+  else if (!tip.hidden) tellFocused();
+};
+addEventListener("scroll", () => requestAnimationFrame(tellAgain), { passive: true, capture: true });
 
 // Pages opened from disk may have no clipboard of their own; then what is chosen on the page is copied.
 const copied = async (text, button) => {
