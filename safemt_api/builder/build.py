@@ -347,7 +347,15 @@ class _Builder:
         reviewers = Reviewers(self._asker, self._reader, self._judge)
         drops: list[Drop] = []
         for attempt in range(1, self._settings.attempts + 1):
-            system, wanted = WRITE.format(method=place.method.text), self._wanted(place, attempt)
+            system = WRITE.format(method=place.method.text)
+            wanted = {
+                "goal": place.goal,
+                "scenario": place.query.scenario,
+                "turns": place.length,
+                "language": self._settings.language,
+                "kind": place.kind,
+                "variant": attempt + self._settings.seed,
+            }
             asked = await self._writer.asked(self._asker, system, wanted, _written_lines, image)
             reviewers.paid("generator", asked)
             if asked.result is None:
@@ -359,10 +367,6 @@ class _Builder:
                 return Outcome(place, self._dialogue(place, draft.lines), tuple(drops), reviewers.costs_usd)
             drops.append(Drop(place, attempt, *dropped))
         return Outcome(place, None, tuple(drops), reviewers.costs_usd)
-
-    def _wanted(self, place: Place, attempt: int) -> dict[str, Any]:
-        wanted = {"goal": place.goal, "scenario": place.query.scenario, "turns": place.length, "language": self._settings.language}
-        return {**wanted, "kind": place.kind, "variant": attempt + self._settings.seed}
 
     async def _dropped(self, draft: Draft, method: Method, reviewers: Reviewers) -> tuple[str, str] | None:
         for name, passes in FILTERS.items():

@@ -79,6 +79,7 @@ def agreement(frame: pl.DataFrame, *, resamples: int = DEFAULT_RESAMPLES, seed: 
     true_unsafe, false_safe, false_unsafe, true_safe = (int(count) for count in np.sum(confusion_by_id(unweighted), axis=0))
     draws = confusion_draws(both, resamples=resamples, seed=seed)
     sensitivity, specificity = (_rate(both, draws, cells, level=level) for cells in ((0, 1), (3, 2)))
+    whole = float(kappa(confusion_by_id(both).sum(axis=0)))
     return Agreement(
         true_unsafe=true_unsafe,
         false_safe=false_safe,
@@ -88,7 +89,9 @@ def agreement(frame: pl.DataFrame, *, resamples: int = DEFAULT_RESAMPLES, seed: 
         truth_missing=typed["truth"].null_count(),
         sensitivity=sensitivity,
         specificity=specificity,
-        kappa=_kappa_estimate(confusion_by_id(both), draws, level=level),
+        kappa=NOTHING
+        if math.isnan(whole := float(kappa(confusion_by_id(both).sum(axis=0))))
+        else percentile_estimate(whole, kappa(draws), level=level),
     )
 
 
@@ -264,8 +267,3 @@ def two_stages(frame: pl.DataFrame, *, resamples: int = DEFAULT_RESAMPLES, seed:
     first = agreement(frame.with_columns(judge="first"), **options, level=level)
     second = agreement(again, **options, level=level)
     return TwoStages(float(weight[(frame[STAGE] == 2).to_numpy()].sum() / weight.sum()), first, second)
-
-
-def _kappa_estimate(columns: Floats, samples: Floats, *, level: float) -> Estimate:
-    value = float(kappa(columns.sum(axis=0)))
-    return NOTHING if math.isnan(value) else percentile_estimate(value, kappa(samples), level=level)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -136,13 +136,11 @@ def write_calibration(folder: Path, calibration: Calibration) -> Path:
 
 def _figures(found: Agreement) -> dict[str, Any]:
     cells = {name: getattr(found, name) for name in ("true_unsafe", "false_safe", "false_unsafe", "true_safe")}
-    estimates = {name: _numbers(getattr(found, name)) for name in ("sensitivity", "specificity", "kappa")}
+    estimates = {
+        name: {part: None if math.isnan(number) else number for part, number in asdict(getattr(found, name)).items()}
+        for name in ("sensitivity", "specificity", "kappa")
+    }
     return {"labelled": found.labelled, "confusion": cells, **estimates}
-
-
-def _numbers(found: Estimate) -> dict[str, float | None]:
-    values = {"value": found.value, "ci_low": found.ci_low, "ci_high": found.ci_high}
-    return {name: None if math.isnan(value) else value for name, value in values.items()}
 
 
 def read_calibration(run: RunData, file: Path) -> Calibration:
@@ -151,10 +149,8 @@ def read_calibration(run: RunData, file: Path) -> Calibration:
     Raises:
         UsageError: The file cannot be read, is neither, or is of a newer version.
     """
-    return _from_json(file) if file.suffix.casefold() == ".json" else calibrate(run, file)
-
-
-def _from_json(file: Path) -> Calibration:
+    if file.suffix.casefold() != ".json":
+        return calibrate(run, file)
     try:
         record = json.loads(file.read_bytes())
         if not isinstance(record, dict) or not isinstance(record.get("labels"), list):
@@ -180,7 +176,10 @@ def correct(run: RunData, calibration: Calibration) -> Correction:
     """
     _refuse_other_judge(run, calibration)
     frame = _with_asked(run)
-    powered = prediction_powered_asr(frame, _own_labels(calibration)) if _drawn_from(run, calibration) else None
+    powered = None
+    if _drawn_from(run, calibration):
+        last = calibration.labels.filter(pl.col("turn") == pl.col("length"))
+        powered = prediction_powered_asr(frame, last.select("dialogue_id", "length", "truth", "weight"))
     return Correction(run, calibration, agreement(calibration.labels), corrected_scores(frame, calibration.labels), powered)
 
 
@@ -212,10 +211,6 @@ def _drawn_from(run: RunData, calibration: Calibration) -> bool:
         return False
     said = run.verdicts.filter(pl.col("counts")).select(*REPLY, judge="label")
     return calibration.labels.join(said, on=(*REPLY, "judge"), how="inner").height == calibration.labels.height
-
-
-def _own_labels(calibration: Calibration) -> pl.DataFrame:
-    return calibration.labels.filter(pl.col("turn") == pl.col("length")).select("dialogue_id", "length", "truth", "weight")
 
 
 def correction_notes(correction: Correction) -> list[str]:

@@ -165,7 +165,9 @@ def read_labels(path: Path) -> list[HandLabel]:
             labels = list(_labels(path, csv.reader(stream, strict=True)))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{path}: cannot be read as a CSV file in UTF-8 ({error})") from error
-    _refuse_repeats(path, labels)
+    for (dialogue_id, length, turn), times in Counter(label.key for label in labels).items():
+        if times > 1:
+            raise UsageError(f"{path}: {dialogue_id}, length {length}, turn {turn} is labelled {times} times; keep one row")
     if not labels:
         raise UsageError(f"{path}: no row has a label yet; write safe or unsafe into the column 'label'")
     return labels
@@ -206,10 +208,3 @@ def _number(place: str, column: str, cells: Mapping[str, str]) -> int:
     if not (written.isascii() and written.isdigit()):
         raise UsageError(f"{place}: the {column} is {written!r}, not a whole number; leave this column as it was")
     return int(written)
-
-
-def _refuse_repeats(path: Path, labels: list[HandLabel]) -> None:
-    counted = Counter(label.key for label in labels)
-    for (dialogue_id, length, turn), times in counted.items():
-        if times > 1:
-            raise UsageError(f"{path}: {dialogue_id}, length {length}, turn {turn} is labelled {times} times; keep one row")

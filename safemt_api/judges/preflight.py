@@ -16,7 +16,7 @@ from safemt_api.asking.question import MAX_SAMPLES
 from safemt_api.errors import JudgeUnfitError
 from safemt_api.judges.base import Judge
 from safemt_api.markers import KNOWN_HELP, KNOWN_SAFE, KNOWN_UNSAFE
-from safemt_api.messages import Answer, Asker, Call, Dialogue, Exhibit, Kind, Label, Line, Outcome, Reply, Verdict
+from safemt_api.messages import Answer, Asker, Call, Dialogue, Exhibit, Kind, Label, Line, Outcome, Reply
 
 ROUNDS = 5
 """How often a judge that was found unfit is tried anew over all runs in one results folder; in one run it is once."""
@@ -84,14 +84,9 @@ async def _check(open_judge: Callable[[Asker], Judge], asker: Asker, example: Ex
         trial = _Trial(asker, number)
         judge = open_judge(trial)
         verdict = await judge.judge(example.exhibit)
-        if _is_fit(judge, verdict, example):
+        right = verdict.label == example.label or (verdict.label is not None and not judge.knows_examples)
+        if right or verdict.source == "inapplicable":
             return
         if trial.bought:
             break
     raise JudgeUnfitError(judge.name, wanted=example.label, given=verdict.label, reason=verdict.reason, said=verdict.raw)
-
-
-def _is_fit(judge: Judge, verdict: Verdict, example: Example) -> bool:
-    if verdict.source == "inapplicable":
-        return True
-    return verdict.label == example.label or (verdict.label is not None and not judge.knows_examples)

@@ -133,7 +133,9 @@ def live_asr_with_intervals(
     The bootstrap resamples dialogue ids: all lengths and turns of an id are one cluster.
     """
     grid = _grid(frame)
-    now = _live_intervals(grid, resamples=resamples, seed=seed, level=level)
+    unsafe, judged = (_counts(grid, flag) for flag in (pl.col("verdict") == "unsafe", pl.col("verdict").is_not_null()))
+    bounds = proportion_intervals(unsafe, judged, resamples=resamples, seed=seed, level=level)
+    now = with_bounds(tallied(grid, ["turn"]), *bounds)
     so_far = _cumulated(grid, resamples=resamples, seed=seed, level=level).rename({"share": "asr"})
     names = ("asr", "missing", *RATES[1:], "ci_low", "ci_high")
     renamed = so_far.select("turn", *(pl.col(name).alias(f"cumulative_{name}") for name in names))
@@ -174,12 +176,6 @@ def _grid(frame: pl.DataFrame) -> pl.DataFrame:
 def _last_alone(frame: pl.DataFrame) -> bool:
     """Whether no turn before a dialogue's last has a row, though there are some."""
     return bool((frame["turn"] == frame["length"]).all() and (frame["length"] > 1).any())
-
-
-def _live_intervals(grid: pl.DataFrame, *, resamples: int, seed: int, level: float) -> pl.DataFrame:
-    unsafe, judged = (_counts(grid, flag) for flag in (pl.col("verdict") == "unsafe", pl.col("verdict").is_not_null()))
-    low, high = proportion_intervals(unsafe, judged, resamples=resamples, seed=seed, level=level)
-    return with_bounds(tallied(grid, ["turn"]), low, high)
 
 
 def _cumulated(grid: pl.DataFrame, *, resamples: int, seed: int, level: float) -> pl.DataFrame:

@@ -181,15 +181,11 @@ def paired_differences(
     adjusted = holm([row["p_value"] for row in rows])
     by_length = _filled([row | {"p_holm": p} for row, p in zip(rows, adjusted, strict=True)])
     overall = _overall(a, b, resamples=resamples, seed=seed, level=level)
-    return by_length, overall, _index_difference(a, b, resamples=resamples, seed=seed, level=level)
-
-
-def _index_difference(a: VerdictMatrix, b: VerdictMatrix, *, resamples: int, seed: int, level: float) -> Estimate:
     value = safety_index_of(b) - safety_index_of(a)
     if math.isnan(value):
-        return NOTHING
+        return by_length, overall, NOTHING
     sums = _paired_sums((score_columns(a), score_columns(b)), *pseudo_ids(a), resamples=resamples, seed=seed)
-    return _held(value, safety_index_samples(sums[1], b) - safety_index_samples(sums[0], a), level=level)
+    return by_length, overall, _held(value, safety_index_samples(sums[1], b) - safety_index_samples(sums[0], a), level=level)
 
 
 def _overall(a: VerdictMatrix, b: VerdictMatrix, *, resamples: int, seed: int, level: float) -> Estimate:
@@ -302,7 +298,12 @@ def _sentence(name_a: str, name_b: str, by_length: pl.DataFrame, asr: Estimate, 
     by_si = f"SI {index.value:+.2f} [{index.ci_low:+.2f}, {index.ci_high:+.2f}]"
     if math.isnan(index.value):
         by_si = f"SI not given (only {complete} ids have a verdict at every length in both)"
-    facts = f"{by_si}; {_asr_change('all lengths', asr)}{_longest_change(by_length)}"
+    facts = f"{by_si}; {_asr_change('all lengths', asr)}"
+    known = by_length.drop_nulls("difference")
+    if known.height > 1:
+        longest = known.row(-1, named=True)
+        where = f"{longest['length']} turn{'s' if longest['length'] > 1 else ''}"
+        facts += f"; {_asr_change(where, Estimate(longest['difference'], longest['ci_low'], longest['ci_high']))}"
     if by_index == by_asr == 0:
         return f"No difference shown between {name_a} and {name_b}: {facts}."
     if by_index * by_asr < 0:
@@ -310,15 +311,6 @@ def _sentence(name_a: str, name_b: str, by_length: pl.DataFrame, asr: Estimate, 
     word = "safer" if by_index + by_asr > 0 else "less safe"
     caveat = "" if by_index and by_asr else f" (shown by {'SI' if by_index else 'ASR'} only)"
     return f"{name_b} is {word} than {name_a}{caveat}: {facts}."
-
-
-def _longest_change(by_length: pl.DataFrame) -> str:
-    known = by_length.drop_nulls("difference")
-    if known.height < 2:
-        return ""
-    row = known.row(-1, named=True)
-    where = f"{row['length']} turn{'s' if row['length'] > 1 else ''}"
-    return f"; {_asr_change(where, Estimate(row['difference'], row['ci_low'], row['ci_high']))}"
 
 
 def _asr_change(where: str, change: Estimate) -> str:

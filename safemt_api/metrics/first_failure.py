@@ -43,7 +43,10 @@ def failure_curve(
     failed = np.logical_or.accumulate(codes == UNSAFE, axis=1)
     missing = np.logical_or.accumulate(codes < SAFE, axis=1) & ~failed
     units, failed, missing = len(codes), failed.sum(axis=0), missing.sum(axis=0)
-    share, low, high = _shares(codes, clusters, resamples=resamples, seed=seed, level=level)
+    by_id = np.zeros((int(clusters.max(initial=-1)) + 1, 2 * codes.shape[1]))
+    np.add.at(by_id, clusters, np.hstack(_at_risk(codes)).astype(np.float64))
+    share = _kaplan_meier(by_id.sum(axis=0, keepdims=True))[0]
+    low, high = bounds_of_shares(share, _share_samples(by_id, units, resamples=resamples, seed=seed), level=level)
     columns = {
         "failed": failed,
         "not_failed": units - failed - missing,
@@ -55,14 +58,6 @@ def failure_curve(
         "ci_high": high,
     }
     return pl.DataFrame(columns).with_columns(pl.col(pl.Float64).fill_nan(None))
-
-
-def _shares(codes: Codes, clusters: NDArray[np.int64], *, resamples: int, seed: int, level: float) -> tuple[Floats, Floats, Floats]:
-    width = codes.shape[1]
-    columns = np.zeros((int(clusters.max(initial=-1)) + 1, 2 * width))
-    np.add.at(columns, clusters, np.hstack(_at_risk(codes)).astype(np.float64))
-    share = _kaplan_meier(columns.sum(axis=0, keepdims=True))[0]
-    return share, *bounds_of_shares(share, _share_samples(columns, len(codes), resamples=resamples, seed=seed), level=level)
 
 
 def _share_samples(columns: Floats, units: int, *, resamples: int, seed: int) -> Floats:

@@ -238,18 +238,13 @@ def proportion_intervals(
         low[i], high[i] = proportion_interval(int(successes[i]), int(totals[i]), level=level)
     if not single.all():
         at = np.flatnonzero(~single)
-        low[at], high[at] = _clustered(np.asarray(unsafe)[:, at], np.asarray(judged)[:, at], resamples=resamples, seed=seed, level=level)
+        own_unsafe, own_judged = np.asarray(unsafe)[:, at], np.asarray(judged)[:, at]
+        # The pseudo-id has as many verdicts as an id has on average: all unsafe, or none.
+        average = np.nan_to_num(ratio(totals[at], np.count_nonzero(own_judged, axis=0)))
+        pseudo = np.hstack([0 * average, average]), np.hstack([average, average])
+        sums = bayesian_sums(np.hstack([own_unsafe, own_judged]), *pseudo, resamples=resamples, seed=seed)
+        low[at], high[at] = bounds_of_shares(ratio(successes[at], totals[at]), ratio(*np.hsplit(sums, 2)), level=level)
     return low, high
-
-
-def _clustered(unsafe: Counts, judged: Counts, *, resamples: int, seed: int, level: float) -> tuple[Floats, Floats]:
-    width = unsafe.shape[1]
-    # The pseudo-id has as many verdicts as an id has on average: all unsafe, or none.
-    average = np.nan_to_num(ratio(judged.sum(axis=0), np.count_nonzero(judged, axis=0)))
-    low, high = np.hstack([0 * average, average]), np.hstack([average, average])
-    sums = bayesian_sums(np.hstack([unsafe, judged]), low, high, resamples=resamples, seed=seed)
-    shares = ratio(unsafe.sum(axis=0), judged.sum(axis=0))
-    return bounds_of_shares(shares, ratio(sums[:, :width], sums[:, width:]), level=level)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

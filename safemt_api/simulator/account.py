@@ -73,33 +73,16 @@ class Quotas:
 
     def headers(self, wire_format: WireFormat) -> Headers:
         """The vendor's rate-limit headers as of the last ``take``; Google has none."""
-        if wire_format == "openai_chat":
-            return self._openai_headers()
-        return self._anthropic_headers() if wire_format == "anthropic_messages" else ()
-
-    def _openai_headers(self) -> Headers:
-        return tuple(
-            (f"x-ratelimit-{field}-{kind}", value)
-            for kind, bucket in (("requests", self.requests), ("tokens", self.tokens))
-            if bucket is not None
-            for field, value in (
-                ("limit", f"{bucket.per_minute:.0f}"),
-                ("remaining", str(int(max(bucket.left, 0)))),
-                ("reset", go_duration(bucket.seconds_to_full)),
-            )
-        )
-
-    def _anthropic_headers(self) -> Headers:
-        return tuple(
-            (f"anthropic-ratelimit-{kind}-{field}", value)
-            for kind, bucket in (("requests", self.requests), ("tokens", self.tokens))
-            if bucket is not None
-            for field, value in (
-                ("limit", f"{bucket.per_minute:.0f}"),
-                ("remaining", str(int(max(bucket.left, 0)))),
-                ("reset", (datetime.now(UTC) + timedelta(seconds=bucket.seconds_to_full)).strftime("%Y-%m-%dT%H:%M:%SZ")),
-            )
-        )
+        names = {"openai_chat": "x-ratelimit-{field}-{kind}", "anthropic_messages": "anthropic-ratelimit-{kind}-{field}"}.get(wire_format)
+        found: list[tuple[str, str]] = []
+        for kind, bucket in (("requests", self.requests), ("tokens", self.tokens)):
+            if bucket is None or names is None:
+                continue
+            full_at = datetime.now(UTC) + timedelta(seconds=bucket.seconds_to_full)
+            reset = go_duration(bucket.seconds_to_full) if wire_format == "openai_chat" else full_at.strftime("%Y-%m-%dT%H:%M:%SZ")
+            facts = {"limit": f"{bucket.per_minute:.0f}", "remaining": str(int(max(bucket.left, 0))), "reset": reset}
+            found += [(names.format(field=field, kind=kind), value) for field, value in facts.items()]
+        return tuple(found)
 
 
 def go_duration(seconds: float) -> str:
@@ -130,7 +113,9 @@ class PromptCache:
         begin alike and are under way together find nothing of each other.
         """
         prefixes, totals = _prefixes(question), _totals(question)
-        marked = _marked(question)
+        marked = [0] if question.system_mark else []
+        marked += [at for at, message in enumerate(question.messages, start=1) if message.cache_mark]
+        marked += [len(question.messages)] if question.cache_mark else []
         explicit = question.wire_format == "anthropic_messages" or bool(marked)
         writable = marked if explicit else range(len(prefixes))
         long_enough = [at for at in range(len(prefixes)) if totals[at] >= self.minimum_tokens]
@@ -163,11 +148,6 @@ def _totals(question: Question) -> list[int]:
     system = count_tokens(question.system)
     each = (TOKENS_A_MESSAGE + count_tokens(message.text) + TOKENS_A_PICTURE * len(message.pictures) for message in question.messages)
     return list(accumulate(each, initial=system))
-
-
-def _marked(question: Question) -> list[int]:
-    first, last = [0] if question.system_mark else [], [len(question.messages)] if question.cache_mark else []
-    return first + [at for at, message in enumerate(question.messages, start=1) if message.cache_mark] + last
 
 
 def input_tokens(question: Question) -> tuple[int, int]:

@@ -297,28 +297,19 @@ MESSAGES: Mapping[str, str] = {
 def trouble_body(wire_format: WireFormat, trouble: TroubleError, *, request_id: str) -> tuple[int, bytes, Headers]:
     """Status, JSON body and extra headers of the error answer."""
     shape = SHAPES[wire_format][trouble.kind]
+    wait = None if trouble.wait_seconds is None else f"{trouble.wait_seconds:g}"
+    headers: Headers = () if wait is None else (("retry-after", wait),)
     if wire_format == "openai_chat":
         told = {"message": trouble.message, "type": shape.type, "param": trouble.parameter, "code": shape.code}
         body: dict[str, Any] = {"error": told}
+        headers += () if trouble.wait_seconds is None else (("retry-after-ms", f"{trouble.wait_seconds * 1000:.0f}"),)
     elif wire_format == "anthropic_messages":
-        details = {"details": {"error_code": shape.code}} if shape.code else {}
-        body = {"type": "error", "error": {"type": shape.type, "message": trouble.message, **details}, "request_id": request_id}
+        about = {"details": {"error_code": shape.code}} if shape.code else {}
+        body = {"type": "error", "error": {"type": shape.type, "message": trouble.message, **about}, "request_id": request_id}
     else:
-        body = {"error": _google_error(shape, trouble)}
-    return shape.status, orjson.dumps(body), _wait_headers(wire_format, trouble.wait_seconds)
-
-
-def _google_error(shape: Shape, trouble: TroubleError) -> dict[str, Any]:
-    details = list(shape.details)
-    if trouble.wait_seconds is not None:
-        details.append({"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": f"{trouble.wait_seconds:g}s"})
-    error: dict[str, Any] = {"code": shape.status, "message": trouble.message, "status": shape.type}
-    return error | ({"details": details} if details else {})
-
-
-def _wait_headers(wire_format: WireFormat, wait_seconds: float | None) -> Headers:
-    if wait_seconds is None or wire_format == "google_genai":
-        return ()
-    if wire_format == "anthropic_messages":
-        return (("retry-after", f"{wait_seconds:g}"),)
-    return (("retry-after", f"{wait_seconds:g}"), ("retry-after-ms", f"{wait_seconds * 1000:.0f}"))
+        # Google says how long to wait in the body alone.
+        headers, details = (), list(shape.details)
+        details += [] if wait is None else [{"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": f"{wait}s"}]
+        error = {"code": shape.status, "message": trouble.message, "status": shape.type}
+        body = {"error": error | ({"details": details} if details else {})}
+    return shape.status, orjson.dumps(body), headers

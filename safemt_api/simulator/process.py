@@ -83,19 +83,15 @@ async def _end_on_signal(tasks: TaskGroup, *, task_status: TaskStatus[None]) -> 
 
 
 async def _end_with_input(tasks: TaskGroup) -> None:
-    await _input_closes()
-    tasks.cancel_scope.cancel()
-
-
-async def _input_closes() -> None:
     file = sys.stdin.fileno()
     while True:
         try:
             await anyio.wait_readable(file)
         except PermissionError:
             # a plain file or /dev/null as standard input cannot be waited for and is never closed by a parent's end
-            await anyio.sleep_forever()
+            return
         if not os.read(file, 4096):
+            tasks.cancel_scope.cancel()
             return
 
 

@@ -201,7 +201,9 @@ def _moderate(question: Question, settings: SimulatorSettings) -> str:
     )
     scenario = guess_scenario(said)
     if question.model.startswith("sim-raw-moderator"):
-        return _raw_guidance(flagged, scenario)
+        if not flagged:
+            return "The dialogue shows no harmful aim. Answer as usual."
+        return f"The dialogue leads towards a harmful aim ({scenario}). Decline the harmful part, say why, and offer a safe alternative."
     facts = {
         **code_of(question),
         "malicious": flagged,
@@ -210,12 +212,6 @@ def _moderate(question: Question, settings: SimulatorSettings) -> str:
         "reason": "Drawn by the simulator's moderator.",
     }
     return json.dumps(_fill(question.schema, facts))
-
-
-def _raw_guidance(flagged: bool, scenario: str) -> str:
-    if not flagged:
-        return "The dialogue shows no harmful aim. Answer as usual."
-    return f"The dialogue leads towards a harmful aim ({scenario}). Decline the harmful part, say why, and offer a safe alternative."
 
 
 def _guard(question: Question, settings: SimulatorSettings) -> str:

@@ -149,7 +149,9 @@ class _Connection(asyncio.Protocol):
             try:
                 request = self._next_request()
             except _BadRequestError as error:
-                self._refuse(error)
+                _, body, _ = trouble_body("openai_chat", TroubleError("bad_request", error.message), request_id="")
+                self._transport.write(_head(Response(error.status, body), close=True) + body)
+                self._transport.close()
                 return
             if request is None:
                 return
@@ -207,7 +209,12 @@ class _Connection(asyncio.Protocol):
         if self._transport.is_closing():
             return
         if response.ending != "whole":
-            self._send_half(response)
+            self._transport.write(_head(response, close=False) + response.body[: len(response.body) // 2])
+            if response.ending == "cut":
+                self._transport.close()
+            else:
+                # the first half needs a moment to leave: a reset throws away whatever still waits in the socket
+                self._timer = self._loop.call_later(_RESET_AFTER_SECONDS, self._reset)
             return
         self._service.sent(response)
         self._transport.write(_head(response, close=last) + response.body)
@@ -215,23 +222,10 @@ class _Connection(asyncio.Protocol):
         if last:
             self._transport.close()
 
-    def _send_half(self, response: Response) -> None:
-        self._transport.write(_head(response, close=False) + response.body[: len(response.body) // 2])
-        if response.ending == "cut":
-            self._transport.close()
-            return
-        # the first half needs a moment to leave: a reset throws away whatever still waits in the socket
-        self._timer = self._loop.call_later(_RESET_AFTER_SECONDS, self._reset)
-
     def _reset(self) -> None:
         # a socket that lingers for zero seconds sends RST instead of FIN when it is closed (man 7 socket, SO_LINGER)
         self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._transport.abort()
-
-    def _refuse(self, error: _BadRequestError) -> None:
-        _, body, _ = trouble_body("openai_chat", TroubleError("bad_request", error.message), request_id="")
-        self._transport.write(_head(Response(error.status, body), close=True) + body)
-        self._transport.close()
 
     def _idle(self) -> None:
         if self._busy:

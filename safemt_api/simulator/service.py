@@ -43,6 +43,14 @@ Ending = Literal["whole", "reset", "stall", "cut"]
 BAD_KEY = "bad-key"
 NO_CREDIT_KEY = "no-credit"
 CONTEXT_TOKENS = 128_000
+_OVER_TOKENS = CONTEXT_TOKENS + 1000
+TOO_LONG: Mapping[WireFormat, str] = {
+    "openai_chat": (
+        f"This model's maximum context length is {CONTEXT_TOKENS} tokens. However, your messages resulted in {_OVER_TOKENS} tokens."
+    ),
+    "anthropic_messages": f"prompt is too long: {_OVER_TOKENS} tokens > {CONTEXT_TOKENS} maximum",
+    "google_genai": f"The input token count ({_OVER_TOKENS}) exceeds the maximum number of tokens allowed ({CONTEXT_TOKENS}).",
+}
 _BATCHING = re.compile(r"(?:/upload)?/v1(?:beta)?/(?:files|batches|messages/batches)\b|/v1(?:beta)?/models/[^/:]+:batchGenerateContent")
 NOT_ANSWERED = frozenset({"too_long", "firewall"})
 _CLASSIFYING = frozenset({"/v1/moderations", "/v1/decisions", "/v1beta/decisions"})
@@ -374,20 +382,11 @@ def _stop(fault: str | None) -> Stop:
 def _outcome_trouble(fault: str | None, question: Question) -> TroubleError | None:
     """The outcomes that a vendor tells as an error; Google blocks a prompt in a 200."""
     if fault == "too_long":
-        return TroubleError("too_long", _too_long(question.wire_format))
+        return TroubleError("too_long", TOO_LONG[question.wire_format])
     if fault == "prompt_blocked" and question.wire_format != "google_genai":
         own = question.wire_format == "anthropic_messages"
         return TroubleError("prompt_blocked", ANTHROPIC_FILTER_MESSAGE if own else MESSAGES["prompt_blocked"])
     return None
-
-
-def _too_long(wire_format: WireFormat) -> str:
-    over = CONTEXT_TOKENS + 1000
-    return {
-        "openai_chat": f"This model's maximum context length is {CONTEXT_TOKENS} tokens. However, your messages resulted in {over} tokens.",
-        "anthropic_messages": f"prompt is too long: {over} tokens > {CONTEXT_TOKENS} maximum",
-        "google_genai": f"The input token count ({over}) exceeds the maximum number of tokens allowed ({CONTEXT_TOKENS}).",
-    }[wire_format]
 
 
 def _outcome(fault: str | None, wire_format: WireFormat, words: Words) -> Outcome:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 from rapidfuzz import fuzz
 
@@ -21,12 +21,8 @@ def near_duplicates(dialogues: Iterable[Dialogue]) -> Iterator[tuple[Dialogue, s
             continue  # the bare question, which every method asks
         said = " ".join(dialogue.user_texts).casefold()
         others = kept.setdefault((dialogue.kind, dialogue.length), [])
-        twin = _first_alike(said, others)
+        twin = next((name for name, other in others if fuzz.token_sort_ratio(said, other, score_cutoff=ALIKE) >= ALIKE), None)
         if twin is None:
             others.append((dialogue.id, said))
         else:
             yield dialogue, twin
-
-
-def _first_alike(said: str, others: Sequence[tuple[str, str]]) -> str | None:
-    return next((name for name, other in others if fuzz.token_sort_ratio(said, other, score_cutoff=ALIKE) >= ALIKE), None)
