@@ -1,4 +1,4 @@
-"""The one way in which files are written: whole or not at all, synced, and for their owner alone.
+"""The one way in which files are written, whole or not at all, synced, and for their owner alone; and in which TOML and pages are read.
 
 Replies, verdicts and reports may quote what nobody else should see. A folder or file that exists keeps its rights.
 """
@@ -8,15 +8,82 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
-from safemt_api.errors import StoreError
+from safemt_api.errors import SafeMTError, StoreError, UsageError
 
 FOLDER_MODE = 0o700
 FILE_MODE = 0o600
+MOST_PAGE_BYTES = 100_000
+MOST_TOML_BYTES = 1_000_000
+
+
+def shipped_folder(name: str) -> Path:
+    """A folder of TOML files that ships: inside an installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    installed = package / f"_{name}"
+    return installed if installed.is_dir() else package.parent / name
+
+
+class Toml(NamedTuple):
+    """What a TOML file says, and the digest of its bytes."""
+
+    tables: dict[str, Any]
+    digest: str
+
+
+def read_toml(
+    file: Path,
+    *,
+    most_bytes: int = MOST_TOML_BYTES,
+    cure: str = "give a page of text",
+    failed: Callable[[Path, str], SafeMTError] = lambda file, why: UsageError(f"{file}: {why}"),
+) -> Toml:
+    """Read a TOML file, with or without a byte-order mark.
+
+    Args:
+        file: The file.
+        most_bytes: How large it may be.
+        cure: What to do about a larger one.
+        failed: The error to raise, from the file and what is wrong with it; its raising is the one thing that may go wrong here.
+    """
+    try:
+        with file.open("rb") as stream:
+            raw = stream.read(most_bytes + 1)
+        if len(raw) > most_bytes:
+            raise failed(file, f"larger than {most_bytes // 1000:,} KB; {cure}")
+        return Toml(tomllib.loads(raw.decode("utf-8-sig")), f"sha256:{sha256(raw).hexdigest()}")
+    except (OSError, ValueError, RecursionError) as error:  # a number of thousands of digits is a plain ValueError
+        raise failed(file, f"cannot be read as TOML: {getattr(error, 'strerror', None) or error}") from error
+
+
+def read_page(file: Path, *, option: str, write: str) -> str:
+    """The text of a page of criteria or policy, without a byte-order mark.
+
+    Args:
+        file: The page.
+        option: What named it.
+        write: What ought to stand in it, for an empty one.
+
+    Raises:
+        UsageError: It cannot be read as UTF-8, is empty, or far too large.
+    """
+    try:
+        with file.open("rb") as stream:
+            raw = stream.read(MOST_PAGE_BYTES + 1)
+        text = raw.decode("utf-8-sig") if len(raw) <= MOST_PAGE_BYTES else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{option} {file}: cannot be read as UTF-8 text ({error})") from error
+    if len(raw) > MOST_PAGE_BYTES:
+        raise UsageError(f"{option} {file}: larger than {MOST_PAGE_BYTES // 1000} KB; give a page of text")
+    if not text.strip():
+        raise UsageError(f"{option} {file}: the file is empty; write {write} into it or take it away")
+    return text
 
 
 def private_folder(folder: Path) -> None:

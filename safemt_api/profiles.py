@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import tomllib
 from collections.abc import Mapping
 from datetime import date
 from fnmatch import fnmatchcase
@@ -21,6 +20,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from safemt_api.errors import MissingKeyError, ProfileError, UsageError, did_you_mean
+from safemt_api.files import read_toml, shipped_folder
 from safemt_api.messages import Effort, ServiceTier
 from safemt_api.specs import RULES
 
@@ -306,43 +306,24 @@ def read_profile(file: Path) -> Profile:
     Raises:
         ProfileError: Unreadable, not TOML, or a field is unknown, missing or of the wrong kind.
     """
+    tables = read_toml(file, failed=lambda file, why: ProfileError(file, None, why)).tables
     try:
-        with file.open("rb") as stream:
-            data = tomllib.load(stream)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ProfileError(file, None, f"cannot be read as TOML: {error}") from error
-    try:
-        return Profile.model_validate(data)
+        return Profile.model_validate(tables)
     except ValidationError as error:
-        raise _explain(file, error) from error
-
-
-def _explain(file: Path, error: ValidationError) -> ProfileError:
-    first = error.errors(include_url=False)[0]
-    field = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        return ProfileError(file, field, f"no such field; known fields: {', '.join(_known_fields(first['loc']))}")
-    return ProfileError(file, field, first["msg"].removeprefix("Value error, "))
-
-
-def _known_fields(location: tuple[int | str, ...]) -> list[str]:
-    group: type[_Facts] = Profile
-    for part in location[:-1]:
-        group = _GROUPS.get(str(part), group)
-    return sorted(group.model_fields)
-
-
-def shipped_folder() -> Path:
-    """The folder of the shipped TOML files: inside an installed package, or beside it in a checkout."""
-    package = Path(__file__).resolve().parent
-    installed = package / "_providers"
-    return installed if installed.is_dir() else package.parent / "providers"
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        if first["type"] != "extra_forbidden":
+            raise ProfileError(file, field, first["msg"].removeprefix("Value error, ")) from error
+        # The fields known there are those of the innermost group that the place names.
+        groups = [_GROUPS[str(part)] for part in first["loc"][:-1] if str(part) in _GROUPS]
+        known = ", ".join(sorted((groups[-1] if groups else Profile).model_fields))
+        raise ProfileError(file, field, f"no such field; known fields: {known}") from error
 
 
 def own_folders(folder: Path | None = None, *, working_directory: Path | None = None) -> tuple[Path, ...]:
     """The user's folders that exist, the one that wins last: ``./providers``, then ``--providers``."""
     beside = (working_directory or Path.cwd()) / OWN_FOLDER
-    shipped = shipped_folder().resolve()
+    shipped = shipped_folder(OWN_FOLDER).resolve()
     return tuple(one for one in (beside, folder) if one is not None and one.is_dir() and one.resolve() != shipped)
 
 
@@ -353,7 +334,7 @@ def profile_files(folder: Path) -> list[Path]:
 
 def replacements(folder: Path | None = None, *, working_directory: Path | None = None) -> tuple[str, ...]:
     """A sentence for each shipped vendor that a file of the user's replaces: it could send a key to another address."""
-    shipped = {file.stem for file in profile_files(shipped_folder())}
+    shipped = {file.stem for file in profile_files(shipped_folder(OWN_FOLDER))}
     own = (file for one in own_folders(folder, working_directory=working_directory) for file in profile_files(one))
     return tuple(
         f"{file} replaces the shipped profile {file.stem!r}: its key goes to the address in that file"
@@ -379,7 +360,7 @@ def load_profiles(folder: Path | None = None, *, working_directory: Path | None 
 
 @cache
 def _shipped_profiles() -> Mapping[str, Profile]:
-    return _read_folder(shipped_folder())
+    return _read_folder(shipped_folder(OWN_FOLDER))
 
 
 def _read_folder(folder: Path) -> dict[str, Profile]:

@@ -1,4 +1,4 @@
-"""Files are written whole or not at all, and for their owner alone, whatever rights the process would give by itself."""
+"""Files are written whole or not at all, for their owner alone, whatever rights the process would give by itself; TOML is read bounded."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from safemt_api.errors import StoreError
+from safemt_api import files
+from safemt_api.errors import LayoutError, StoreError, UsageError
 from safemt_api.evaluation import evaluate, open_plan
-from safemt_api.files import atomic_file, private_file, private_folder, write_json, write_text
+from safemt_api.files import atomic_file, private_file, private_folder, read_toml, shipped_folder, write_json, write_text
 from safemt_api.report.exports import export_run
 from safemt_api.report.page import write_page
 from safemt_api.runs.record import read_run
@@ -121,3 +122,42 @@ async def test_all_that_a_run_its_report_and_its_export_leave_is_private(tmp_pat
     names = {one.name for one in result.folder.iterdir()}
     assert {"run.json", "summary.json", "transcripts.parquet", "verdicts.parquet", "report.html", "played.csv"} <= names
     assert (seen, open_to_others(tmp_path)) == ({}, {})
+
+
+def test_what_ships_is_looked_for_inside_an_installed_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    package = tmp_path / "safemt_api"
+    (package / "_layouts").mkdir(parents=True)
+    monkeypatch.setattr(files, "__file__", str(package / "files.py"))
+    assert shipped_folder("layouts") == package / "_layouts"
+    assert shipped_folder("studies") == tmp_path / "studies"
+
+
+def test_a_toml_file_is_read_with_its_digest_whatever_mark_it_begins_with(tmp_path: Path) -> None:
+    (tmp_path / "plain.toml").write_bytes(b"a = 1")
+    (tmp_path / "marked.toml").write_bytes(b"\xef\xbb\xbfa = 1")
+    plain, marked = (read_toml(tmp_path / name) for name in ("plain.toml", "marked.toml"))
+    assert plain.tables == marked.tables == {"a": 1}
+    assert plain.digest.startswith("sha256:")
+    assert plain.digest != marked.digest
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"a = [", "cannot be read as TOML: "),
+        (b"a = '\xff'", "cannot be read as TOML: "),
+        (b"a = " + b"[" * 5000, "cannot be read as TOML: "),
+        (b"a = " + b"9" * 5000, "cannot be read as TOML: "),
+        (b"#" * 10_001, "larger than 10 KB; a cure"),
+    ],
+)
+def test_what_is_no_toml_or_too_large_is_refused_with_the_place(tmp_path: Path, content: bytes, why: str) -> None:
+    file = tmp_path / "a.toml"
+    file.write_bytes(content)
+    with pytest.raises(UsageError, match=f"a.toml: {why}"):
+        read_toml(file, most_bytes=10_000, cure="a cure")
+
+
+def test_what_reads_a_toml_file_says_which_error_it_raises(tmp_path: Path) -> None:
+    with pytest.raises(LayoutError, match=r"a.toml: cannot be read as TOML: No such file"):
+        read_toml(tmp_path / "a.toml", failed=lambda file, why: LayoutError(file, None, why))

@@ -16,11 +16,12 @@ import pytest
 import safemt_api
 from safemt_api.dataset.entries import load_dataset
 from safemt_api.dataset.layouts import demonstration_folder, load_layouts
+from safemt_api.files import shipped_folder
 from safemt_api.judges.rubric import SHIPPED_SETS, load_rubrics
 from safemt_api.moderators.policy_library import load_policies
-from safemt_api.profiles import load_profiles, shipped_folder
+from safemt_api.profiles import load_profiles
 from safemt_api.report.page import render_page
-from safemt_api.studies import shipped as studies
+from safemt_api.studies import file as studies
 from safemt_api.view.pages import asset
 
 PACKAGE = Path(safemt_api.__file__).parent
@@ -33,8 +34,8 @@ only_wheel = pytest.mark.skipif(not FROM_WHEEL, reason="only where the built whe
 def test_the_installed_package_is_under_test_and_not_the_tree() -> None:
     assert not PACKAGE.is_relative_to(TREE)
     assert PACKAGE.parent.name == "site-packages"
-    assert shipped_folder().parent == PACKAGE
-    assert studies.shipped_folder().parent == PACKAGE
+    assert shipped_folder("providers").parent == PACKAGE
+    assert shipped_folder("studies").parent == PACKAGE
 
 
 @only_wheel
@@ -70,7 +71,7 @@ def test_the_viewers_page_ships() -> None:
 
 def test_vendors_ship() -> None:
     assert {"openai", "anthropic", "google", "vllm", "simulator"} <= load_profiles().keys()
-    assert (shipped_folder() / "profile.schema.json").is_file()
+    assert (shipped_folder("providers") / "profile.schema.json").is_file()
 
 
 def test_studies_ship() -> None:

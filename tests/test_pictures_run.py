@@ -15,7 +15,7 @@ import polars as pl
 import pytest
 
 from safemt_api.evaluation import evaluate
-from safemt_api.profiles import shipped_folder
+from safemt_api.files import shipped_folder
 
 TYPES = 'media_types = ["image/png", "image/jpeg", "image/webp", "image/gif"]'
 
@@ -41,7 +41,7 @@ def data(tmp_path: Path) -> Path:
 
 
 async def test_a_gif_reaches_the_target_as_it_is_and_a_judge_that_takes_none_as_png(tmp_path: Path, data: Path) -> None:
-    profile = (shipped_folder() / "simulator-google.toml").read_text(encoding="utf-8")
+    profile = (shipped_folder("providers") / "simulator-google.toml").read_text(encoding="utf-8")
     assert TYPES in profile
     (tmp_path / "own").mkdir()
     picky = profile.replace(TYPES, 'media_types = ["image/png"]\nmax_side_pixels = 32')
@@ -86,7 +86,9 @@ def giants(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def command(tmp_path: Path, giants: Path) -> list[str]:
     """A run over them against the simulator, with the picture rules of a vendor that takes far smaller ones."""
-    rules, own = ((shipped_folder() / f"{name}.toml").read_text(encoding="utf-8") for name in ("anthropic", "simulator-anthropic"))
+    rules, own = (
+        (shipped_folder("providers") / f"{name}.toml").read_text(encoding="utf-8") for name in ("anthropic", "simulator-anthropic")
+    )
     images = rules[rules.index("[images]") : rules.index("[limits]")]
     profile = own[: own.index("[images]")] + images + own[own.index("[limits]") :]
     (tmp_path / "own").mkdir()

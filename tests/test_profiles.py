@@ -16,6 +16,7 @@ import pytest
 
 from safemt_api import profiles as profiles_module
 from safemt_api.errors import MissingKeyError, ProfileError, UsageError
+from safemt_api.files import shipped_folder
 from safemt_api.messages import ServiceTier
 from safemt_api.prices import find_price
 from safemt_api.profiles import (
@@ -26,7 +27,6 @@ from safemt_api.profiles import (
     load_profiles,
     profile_schema,
     read_profile,
-    shipped_folder,
 )
 from safemt_api.runs.settings import EvalSettings
 
@@ -101,12 +101,12 @@ def test_all_expected_vendors_ship() -> None:
 
 
 def test_folder_holds_data_and_its_description_only() -> None:
-    assert {file.suffix for file in shipped_folder().iterdir() if file.is_file()} <= {".toml", ".json", ".md"}
+    assert {file.suffix for file in shipped_folder("providers").iterdir() if file.is_file()} <= {".toml", ".json", ".md"}
 
 
 @pytest.mark.parametrize("name", sorted(EXPECTED))
 def test_every_file_names_its_schema_and_sources(name: str) -> None:
-    text = (shipped_folder() / f"{name}.toml").read_text(encoding="utf-8")
+    text = (shipped_folder("providers") / f"{name}.toml").read_text(encoding="utf-8")
     assert text.splitlines()[0] == "#:schema ./profile.schema.json"
     for path, facts in groups(tomllib.loads(text), name):
         assert SOURCE.search(facts["source"]), f"{path}: {facts['source']}"
@@ -114,7 +114,7 @@ def test_every_file_names_its_schema_and_sources(name: str) -> None:
 
 
 def test_schema_file_is_current() -> None:
-    kept = (shipped_folder() / "profile.schema.json").read_text(encoding="utf-8")
+    kept = (shipped_folder("providers") / "profile.schema.json").read_text(encoding="utf-8")
     assert kept == profile_schema(), "run: python -c 'from safemt_api.profiles import profile_schema as s; print(s(), end=\"\")'"
     assert json.loads(kept)["additionalProperties"] is False
 
@@ -317,7 +317,7 @@ def test_working_directory_replaces_shipped_and_the_given_folder_replaces_both(t
 
 
 def test_readme_example_is_a_valid_profile(tmp_path: Path) -> None:
-    text = (shipped_folder() / "README.md").read_text(encoding="utf-8")
+    text = (shipped_folder("providers") / "README.md").read_text(encoding="utf-8")
     example = text.split("```toml\n")[1].split("```")[0]
     profile = read_profile(write(tmp_path / "own", text=example))
     assert (profile.name, profile.facts("acme-vision-1").takes) == ("acme", ())

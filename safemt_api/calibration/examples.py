@@ -12,7 +12,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -23,7 +22,7 @@ import anyio
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from safemt_api.errors import StopRunError, UsageError
-from safemt_api.files import private_folder
+from safemt_api.files import private_folder, read_toml
 from safemt_api.judges.base import Judge
 from safemt_api.judges.rubric import HELP_WORDS, SAFETY_WORDS
 from safemt_api.messages import Dialogue, Exhibit, Kind, Label, Line, Outcome, Reply, Verdict
@@ -95,26 +94,18 @@ def read_examples(file: Path) -> tuple[KnownExample, ...]:
     Raises:
         UsageError: There is no such file, it is no TOML, or an example is not of the form; the sentence names the first that is not.
     """
+    if not file.exists():
+        raise UsageError(f"{file}: no such file; write [[example]] with label, turns and reply into it, or name another --examples")
+    tables = read_toml(file, most_bytes=MAX_FILE_BYTES, cure=f"give up to {MAX_EXAMPLES} examples").tables
     try:
-        if file.stat().st_size > MAX_FILE_BYTES:
-            raise UsageError(f"{file}: larger than {MAX_FILE_BYTES // 1_000_000} MB; give up to {MAX_EXAMPLES} examples")
-        written = _File.model_validate(tomllib.loads(file.read_text(encoding="utf-8-sig")))
-    except FileNotFoundError as error:
-        raise UsageError(
-            f"{file}: no such file; write [[example]] with label, turns and reply into it, or name another --examples"
-        ) from error
+        written = _File.model_validate(tables)
     except ValidationError as error:
-        raise UsageError(f"{file}: {_first_flaw(error)}") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"{file}: cannot be read as TOML ({error})") from error
+        flaw = error.errors(include_url=False, include_input=False)[0]
+        # The first part of the place is the list's name; after it stands which example, counted from 0.
+        inside = enumerate(flaw["loc"][1:])
+        at = [f"example {part + 1}" if isinstance(part, int) and place == 0 else str(part) for place, part in inside]
+        raise UsageError(f"{file}: {', '.join(at) or '[[example]]'}: {flaw['msg'].removeprefix('Value error, ')}") from error
     return tuple(_known(number, one) for number, one in enumerate(written.example, start=1))
-
-
-def _first_flaw(error: ValidationError) -> str:
-    flaw = error.errors(include_url=False, include_input=False)[0]
-    place = flaw["loc"]
-    at = [f"example {part + 1}" if isinstance(part, int) and index == 1 else str(part) for index, part in enumerate(place) if index]
-    return f"{', '.join(at) or '[[example]]'}: {flaw['msg'].removeprefix('Value error, ')}"
 
 
 def _known(number: int, one: _Written) -> KnownExample:

@@ -11,12 +11,12 @@ says where things are (``results``, ``providers``).
 from __future__ import annotations
 
 import sys
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from safemt_api.errors import UsageError, did_you_mean
+from safemt_api.files import read_toml
 from safemt_api.foreign_text import printable
 from safemt_api.runs.options import OptionField
 from safemt_api.runs.settings import options
@@ -43,12 +43,7 @@ def defaults_for(command: str | None, wanted: frozenset[str]) -> dict[str, Any]:
 
 def _read() -> Mapping[str, tuple[OptionField, object]]:
     """The option and the value that each key of the file stands for."""
-    try:
-        if FILE.stat().st_size > MAX_FILE_BYTES:
-            raise UsageError(f"{FILE}: larger than {MAX_FILE_BYTES // 1000} KB; defaults are a few lines of text")
-        written = tomllib.loads(FILE.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise UsageError(f"{FILE}: cannot be read as TOML ({getattr(error, 'strerror', None) or error})") from error
+    written = read_toml(FILE, most_bytes=MAX_FILE_BYTES, cure="defaults are a few lines of text").tables
     known = {flag.removeprefix("--").replace("-", "_"): one for one in options() for flag in one.flags if flag.startswith("--")}
     for key in written:
         if key not in known:

@@ -29,7 +29,6 @@ with imported_on_use():
     from safemt_api.studies import defend as defences
     from safemt_api.studies import file as study_file
     from safemt_api.studies import play as studying
-    from safemt_api.studies import shipped
     from safemt_api.studies import sweep as sweeps
 
 if TYPE_CHECKING:
@@ -81,11 +80,11 @@ def study(
     The same command goes on where it stopped; an arm that was added to the file later starts where it stands.
     """
     if show is not None:
-        typer.echo(printable(shipped.find_study(show).read_text(encoding="utf-8")), nl=False)
+        typer.echo(printable(study_file.find_study(show).read_text(encoding="utf-8")), nl=False)
         return
     if name is None:
-        raise UsageError(f"which study? Give a file, or one that ships: {', '.join(shipped.shipped_names())}")
-    _play(study_file.read_study(shipped.find_study(name)), max_usd=max_usd, results=results, dry_run=dry_run, as_json=as_json, yes=yes)
+        raise UsageError(f"which study? Give a file, or one that ships: {', '.join(study_file.shipped_names())}")
+    _play(study_file.read_study(study_file.find_study(name)), max_usd=max_usd, results=results, dry_run=dry_run, as_json=as_json, yes=yes)
 
 
 @options.takes_settings("eval", leave_out=("provider", "model", "run", "results", "max_usd", "until_ci", "show"))

@@ -9,12 +9,10 @@ templates the first counts whose columns are all there and not empty.
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from datetime import date
 from fnmatch import fnmatchcase
 from functools import cache
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -22,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from safemt_api.dataset.elements import shown
 from safemt_api.errors import LayoutError, UsageError, did_you_mean
+from safemt_api.files import read_toml, shipped_folder
 
 OWN_FOLDER = "layouts"
 OWN_FORM = "safemt"
@@ -201,26 +200,15 @@ def read_layout(file: Path) -> Layout:
     Raises:
         LayoutError: Unreadable, not TOML, or a field is unknown, missing or of the wrong kind.
     """
-    try:
-        raw = file.read_bytes()
-        data = tomllib.loads(raw.decode("utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise LayoutError(file, None, f"cannot be read as TOML: {error}") from error
+    written = read_toml(file, failed=lambda file, why: LayoutError(file, None, why))
     try:
         # TOML has arrays where we have tuples; nothing else is bent.
-        return Layout.model_validate({**data, "digest": f"sha256:{sha256(raw).hexdigest()}"}, strict=False)
+        return Layout.model_validate({**written.tables, "digest": written.digest}, strict=False)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in first["loc"]) or None
         unknown = "no such field" if first["type"] == "extra_forbidden" else first["msg"].removeprefix("Value error, ")
         raise LayoutError(file, field, unknown) from error
-
-
-def shipped_folder() -> Path:
-    """The folder of the shipped layouts: inside an installed package, or beside it in a checkout."""
-    package = Path(__file__).resolve().parent.parent
-    installed = package / "_layouts"
-    return installed if installed.is_dir() else package.parent / OWN_FOLDER
 
 
 def demonstration_folder() -> Path:
@@ -242,8 +230,9 @@ def load_layouts() -> dict[str, Layout]:
         LayoutError: A file is wrong, or its name differs from the ``name`` inside it.
     """
     own = Path(OWN_FOLDER)
-    layouts = dict(_folder(shipped_folder()))
-    if own.is_dir() and own.resolve() != shipped_folder().resolve():
+    shipped = shipped_folder(OWN_FOLDER)
+    layouts = dict(_folder(shipped))
+    if own.is_dir() and own.resolve() != shipped.resolve():
         layouts.update(_folder.__wrapped__(own))
     return dict(sorted(layouts.items()))
 
@@ -276,7 +265,7 @@ def find_layout(given: str) -> Layout:
 
 def own_form() -> Layout:
     """The layout of our own form."""
-    return _folder(shipped_folder())[OWN_FORM]
+    return _folder(shipped_folder(OWN_FOLDER))[OWN_FORM]
 
 
 class Row:

@@ -11,16 +11,15 @@ published evaluator chooses by a field that the published data do not have, so t
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from safemt_api.asking.criteria import read_page
 from safemt_api.asking.material import digest_of
 from safemt_api.errors import UsageError
+from safemt_api.files import read_page, read_toml
 from safemt_api.messages import Dialogue, Label
 
 RUBRICS_FOLDER = Path(__file__).resolve().parent / "rubrics"
@@ -139,12 +138,9 @@ def _read_table(file: Path) -> Mapping[str, str]:
     """File name by scenario in plain letters and digits; empty where there is no table."""
     if not file.exists():
         return {}
-    try:
-        table = tomllib.loads(file.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"--rubric {file}: cannot be read as TOML ({error})") from error
+    table = read_toml(file, failed=lambda file, why: UsageError(f"--rubric {file}: {why}"))
     found: dict[str, str] = {}
-    for scenario, name in table.items():
+    for scenario, name in table.tables.items():
         if not isinstance(name, str) or not name.endswith(".md") or Path(name).name != name:
             raise UsageError(f'--rubric {file}: {scenario!r}: write it as "Legal Opinion" = "law.md", with a file of the same folder')
         if found.setdefault(plain_scenario(scenario), name) != name:

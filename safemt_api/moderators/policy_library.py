@@ -9,9 +9,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from safemt_api.asking.criteria import read_page
 from safemt_api.asking.material import digest_of
 from safemt_api.errors import UsageError
+from safemt_api.files import read_page
 
 POLICIES_FOLDER = Path(__file__).resolve().parent / "policies"
 GENERAL: Final = "general"

@@ -16,7 +16,6 @@ target = "vllm:Qwen/Qwen2.5-VL-7B-Instruct"
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,14 +25,50 @@ from typing import Any
 import tomli_w
 
 from safemt_api.errors import UsageError, did_you_mean
+from safemt_api.files import read_toml, shipped_folder
 from safemt_api.runs.names import slug
 from safemt_api.studies.arms import OF_THE_STUDY, SAME_IN_ALL_ARMS, Arm, Axis, Study, options_from, product_arms
 
-MAX_FILE_BYTES = 1_000_000
+OWN_FOLDER = "studies"
+ENDING = ".toml"
 TOP_KEYS = ("name", "max_usd", "settings", "vary", "arm")
 ARM_KEYS = ("name", "reference")
 ONCE = "belongs to the whole study, not to an arm"
 SAME = "is the same in all arms: it stands in [settings]"
+
+
+def shipped_names() -> tuple[str, ...]:
+    """The studies that ship, by name."""
+    return tuple(_files(shipped_folder(OWN_FOLDER)))
+
+
+def find_study(name_or_path: str) -> Path:
+    """The file of a study.
+
+    Args:
+        name_or_path: What ends in ``.toml`` or names a folder is a path. Anything else is a name: of a file in ``./studies``, which stands
+            before one that ships, so that a study that was copied there and changed is the one that runs.
+
+    Raises:
+        UsageError: There is no such file or study; the sentence names what there is.
+    """
+    path, known = Path(name_or_path), _files(shipped_folder(OWN_FOLDER)) | _files(Path.cwd() / OWN_FOLDER)
+    there = ", ".join(sorted(known))
+    if not name_or_path.endswith(ENDING) and path.name == name_or_path:
+        if name_or_path in known:
+            return known[name_or_path]
+        raise UsageError(f"no study {name_or_path!r}{did_you_mean(name_or_path, known)}; there are: {there}, or give a file")
+    try:
+        is_file = path.is_file()
+    except OSError:  # a name too long for any file system
+        is_file = False
+    if not is_file:
+        raise UsageError(f"no study file {name_or_path}{did_you_mean(path.stem, known)}; by name there are: {there}")
+    return path
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    return {file.stem: file for file in sorted(folder.glob(f"*{ENDING}")) if file.is_file()}
 
 
 def read_study(file: Path) -> Study:
@@ -42,12 +77,7 @@ def read_study(file: Path) -> Study:
     Raises:
         UsageError: Names file and key, and says what would be right.
     """
-    try:
-        if file.stat().st_size > MAX_FILE_BYTES:
-            raise UsageError(f"{file}: larger than {MAX_FILE_BYTES // 1000} KB; a study is a page of text")
-        written = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise UsageError(f"{file}: cannot be read as TOML ({getattr(error, 'strerror', None) or error})") from error
+    written = read_toml(file, cure="a study is a page of text").tables
     try:
         return study_from(written, name=slug(file.stem))
     except UsageError as error:
@@ -67,9 +97,16 @@ def study_from(written: Mapping[str, Any], *, name: str) -> Study:
     with _at("[settings]"):
         shared = options_from(_table(written, "settings"), refuse=OF_THE_STUDY, why=ONCE)
     with _at("[vary]"):
-        axes = [_axis(key, values) for key, values in _table(written, "vary").items()]
+        vary = _table(written, "vary")
+        for key, values in vary.items():
+            if not isinstance(values, list):
+                raise UsageError(f"{key}: give a list of values, the reference first")
+        axes = [Axis(key, tuple(values)) for key, values in vary.items()]
         varied = product_arms(axes, lambda given: options_from(given, refuse=own, why=SAME)) if axes else ()
-    singles = tuple(_arm(number, table) for number, table in enumerate(_tables(written), start=1))
+    tables = written.get("arm", [])
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise UsageError("arm is no list of tables: write [[arm]], with two brackets, above each")
+    singles = tuple(_arm(number, table) for number, table in enumerate(tables, start=1))
     max_usd = written.get("max_usd")
     if isinstance(max_usd, bool) or not isinstance(max_usd, (int, float, type(None))):
         raise UsageError(f"max_usd {max_usd!r}: give dollars as a number")
@@ -90,24 +127,11 @@ def _arm(number: int, written: Mapping[str, Any]) -> Arm:
         return Arm(name, MappingProxyType(given), _text(written, "reference", "") or None)
 
 
-def _axis(key: str, values: object) -> Axis:
-    if not isinstance(values, list):
-        raise UsageError(f"{key}: give a list of values, the reference first")
-    return Axis(key, tuple(values))
-
-
 def _table(written: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     table = written.get(key, {})
     if not isinstance(table, dict):
         raise UsageError(f"{key} is no table: write [{key}] and one option a line below it")
     return table
-
-
-def _tables(written: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    tables = written.get("arm", [])
-    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-        raise UsageError("arm is no list of tables: write [[arm]], with two brackets, above each")
-    return tables
 
 
 def _text(written: Mapping[str, Any], key: str, default: str) -> str:

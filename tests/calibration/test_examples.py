@@ -63,7 +63,7 @@ def test_a_file_that_is_missing_unreadable_or_huge_is_named(tmp_path: Path) -> N
     with pytest.raises(UsageError, match="cannot be read as TOML"):
         read_examples(tmp_path / "binary.toml")
     (tmp_path / "huge.toml").write_bytes(b"#" * (MAX_FILE_BYTES + 1))
-    with pytest.raises(UsageError, match="larger than 5 MB"):
+    with pytest.raises(UsageError, match="larger than 5,000 KB"):
         read_examples(tmp_path / "huge.toml")
 
 

@@ -201,9 +201,9 @@ def test_a_key_in_dot_env_is_used_and_never_written(cli: Cli, small: Small, tmp_
 
 def test_a_profile_that_replaces_a_shipped_one_is_announced(cli: Cli, small: Small) -> None:
     Path("providers").mkdir()
-    from safemt_api.profiles import shipped_folder
+    from safemt_api.files import shipped_folder
 
-    text = (shipped_folder() / "simulator.toml").read_text(encoding="utf-8")
+    text = (shipped_folder("providers") / "simulator.toml").read_text(encoding="utf-8")
     Path("providers/simulator.toml").write_text(text, encoding="utf-8")
     assert "replaces the shipped profile 'simulator'" in cli(*small, "--dry-run").err
     assert "replaces the shipped profile 'simulator'" in cli("providers", "list").err

@@ -21,10 +21,11 @@ from safemt_api.dataset import layouts as layouts_module
 from safemt_api.dataset import picture_files, rows
 from safemt_api.dataset.entries import Dataset, load_dataset
 from safemt_api.dataset.findings import examine
-from safemt_api.dataset.layouts import Layout, Row, find_layout, load_layouts, read_layout, shipped_folder
+from safemt_api.dataset.layouts import Layout, Row, find_layout, load_layouts, read_layout
 from safemt_api.dataset.own_form import PROVENANCE_FILE, convert
 from safemt_api.dataset.picture_files import ImageError, inspect_image
 from safemt_api.errors import DatasetError, LayoutError, UsageError
+from safemt_api.files import shipped_folder
 from safemt_api.messages import Dialogue
 
 Make = Callable[..., Any]
@@ -183,7 +184,7 @@ def test_each_shipped_layout_has_a_form_here_and_tells_its_sources() -> None:
     layouts = load_layouts()
     assert {name for name, *_ in FORMS.values()} == set(layouts)
     assert all(source.startswith("https://") for layout in layouts.values() for source in layout.sources)
-    assert {file.stem for file in shipped_folder().glob("*.toml")} == set(layouts)
+    assert {file.stem for file in shipped_folder("layouts").glob("*.toml")} == set(layouts)
 
 
 def test_a_folder_in_its_publishers_form_is_known_by_itself_and_read_whole(form: tuple[str, Path, int, set[int]]) -> None:
@@ -266,7 +267,7 @@ def test_nothing_known_and_more_than_one_that_fits_are_said(tmp_path: Path, monk
     with pytest.raises(UsageError, match=r"holds no \*\*/harmbench_behaviors.csv, where the layout mhj has its dialogues"):
         load_dataset(tmp_path, layout="mhj")
     work = tmp_path / "work"
-    text = (shipped_folder() / "openai.toml").read_text(encoding="utf-8")
+    text = (shipped_folder("layouts") / "openai.toml").read_text(encoding="utf-8")
     _put(work, "layouts/mine.toml", text.replace('name = "openai"', 'name = "mine"'))
     _openai(work, b"")
     monkeypatch.chdir(work)
@@ -318,7 +319,7 @@ bad = "harmful"
     ],
 )
 def test_a_layout_file_that_is_wrong_is_named_with_its_field(tmp_path: Path, change: tuple[str, str], said: str) -> None:
-    text = (shipped_folder() / "safemtdata.toml").read_text(encoding="utf-8")
+    text = (shipped_folder("layouts") / "safemtdata.toml").read_text(encoding="utf-8")
     assert change[0] in text
     file = _put(tmp_path, "safemtdata.toml", text.replace(*change))
     with pytest.raises(LayoutError) as caught:
@@ -328,7 +329,7 @@ def test_a_layout_file_that_is_wrong_is_named_with_its_field(tmp_path: Path, cha
 
 
 def test_a_file_whose_name_is_another_than_the_layouts_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _put(tmp_path, "layouts/other.toml", (shipped_folder() / "mhj.toml").read_bytes())
+    _put(tmp_path, "layouts/other.toml", (shipped_folder("layouts") / "mhj.toml").read_bytes())
     monkeypatch.chdir(tmp_path)
     with pytest.raises(LayoutError, match=r"other\.toml: name: is 'mhj' but the file is called other\.toml"):
         load_layouts()
@@ -431,13 +432,6 @@ def test_templates_take_the_first_that_is_filled(tmp_path: Path) -> None:
     assert row.filled(("{t}", "{none}", "{b}")) is None
     assert row.filled(()) is None
     assert row.filled("constant") == "constant"
-
-
-def test_layouts_are_looked_for_inside_an_installed_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    package = tmp_path / "safemt_api"
-    (package / "_layouts").mkdir(parents=True)
-    monkeypatch.setattr(layouts_module, "__file__", str(package / "dataset" / "layouts.py"))
-    assert shipped_folder() == package / "_layouts"
 
 
 def test_a_layouts_record_names_its_digest() -> None:

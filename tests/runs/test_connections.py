@@ -16,8 +16,9 @@ from anyio.abc import SocketAttribute, SocketStream
 from safemt_api.adapters.base import QuotaHint, Timeouts
 from safemt_api.adapters.http_client import open_http_client
 from safemt_api.errors import AccountError, EndpointError, UsageError
+from safemt_api.files import shipped_folder
 from safemt_api.limits.limiter import Limiter
-from safemt_api.profiles import load_profiles, shipped_folder
+from safemt_api.profiles import load_profiles
 from safemt_api.routes import Router
 from safemt_api.runs.connections import account_opener, served_model
 from safemt_api.runs.settings import EvalSettings
@@ -47,7 +48,7 @@ concurrency = 5
 
 
 async def test_what_a_vendor_publishes_holds_until_the_user_or_its_headers_say_otherwise(tmp_path: Path) -> None:
-    shipped = (shipped_folder() / "together.toml").read_text(encoding="utf-8")
+    shipped = (shipped_folder("providers") / "together.toml").read_text(encoding="utf-8")
     (tmp_path / "together.toml").write_text(shipped.replace("[limits]\n", PUBLISHED.lstrip()), encoding="utf-8")
     router, timeouts = Router(load_profiles(tmp_path)), Timeouts()
     paces: list[tuple[float, float | None, int]] = []

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from safemt_api.errors import MissingKeyError, SettingsChangedError, UsageError
-from safemt_api.files import write_json
-from safemt_api.profiles import load_profiles, shipped_folder
+from safemt_api.files import shipped_folder, write_json
+from safemt_api.profiles import load_profiles
 from safemt_api.routes import Router
 from safemt_api.runs.folder import MANIFEST_FILE, SCHEMA
 from safemt_api.runs.names import slug
@@ -134,7 +134,11 @@ def test_the_rubric_decides_which_run_it_is(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("protocol", "calls"), [("scripted", 34), ("live", 136)])
 def test_a_run_larger_than_a_published_day_is_told_so(tmp_path: Path, protocol: str, calls: int) -> None:
-    profile = (shipped_folder() / "simulator.toml").read_text(encoding="utf-8").replace("[limits]\n", "[limits]\nrequests_per_day = 33\n")
+    profile = (
+        (shipped_folder("providers") / "simulator.toml")
+        .read_text(encoding="utf-8")
+        .replace("[limits]\n", "[limits]\nrequests_per_day = 33\n")
+    )
     (tmp_path / "simulator.toml").write_text(profile, encoding="utf-8")
     router = Router(load_profiles(tmp_path), base_urls={"simulator": ("http://127.0.0.1:1",)})
     settings = EvalSettings(protocol=protocol, lengths=(4,), results=tmp_path / "r", judges=("rules",))  # type: ignore[arg-type] # one of two

@@ -10,16 +10,16 @@ import pytest
 from safemt_api.dataset.layouts import demonstration_folder
 from safemt_api.errors import UsageError
 from safemt_api.evaluation import open_plan
+from safemt_api.files import shipped_folder
 from safemt_api.runs.estimate import estimate
-from safemt_api.studies.file import read_study
-from safemt_api.studies.shipped import find_study, shipped_folder, shipped_names, study_names
+from safemt_api.studies.file import find_study, read_study, shipped_names
 
 OWN = "[[arm]]\nname = 'a'\n"
 
 
 def test_a_shipped_study_is_found_by_name_from_anywhere() -> None:
     assert {"demo", "safemt-paper"} <= set(shipped_names())
-    assert find_study("demo") == shipped_folder() / "demo.toml"
+    assert find_study("demo") == shipped_folder("studies") / "demo.toml"
 
 
 @pytest.mark.parametrize("name", shipped_names())
@@ -33,7 +33,7 @@ def test_the_users_own_stand_beside_and_before_those_that_ship(tmp_path: Path) -
     for name in ("demo", "mine"):
         (folder / f"{name}.toml").write_text(OWN)
     assert (find_study("demo"), find_study("mine")) == (folder / "demo.toml", folder / "mine.toml")
-    assert set(study_names()) == {"mine", *shipped_names()}
+    assert find_study("safemt-paper").parent == shipped_folder("studies")
     assert "mine" not in shipped_names()
 
 
