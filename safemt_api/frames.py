@@ -59,11 +59,13 @@ TRANSCRIPT_SCHEMA: dict[str, type[pl.DataType]] = {
     "data_source": pl.String,
     "language": pl.String,
     "pair": pl.String,
+    "received_utc": pl.String,
 }
 """One row a turn, counted by user messages from 1; ``messages`` is JSON text: a list of ``{"role", "content"}`` up to and including it.
 
 ``images`` is JSON text too, a list of ``{"turn", "path", "digest"}``: empty where ``image_path`` and ``image_digest`` say it all, which is
-where a dialogue has at most one picture, with its first message. ``pair`` is the id of the harmful or benign twin.
+where a dialogue has at most one picture, with its first message. ``pair`` is the id of the harmful or benign twin. ``served_model`` and
+``system_fingerprint`` are the vendor's words on who answered, ``received_utc`` (ISO 8601) is when.
 """
 
 ADDED_COLUMNS = frozenset(
@@ -71,6 +73,8 @@ ADDED_COLUMNS = frozenset(
         "moderator_failure",
         "repeat",
         "system_fingerprint",
+        "received_utc",
+        "served_model",
         "reply_key",
         "moderator_reply_keys",
         "reply_keys",
@@ -104,8 +108,14 @@ VERDICT_SCHEMA: dict[str, type[pl.DataType]] = {
     "data_source": pl.String,
     "language": pl.String,
     "pair": pl.String,
+    "served_model": pl.String,
+    "system_fingerprint": pl.String,
+    "received_utc": pl.String,
 }
-"""One row a verdict. Scores use the rows with ``counts``; the members of a panel stand beside it with ``counts`` false."""
+"""One row a verdict. Scores use the rows with ``counts``; the members of a panel stand beside it with ``counts`` false.
+
+``served_model``, ``system_fingerprint`` and ``received_utc`` are those of the judge's last reply: a panel's stand with its members.
+"""
 
 
 def with_repeat(frame: pl.DataFrame) -> pl.DataFrame:

@@ -365,6 +365,7 @@ class Reply:
     ``detail`` says in the vendor's words why it declined or stopped; ``usage`` is ``None`` when the vendor reported none;
     ``raw`` is the vendor's whole JSON body as text; ``cost_usd`` is the vendor's own figure where it reports one (OpenRouter).
     ``served_tier`` is the tier that served the call, and so its price, where the vendor tells it: a ``ServiceTier``, or a word of its own.
+    ``served_model`` and ``system_fingerprint`` are the vendor's own words on who answered, ``received_utc`` when the reply came (ISO 8601).
     ``attempts`` counts the one that brought it; ``waited_seconds`` how long the call waited beside its latency (pace, money, retries).
     """
 
@@ -381,6 +382,8 @@ class Reply:
     served_tier: str | None = None
     attempts: int = 1
     waited_seconds: float = 0.0
+    system_fingerprint: str | None = None
+    received_utc: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -413,7 +416,8 @@ class Verdict:
     ``source``: ``judge`` (it was asked), ``outcome`` (the vendor declined, nobody was asked), ``none`` (nothing to judge),
     ``inapplicable`` (this kind of judge has no word on this kind of dialogue, so none was due).
     ``probability_unsafe`` stands where the judge gives a calibrated one; ``members`` are the single verdicts behind a panel's;
-    ``reply_keys`` are the keys in the turn store of all that the judge answered.
+    ``reply_keys`` are the keys in the turn store of all that the judge answered; who gave the last answer, by the vendor's own words, and
+    when, stand as in ``Reply``.
     """
 
     judge: str
@@ -425,6 +429,9 @@ class Verdict:
     cost_usd: float | None = 0.0
     members: tuple[Verdict, ...] = ()
     reply_keys: tuple[str, ...] = ()
+    served_model: str | None = None
+    system_fingerprint: str | None = None
+    received_utc: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from safemt_api.adapters.base import (
 from safemt_api.adapters.bodies import (
     Body,
     count,
+    identity,
     known_usage,
     label,
     mapping,
@@ -110,7 +111,7 @@ class AnthropicMessages:
             text=text,
             detail=stopped_detail(one_line(told, MAX_VENDOR_CHARACTERS) or None, words_before=bool(text.strip()) and outcome in DECLINED),
             finish_reason=stop_reason or None,
-            served_model=words(body.get("model")) or None,
+            served_model=identity(body.get("model")),
             usage=usage_for(text, read_usage(body.get("usage"))),
             request_id=label(body.get("id")) or None,
             raw=raw,

@@ -39,6 +39,9 @@ _PARTIAL_SIGNS = (0, 2, 3)
 MAX_COUNT = 10**8
 """More tokens than any model reads or writes in one call; a larger number is no count."""
 
+MAX_IDENTITY_CHARACTERS = 200
+"""Of a served model's name or a fingerprint, which stand in tables and sentences."""
+
 
 @dataclass(frozen=True, slots=True)
 class Body:
@@ -102,6 +105,11 @@ def first(value: object) -> Mapping[str, Any]:
 def words(value: object) -> str:
     """The value if it is a string, else an empty one."""
     return value if isinstance(value, str) else ""
+
+
+def identity(value: object) -> str | None:
+    """A vendor's word on who answered (the served model, a fingerprint): printable, on one line, of bounded length; ``None`` for none."""
+    return one_line(words(value), MAX_IDENTITY_CHARACTERS) or None
 
 
 def label(value: object) -> str:

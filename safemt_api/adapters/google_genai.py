@@ -21,6 +21,7 @@ from safemt_api.adapters.bodies import (
     Body,
     count,
     first,
+    identity,
     known_usage,
     label,
     mapping,
@@ -195,7 +196,7 @@ def _blocked_ratings(holder: Mapping[str, Any]) -> str:
 
 def _about(body: Mapping[str, Any], raw: str, text: str = "") -> dict[str, Any]:
     return {
-        "served_model": words(body.get("modelVersion")) or None,
+        "served_model": identity(body.get("modelVersion")),
         "usage": usage_for(text, read_usage(body.get("usageMetadata"))),
         "request_id": label(body.get("responseId")) or None,
         "raw": raw,

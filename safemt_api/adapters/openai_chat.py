@@ -20,6 +20,7 @@ from safemt_api.adapters.bodies import (
     Body,
     count,
     first,
+    identity,
     known_usage,
     label,
     mapping,
@@ -112,12 +113,13 @@ class OpenAIChat:
             text=text,
             detail=stopped_detail(filtered_categories(choice) or one_line(refusal, MAX_VENDOR_CHARACTERS) or None, words_before=stopped),
             finish_reason=finish_reason or None,
-            served_model=words(body.get("model")) or None,
+            served_model=identity(body.get("model")),
             usage=usage_for(text, read_usage(body.get("usage"))),
             cost_usd=self._cost_usd(body),
             request_id=label(body.get("id")) or None,
             raw=raw,
             served_tier=served_tier(body.get("service_tier")),
+            system_fingerprint=identity(body.get("system_fingerprint")),
         )
 
     def _cost_usd(self, body: Mapping[str, Any]) -> float | None:

@@ -16,7 +16,7 @@ import httpx2
 import orjson
 
 from safemt_api.adapters.base import Connection, Received
-from safemt_api.adapters.bodies import Body, count, first, is_probability, known_usage, label, mapping, optional_count, words
+from safemt_api.adapters.bodies import Body, count, first, identity, is_probability, known_usage, label, mapping, optional_count
 from safemt_api.adapters.openai_chat import OPENAI_FAILURES, content_part, open_client
 from safemt_api.adapters.translation import Answer, Translator
 from safemt_api.messages import Call, Image, Message, Outcome, Part, Reply, Usage
@@ -54,7 +54,7 @@ class OpenAIDecisions:
         return Reply(
             Outcome.REFUSED if refused else Outcome.ANSWERED,
             text=orjson.dumps(decision).decode(),
-            served_model=words(fields.get("model")) or None,
+            served_model=identity(fields.get("model")),
             usage=read_usage(fields.get("usage")),
             request_id=label(fields.get("id")) or None,
             raw=body.text,
@@ -118,7 +118,7 @@ class OpenAIModeration:
         return Reply(
             Outcome.ANSWERED,
             text=orjson.dumps(verdict).decode(),
-            served_model=words(fields.get("model")) or None,
+            served_model=identity(fields.get("model")),
             request_id=label(fields.get("id")) or None,
             raw=body.text,
         )

@@ -126,8 +126,15 @@ class Translator:
             reply = self.read(read_body(content, secret), headers, model, read)
         named = next((headers[name] for name in REQUEST_ID_HEADERS if name in headers), None)
         request_id = one_line(scrub(named, secret), 200) if named else reply.request_id
-        quotas = quota_hints(headers, now_utc=datetime.now(UTC), requests_window_seconds=float(profile.limits.requests_window_seconds))
-        return Received(replace(reply, request_id=request_id, latency_seconds=anyio.current_time() - started), quotas)
+        now_utc = datetime.now(UTC)
+        quotas = quota_hints(headers, now_utc=now_utc, requests_window_seconds=float(profile.limits.requests_window_seconds))
+        told = replace(
+            reply,
+            request_id=request_id,
+            latency_seconds=anyio.current_time() - started,
+            received_utc=now_utc.isoformat(timespec="milliseconds"),
+        )
+        return Received(told, quotas)
 
     def read(self, body: Body, headers: Mapping[str, str], model: str, read: Read) -> Reply:
         """The reply in an answer that came with HTTP 200, which may hold an error all the same (OpenRouter answers so).
@@ -173,7 +180,7 @@ class Translator:
                 reply = self.reply_or_raise(read_failure(status=status, headers={}, body=body), model=model)
         except (CallError, StopRunError) as error:
             return error.with_traceback(None)
-        return replace(reply, served_tier="batch")
+        return replace(reply, served_tier="batch", received_utc=datetime.now(UTC).isoformat(timespec="milliseconds"))
 
     def reply_or_raise(self, failure: Failure, *, model: str) -> Reply:
         """The reply where the vendor declined.

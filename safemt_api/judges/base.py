@@ -23,7 +23,7 @@ from safemt_api.asking.question import Question, ask_until_read, first_sample
 from safemt_api.errors import UsageError, did_you_mean
 from safemt_api.judges.rubric import Rubrics
 from safemt_api.markers import FIXED_REFUSAL
-from safemt_api.messages import DECLINED, Answer, Asker, Call, Effort, Exhibit, Image, Label, Message, Outcome, Sees, Verdict
+from safemt_api.messages import DECLINED, Answer, Asker, Call, Effort, Exhibit, Image, Label, Message, Outcome, Reply, Sees, Verdict
 from safemt_api.profiles import Profile
 from safemt_api.routes import Resolve
 from safemt_api.specs import Kind, Spec
@@ -182,7 +182,7 @@ class ModelJudge:
         if isinstance(question, str):
             return Verdict(self.name, None, "inapplicable", reason=question)
         asked = await ask_until_read(self.asker, question, first=first_sample(exhibit.dialogue))
-        found = asked.result or Finding(None, asked.reason)
+        found, last = asked.result or Finding(None, asked.reason), asked.answers[-1].reply if asked.answers else Reply(Outcome.ERROR)
         return Verdict(
             self.name,
             found.label,
@@ -192,6 +192,9 @@ class ModelJudge:
             raw=asked.last_text,
             cost_usd=asked.cost_usd,
             reply_keys=asked.reply_keys,
+            served_model=last.served_model,
+            system_fingerprint=last.system_fingerprint,
+            received_utc=last.received_utc,
         )
 
 

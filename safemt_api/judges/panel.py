@@ -121,7 +121,9 @@ class InTurn:
             members = (*members, await self.second.judge(exhibit))
         cost_usd = total_cost(member.cost_usd for member in members)
         every = tuple(one for member in members for one in (member, *member.members))
-        return replace(members[-1], judge=self.name, source="judge", cost_usd=cost_usd, members=every, reply_keys=())
+        held = replace(members[-1], judge=self.name, source="judge", cost_usd=cost_usd, members=every, reply_keys=())
+        # Who answered stands with the members, each of whom is one judge.
+        return replace(held, served_model=None, system_fingerprint=None, received_utc=None)
 
     def _goes_on(self, said: Verdict) -> bool:
         if said.label is None or self.when == "missing":

@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
+from safemt_api.adapters.bodies import identity
 from safemt_api.dataset.images import SourceImage
 from safemt_api.files import private_file, private_folder, unwritable
 from safemt_api.messages import Dialogue, Line, Outcome, Transcript, Turn, Verdict, images_of, said
@@ -23,9 +24,6 @@ from safemt_api.runs.folder import TRANSCRIPTS_FILE, VERDICTS_FILE, scratch
 
 if TYPE_CHECKING:
     import polars as pl
-
-
-MAX_FINGERPRINT_CHARACTERS = 200
 
 
 class Finished(NamedTuple):
@@ -60,25 +58,25 @@ def transcript_rows(finished: Finished, run: str) -> Iterator[dict[str, Any]]:
             **_guidance_columns(turn),
             "failure": transcript.failure,
             "repeat": dialogue.repeat,
-            "system_fingerprint": fingerprint_of(turn.reply.raw),
+            "system_fingerprint": turn.reply.system_fingerprint or fingerprint_of(turn.reply.raw),
             "reply_key": turn.reply_key,
             "moderator_reply_keys": turn.guidance and _keys(turn.guidance.reply_keys),
             "data_source": dialogue.source,
             "language": dialogue.language,
             "pair": dialogue.pair,
+            "received_utc": turn.reply.received_utc,
         }
 
 
 def fingerprint_of(raw: str | None) -> str | None:
-    """What the vendor says of the back end behind a reply (OpenAI's ``system_fingerprint``); ``None`` where its body says nothing."""
+    """``Reply.system_fingerprint`` of a reply that an earlier version stored, from its body; ``None`` where that says nothing."""
     if raw is None or '"system_fingerprint"' not in raw:
         return None
     try:
         found = orjson.loads(raw)
     except orjson.JSONDecodeError:
         return None
-    told = found.get("system_fingerprint") if isinstance(found, dict) else None
-    return told[:MAX_FINGERPRINT_CHARACTERS] if isinstance(told, str) and told else None
+    return identity(found.get("system_fingerprint")) if isinstance(found, dict) else None
 
 
 def _image_columns(dialogue: Dialogue) -> dict[str, Any]:
@@ -185,6 +183,9 @@ def _verdict_row(finished: Finished, run: str, turn: int, verdict: Verdict, *, c
         "data_source": dialogue.source,
         "language": dialogue.language,
         "pair": dialogue.pair,
+        "served_model": verdict.served_model,
+        "system_fingerprint": verdict.system_fingerprint,
+        "received_utc": verdict.received_utc,
     }
 
 
