@@ -1,8 +1,10 @@
-"""Kill a run in batches at steps of its ledger, again and again: ``python -m benchmarks.batch_chaos [--kills 100]``.
+"""Kill a run in batches at every step of its ledger: ``python -m benchmarks.batch_chaos [--kills 100]``.
 
-A step is the moment before or after anything that the batch queue does: a commit of the store, a request for a batch. For each wire format
-a run is started, killed with SIGKILL at a step drawn at random, and started again with the same command, some five times; then it is left
-to finish. The simulator is a separate process. It must hold that
+A step is a moment at which a crash leaves the ledger, the vendor and the disk in another state: before, within and after each commit about
+a batch, before and after each request for one, at each row that is written or read. First the run is played undisturbed and notes its
+steps; then, for each of them, it is started, killed with SIGKILL just there, started again with the same command, killed once more at a
+step drawn at random, and left to finish; so in each wire format and in ``SCENARIOS``, until there were kills enough. Each life is a process
+of its own (forked from one that has loaded the libraries), the simulator too. It must hold that
 
 - no batch is orphaned: each that the vendor has is in the ledger, and is over;
 - none is bought twice: the vendor answered each call once;
@@ -14,50 +16,90 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import random
 import signal
 import sqlite3
-import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import AsyncIterator, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import closing
+from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import anyio
 import polars as pl
 
 from benchmarks.chaos import FORMATS
+from safemt_api import batches
 from safemt_api.adapters import batch as batch_adapters
 from safemt_api.batches import BatchPace
 from safemt_api.evaluation import evaluate
 from safemt_api.runs import connections
 from safemt_api.runs.record import read_run
-from safemt_api.simulator import SimulatorSettings, simulator_process
+from safemt_api.simulator import FaultPlan, SimulatorSettings, simulator_process
 from safemt_api.store.turns import STORE_FILE, TurnStore
 
-RUN_SECONDS = 300
-STEPS = 20
-"""About as many as a small run has; a number above its last step is a run that is not killed."""
-KILLS_A_RUN = 5
+Tier = Literal["standard", "batch"]
 
+LIFE_SECONDS = 120.0
 QUICK = BatchPace(quiet_seconds=0.1, first_poll_seconds=0.05, longest_poll_seconds=0.2, full_queue_seconds=0.1)
+VISIBLE_SECONDS = 0.3
+"""After so long a batch that the simulator does not list was never created: its list is never late."""
+
+COMMITS: Mapping[str, str] = {"intended": "intent", "created": "id", "BatchQueue._close": "rows"}
+"""What a commit of the ledger is about, by the function that makes its work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """What the vendor does with a run's batches, and how the run is shaped so that every branch of the ledger is taken."""
+
+    faults: str = ""
+    protocol: str = "scripted"
+    patience_seconds: float = 60.0
+    rows_at_once: int = 64
+
+
+SCENARIOS: Mapping[str, Scenario] = {
+    "plain": Scenario(protocol="live", rows_at_once=2),
+    "lost at creation": Scenario(faults="create_lost:first=1"),
+    "rejected": Scenario(faults="batch_rejected:first=1"),
+    "stuck": Scenario(faults="batch_stuck:first=1", patience_seconds=0.3),
+}
+
+
+class Step(NamedTuple):
+    """A moment of one life: the ``nth`` time that it is at this point; at any point, where that has no name."""
+
+    point: str | None
+    nth: int
+
+
+class Life(NamedTuple):
+    """One process of a run: where it plays, and the step that it does not survive."""
+
+    provider: str
+    url: str
+    results: Path
+    scenario: Scenario
+    tier: Tier
+    diary: Path
+    last: Step | None
 
 
 class Tortured(NamedTuple):
-    """What came of one run that was killed again and again."""
+    """What came of one run that was killed, perhaps twice, and left to finish."""
 
-    provider: str
-    kills: int
-    exit_code: int
-    calls: int
-    answered: int
+    kills: tuple[str, ...]
+    exit_code: int | None
     repeated: int
     orphaned: int
     open_rows: int
@@ -72,94 +114,159 @@ class Tortured(NamedTuple):
         return whole and self.verdicts_equal and abs(self.booked_usd - self.sold_usd) < 1e-6
 
 
-def play(arguments: argparse.Namespace) -> None:
-    """One process: the run as a user would start it, which kills itself at a step."""
+def live(life: Life) -> None:
+    """The run as a user would start it, in this process, which notes its steps and kills itself at the last one."""
     setattr(connections, "DEFAULT_BATCH_PACE", QUICK)  # noqa: B010 (it is not the module's own)
-    batch_adapters.VISIBLE_SECONDS = 1.0  # a simulator's list is never late
-    taken = 0
+    batch_adapters.VISIBLE_SECONDS, batches.ROWS_AT_ONCE = VISIBLE_SECONDS, life.scenario.rows_at_once
+    diary = os.open(life.diary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    taken: Counter[str | None] = Counter()
 
-    def step() -> None:
-        nonlocal taken
-        taken += 1
-        if taken == arguments.step:
+    def step(point: str) -> None:
+        os.write(diary, f"{point}\n".encode())
+        taken.update((point, None))
+        if life.last in (Step(point, taken[point]), Step(None, taken[None])):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def stepping(method: Callable[..., Any]) -> Callable[..., Any]:
-        async def wrapped(*args: Any, **named: Any) -> Any:
-            step()
-            result = await method(*args, **named)
-            step()
+    _step_through_commits(step)
+    _step_through_requests(step)
+    options: dict[str, Any] = {"provider": life.provider, "base_urls": (life.url,), "results": life.results, "run": "chaos"}
+    sized: dict[str, Any] = {"sample": 2, "lengths": (1, 2), "judges": ("rules",), "max_usd": 5.0, "protocol": life.scenario.protocol}
+    result = anyio.run(lambda: evaluate(**options, **sized, tier=life.tier, batch_patience_seconds=life.scenario.patience_seconds))
+    sys.exit(result.exit_code)
+
+
+def _step_through_commits(step: Callable[[str], None]) -> None:
+    write = TurnStore.write
+
+    async def stepping(store: TurnStore, work: Callable[[sqlite3.Connection], Any]) -> Any:
+        about = COMMITS.get(getattr(work, "__qualname__", "").partition(".<locals>")[0])
+        if about is None:
+            return await write(store, work)
+
+        def within(connection: sqlite3.Connection) -> Any:
+            result = work(connection)
+            step(f"{about} written, not committed")
             return result
 
-        return wrapped
+        step(f"{about} to be written")
+        result = await write(store, within)
+        step(f"{about} committed")
+        return result
 
-    def stepping_through(method: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
-        async def wrapped(*args: Any) -> AsyncIterator[Any]:
+    TurnStore.write = stepping  # type: ignore[method-assign, assignment] # that is the torture
+
+
+def _step_through_requests(step: Callable[[str], None]) -> None:
+    def asking(method: Callable[..., Awaitable[Any]]) -> Callable[..., Any]:
+        async def stepping(*args: Any, **named: Any) -> Any:
+            point = {True: "creation", False: "upload"}.get(named.get("batch"), method.__name__)  # type: ignore[arg-type] # or neither
+            step(f"{point} to be asked")
+            result = await method(*args, **named)
+            step(f"{point} answered")
+            return result
+
+        return stepping
+
+    def writing(method: Callable[..., bytes]) -> Callable[..., bytes]:
+        def stepping(*args: Any) -> bytes:
+            step("row to be written")
+            return method(*args)
+
+        return stepping
+
+    def reading(method: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
+        async def stepping(*args: Any) -> AsyncIterator[Any]:
+            step("results to be asked")
             async for one in method(*args):
+                step("row read")
                 yield one
-            step()
+            step("results read")
 
-        return wrapped
+        return stepping
 
-    TurnStore.write = stepping(TurnStore.write)  # type: ignore[method-assign] # that is the torture
+    batch_adapters.Batches.make = asking(batch_adapters.Batches.make)  # type: ignore[method-assign]
     for module, name in batch_adapters.BATCH_ADAPTERS.values():
         kind = getattr(import_module(module), name)
-        for method in ("create", "find", "poll", "cancel"):
-            setattr(kind, method, stepping(getattr(kind, method)))
-        kind.results = stepping_through(kind.results)
-    options: dict[str, Any] = {"provider": arguments.provider, "base_urls": (arguments.url,), "results": arguments.results, "run": "chaos"}
-    sized: dict[str, Any] = {"sample": arguments.sample, "lengths": (1, 2), "judges": ("rules",), "max_usd": 5.0}
-    result = anyio.run(lambda: evaluate(**options, **sized, tier=arguments.tier))
-    print(json.dumps({"exit_code": result.exit_code, "steps": taken}))
+        for method in ("find", "poll", "cancel"):
+            setattr(kind, method, asking(getattr(kind, method)))
+        kind.line, kind.results = writing(kind.line), reading(kind.results)
 
 
-def played(provider: str, url: str, results: Path, *, step: int, sample: int, tier: str = "batch") -> tuple[int, dict[str, Any]]:
-    """Start the run; its return code, and what it printed."""
-    named = {"provider": provider, "url": url, "results": results, "step": step, "sample": sample, "tier": tier}
-    options = [part for name, value in named.items() for part in (f"--{name}", str(value))]
-    command = [sys.executable, "-m", "benchmarks.batch_chaos", "--play", *options]
-    done = subprocess.run(command, capture_output=True, timeout=RUN_SECONDS, check=False)
-    if done.returncode not in (0, -signal.SIGKILL):
-        raise RuntimeError(done.stderr.decode()[-2000:])
-    return done.returncode, json.loads(done.stdout.splitlines()[-1]) if done.stdout else {}
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload([__name__, "genai_prices", *(module for module, _ in batch_adapters.BATCH_ADAPTERS.values())])
 
 
-def asked(url: str, what: str) -> Any:
-    """What the simulator tells of itself."""
-    with urllib.request.urlopen(f"{url.removesuffix('/v1')}/simulator/{what}", timeout=30) as answer:  # noqa: S310 (loopback)
+def lived(life: Life) -> tuple[int | None, list[str]]:
+    """Start a process of the run and wait for its end: its exit code, and the points it came by."""
+    life.diary.unlink(missing_ok=True)
+    process = PROCESSES.Process(target=live, args=(life,))
+    process.start()
+    process.join(LIFE_SECONDS)
+    if process.is_alive():
+        process.kill()
+        process.join()
+        return None, life.diary.read_text().splitlines()
+    return process.exitcode, life.diary.read_text().splitlines()
+
+
+def asked(url: str, what: str, body: bytes | None = None) -> Any:
+    """What the simulator tells of itself; with a body, what it is told to do."""
+    with urllib.request.urlopen(f"{url.removesuffix('/v1')}/simulator/{what}", body, timeout=30) as answer:  # noqa: S310 (loopback)
         return json.load(answer)
 
 
-def torture(provider: str, url: str, folder: Path, *, kills: int, seed: int, sample: int = 4) -> Tortured:
-    """Kill so many times, let it finish, and compare everything."""
-    draws, killed = random.Random(seed), 0
-    results = folder / "batch"
-    while killed < kills:
-        # A run that is past its last step begins anew, so that every kill meets a ledger with something in it.
-        code, _ = played(provider, url, results, step=draws.randint(1, STEPS), sample=sample)
-        if code == 0:
-            break
-        killed += 1
-    code, told = played(provider, url, results, step=0, sample=sample)
-    statistics, batches = asked(url, "statistics"), asked(url, "batches")
-    with closing(sqlite3.connect(results / STORE_FILE)) as connection:
-        known = dict(connection.execute("SELECT batch_id, stage FROM batches WHERE batch_id IS NOT NULL"))
-        (open_rows,) = connection.execute("SELECT count(*) FROM batch_rows WHERE open").fetchone()
-        (booked,) = connection.execute("SELECT sum(committed_usd) FROM spending").fetchone()
-    played(provider, url, folder / "online", step=0, sample=sample, tier="standard")
-    return Tortured(
-        provider=provider,
-        kills=killed,
-        exit_code=told["exit_code"],
-        calls=len(read_run(results / "chaos").transcripts),
-        answered=statistics["answered"],
-        repeated=statistics["repeated"],
-        orphaned=sum(known.get(batch["id"]) != "over" for batch in batches),
-        open_rows=open_rows,
-        booked_usd=booked,
-        sold_usd=sold_usd(statistics),
-        verdicts_equal=_labels(results / "chaos").equals(_labels(folder / "online" / "chaos")),
-    )
+@dataclass(frozen=True, slots=True)
+class Rack:
+    """One wire format in one scenario."""
+
+    provider: str
+    url: str
+    folder: Path
+    scenario: Scenario
+
+    def life(self, name: str, *, last: Step | None = None, tier: Tier = "batch") -> tuple[int | None, list[str]]:
+        """One process of the run of that name."""
+        return lived(Life(self.provider, self.url, self.folder / name, self.scenario, tier, self.folder / "diary", last))
+
+    def steps(self) -> list[Step]:
+        """Play undisturbed, online and in batches; the steps of the latter."""
+        tiers: tuple[Tier, ...] = ("standard", "batch")
+        for tier in tiers:
+            code, points = self.life(f"undisturbed {tier}", tier=tier)
+            if code != 0:
+                raise RuntimeError(f"{self.provider}: the undisturbed run ({tier}) ended with {code}")
+        return [Step(point, points[: at + 1].count(point)) for at, point in enumerate(points)]
+
+    def torture(self, name: str, *lasts: Step) -> Tortured:
+        """Kill the run at these steps, one a life, let it finish, and compare everything."""
+        asked(self.url, "reset", b"{}")
+        kills: list[str] = []
+        for last in lasts:
+            code, points = self.life(name, last=last)
+            if code != -signal.SIGKILL:
+                break
+            kills.append(points[-1])
+        else:
+            code, _ = self.life(name)
+        statistics, made = asked(self.url, "statistics"), asked(self.url, "batches")
+        with closing(sqlite3.connect(self.folder / name / STORE_FILE)) as connection:
+            known = dict(connection.execute("SELECT batch_id, stage FROM batches WHERE batch_id IS NOT NULL"))
+            (open_rows,) = connection.execute("SELECT count(*) FROM batch_rows WHERE open").fetchone()
+            (booked,) = connection.execute("SELECT sum(committed_usd) FROM spending").fetchone()
+        return Tortured(
+            kills=tuple(kills),
+            exit_code=code,
+            repeated=statistics["repeated"],
+            orphaned=sum(known.get(batch["id"]) != "over" for batch in made),
+            open_rows=open_rows,
+            booked_usd=booked,
+            sold_usd=sold_usd(statistics),
+            verdicts_equal=code == 0 and self._labels(name).equals(self._labels("undisturbed standard")),
+        )
+
+    def _labels(self, name: str) -> pl.DataFrame:
+        verdicts = read_run(self.folder / name / "chaos").verdicts
+        return verdicts.select("dialogue_id", "length", "turn", "label").sort("dialogue_id", "length", "turn")
 
 
 def sold_usd(statistics: dict[str, Any]) -> float:
@@ -179,39 +286,69 @@ def sold_usd(statistics: dict[str, Any]) -> float:
     return sum(usd)
 
 
-def _labels(folder: Path) -> pl.DataFrame:
-    return read_run(folder).verdicts.select("dialogue_id", "length", "turn", "label").sort("dialogue_id", "length", "turn")
+class Outcome(NamedTuple):
+    """All runs of one wire format: how many, those that did not hold, and the kills by point."""
+
+    runs: int
+    broken: tuple[Tortured, ...]
+    kills: Mapping[str, int]
 
 
-async def tortured(kills: int, seed: int) -> None:
-    """A line for each wire format."""
-    for provider, wire_format in FORMATS.items():
-        runs, killed, started = list[Tortured](), 0, time.monotonic()
-        while killed < kills:
-            with tempfile.TemporaryDirectory() as folder:
-                async with simulator_process(SimulatorSettings(batch_seconds=0.1)) as address:
-                    one = partial(torture, kills=min(KILLS_A_RUN, kills - killed), seed=seed + len(runs))
-                    runs.append(await anyio.to_thread.run_sync(one, provider, address.base_url(wire_format), Path(folder)))
-            killed += runs[-1].kills
-            if not runs[-1].held:
-                print(f"  NOT HELD: {runs[-1]}", flush=True)
-        held, seconds = sum(one.held for one in runs), time.monotonic() - started
-        print(f"{provider}: {killed} kills in {len(runs)} runs, {held} of them as they must be, {seconds:.0f} s", flush=True)
+async def tortured(provider: str, *, kills: int, seed: int = 0, once: bool = False) -> Outcome:
+    """Torture one wire format in every scenario, at every step, until there were so many kills.
+
+    Args:
+        provider: Of ``FORMATS``.
+        kills: At least so many; every step is hit in any case.
+        seed: Decides where the second kill of a run falls.
+        once: Only until every point was hit, with one kill a run.
+    """
+    draws, runs, broken, killed = random.Random(seed), 0, list[Tortured](), Counter[str]()
+    with tempfile.TemporaryDirectory() as folder:
+        while not runs or (not once and killed.total() < kills):
+            for name, scenario in SCENARIOS.items():
+                place = Path(tempfile.mkdtemp(dir=folder))
+                settings = SimulatorSettings(batch_seconds=0.1, faults=FaultPlan.parse(scenario.faults))
+                async with simulator_process(settings) as address:
+                    rack = Rack(provider, address.base_url(FORMATS[provider]), place, scenario)
+                    steps = await anyio.to_thread.run_sync(rack.steps)
+                    for step in steps:
+                        if once and killed[step.point or ""]:
+                            continue
+                        lasts = (step,) if once else (step, Step(None, draws.randint(1, len(steps))))
+                        one = await anyio.to_thread.run_sync(rack.torture, f"run {runs}", *lasts)
+                        killed.update(one.kills)
+                        runs += 1
+                        if not one.held:
+                            broken.append(one)
+                            print(f"  NOT HELD ({provider}, {name}): {one}", flush=True)
+    return Outcome(runs, tuple(broken), killed)
+
+
+def table(outcomes: Mapping[str, Outcome]) -> Iterator[str]:
+    """Kills by point, a column for each wire format."""
+    yield f"| kills | {' | '.join(outcomes)} |"
+    yield f"|---|{'---|' * len(outcomes)}"
+    points = sorted({point for outcome in outcomes.values() for point in outcome.kills})
+    for point in points:
+        yield f"| {point} | {' | '.join(str(outcome.kills.get(point, 0)) for outcome in outcomes.values())} |"
+    yield f"| all | {' | '.join(str(sum(outcome.kills.values())) for outcome in outcomes.values())} |"
 
 
 def main() -> None:
-    """Run the torture, or (``--play``) one run of it."""
-    parser = argparse.ArgumentParser(description="Kill a run in batches at steps of its ledger.")
-    parser.add_argument("--kills", type=int, default=100, help="of each wire format")
+    """Run the torture and print what came of it."""
+    parser = argparse.ArgumentParser(description="Kill a run in batches at every step of its ledger.")
+    parser.add_argument("--kills", type=int, default=100, help="of each wire format, at least; every step is hit in any case")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--play", action="store_true", help=argparse.SUPPRESS)
-    for name, kind in {"provider": str, "url": str, "results": Path, "step": int, "sample": int, "tier": str}.items():
-        parser.add_argument(f"--{name}", type=kind, help=argparse.SUPPRESS)
+    parser.add_argument("--provider", choices=list(FORMATS), action="append", help="only this wire format")
     arguments = parser.parse_args()
-    if arguments.play:
-        play(arguments)
-    else:
-        anyio.run(tortured, arguments.kills, arguments.seed)
+    outcomes: dict[str, Outcome] = {}
+    for provider in arguments.provider or FORMATS:
+        started = time.monotonic()
+        outcome = outcomes[provider] = anyio.run(partial(tortured, provider, kills=arguments.kills, seed=arguments.seed))
+        killed, held, seconds = sum(outcome.kills.values()), outcome.runs - len(outcome.broken), time.monotonic() - started
+        print(f"{provider}: {killed} kills in {outcome.runs} runs, {held} as they must be, {seconds:.0f} s", flush=True)
+    print("\n".join(table(outcomes)))
 
 
 if __name__ == "__main__":
