@@ -544,8 +544,8 @@ class BatchQueue:
 
         def work(connection: sqlite3.Connection) -> list[StoredReply | None]:
             kept = [ending(connection) for ending, _ in endings]
-            if last is not None:
-                ended(batch.nonce, last)(connection)
+            # In the commit of its last row: a process killed before a later one would leave a batch out that nobody waits for any more.
+            ended(batch.nonce, last or "over")(connection)
             return kept
 
         kept = await self._store.write(work)
@@ -582,8 +582,13 @@ class BatchQueue:
         return ending(settled_usd=settled_usd, state="settled", keep=keep), settled_usd
 
     async def _give_up(self, batch: Batch, error: CallError | StopRunError) -> None:
-        """No row that is open will be answered: each call fails with the error, or, where the vendor only has no room now, joins anew."""
+        """No row that is open will be answered: each call fails with the error, or, where the vendor only has no room now, joins anew.
+
+        What the vendor has against a file as a whole is one row's fault at most: asked singly, each call fails or succeeds by itself.
+        """
         rows = self._store.read(open_rows(batch.nonce))
+        if isinstance(error, DialogueError) and not error.maybe_billed:
+            error = UnansweredRowError(f"{self._vendor} rejected the batch as a whole ({error})")
         again: list[_Waiting] = []
         if isinstance(error, RateLimitedError):
             for row in rows:

@@ -15,6 +15,7 @@ import anyio.to_thread
 import pytest
 import trio.testing
 
+from safemt_api import batches
 from safemt_api.adapters.batch import BatchIntent, BatchLimits, BatchSearch, BatchState, RowResult
 from safemt_api.batches import BatchPace, BatchQueue
 from safemt_api.errors import (
@@ -29,7 +30,7 @@ from safemt_api.limits.budget import Ledger, Purse
 from safemt_api.limits.picture_memory import PictureMemory
 from safemt_api.messages import Call, Outcome, Reply, Route, Usage, user
 from safemt_api.prices import Rates, constant_price, flat
-from safemt_api.store.batches import outstanding
+from safemt_api.store.batches import outstanding, unfinished
 from safemt_api.store.turns import STORE_FILE, TurnStore, open_store
 
 PRICE = constant_price("test", Rates(flat(1.0), flat(1.0), flat(1.0), flat(4.0), flat(4.0)))
@@ -294,6 +295,20 @@ async def test_what_the_ceiling_leaves_no_room_for_waits_for_what_comes_back(des
     done = [one for one in results if one == "words"]
     assert len(done) >= 5
     assert all(isinstance(one, BudgetExhaustedError) for one in results if one != "words")
+
+
+async def test_a_batch_is_over_with_its_last_row_whatever_comes_after_that(desk: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "ROWS_AT_ONCE", 1)
+
+    class Endless(FakeBatches):
+        async def results(self, batch_id: str) -> AsyncIterator[tuple[str, RowResult]]:
+            async for one in super().results(batch_id):
+                yield one
+            await anyio.sleep_forever()
+
+    async with desk(Endless()) as opened:
+        assert await opened.all("one", "two") == ["words"] * 2
+        assert opened.store.read(unfinished("vendor here")) == []
 
 
 async def test_a_row_that_failed_is_freed_or_kept_as_the_vendor_bills_it(desk: Opener) -> None:

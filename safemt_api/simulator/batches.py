@@ -26,8 +26,11 @@ LIFE_SECONDS = 86_400.0
 
 GOOGLE_LIFE_SECONDS = 2 * LIFE_SECONDS
 GONE_AFTER = timedelta(days=31)
+WRONG_ROW = "The request in row 1 cannot be read."
 HIDDEN_POLLS = 2
 """``batch_hidden``: so many looks at a new batch are answered with 404."""
+
+REJECTIONS = frozenset({"batch_rejected", "file_rejected"})
 
 Phase = Literal["working", "cancelled", "expired", "ended", "rejected"]
 AnswerRow = Callable[[WireFormat, str, bytes, Mapping[str, str]], tuple[int, bytes]]
@@ -138,7 +141,7 @@ class BatchDesk:
 
     def _phase(self, batch: Batch) -> Phase:
         life = GOOGLE_LIFE_SECONDS if batch.wire_format == "google_genai" else LIFE_SECONDS
-        if batch.fault == "batch_rejected":
+        if batch.fault in REJECTIONS:
             return "rejected"
         if batch.cancelled is not None:
             return "cancelled"
@@ -151,7 +154,7 @@ class BatchDesk:
     def _done(self, batch: Batch) -> int:
         """How many rows, from the first, have been worked on by now."""
         whole = len(batch.rows)
-        if batch.fault == "batch_rejected":
+        if batch.fault in REJECTIONS:
             return 0
         if batch.fault in ("batch_expired", "batch_stuck"):
             whole //= 2
@@ -197,7 +200,8 @@ class BatchDesk:
         return rows
 
     def _listed(self, wire_format: WireFormat) -> list[Batch]:
-        return [batch for batch in reversed(self.batches.values()) if batch.wire_format == wire_format]
+        unmade = "file_rejected" if wire_format == "anthropic_messages" else None  # where a wrong row is found before there is a batch
+        return [batch for batch in reversed(self.batches.values()) if batch.wire_format == wire_format and (batch.fault or "") != unmade]
 
     # OpenAI: files and batches.
 
@@ -240,6 +244,8 @@ class BatchDesk:
         answered = [row.answer[0] == 200 for row in batch.rows if row.answer is not None]
         final = phase not in ("working", "rejected")
         problem = {"code": "token_limit_exceeded", "message": "Enqueued token limit reached for this model.", "line": None, "param": None}
+        if batch.fault == "file_rejected":
+            problem |= {"code": "invalid_request", "message": WRONG_ROW, "line": 1}
         ended = int(self._ended_utc(batch).timestamp())
         return {
             "id": batch.batch_id,
@@ -284,6 +290,8 @@ class BatchDesk:
                 raise TroubleError("bad_request", "requests: custom_id must match ^[a-zA-Z0-9_-]{1,64}$")
             version = {"anthropic-version": headers.get("anthropic-version", "")}
             batch = self._add("anthropic_messages", str((requests[0].get("params") or {}).get("model")), None, rows, version)
+            if batch.fault == "file_rejected":
+                raise TroubleError("bad_request", WRONG_ROW)
             return self._created(batch, self._anthropic_batch(batch))
         if path == "/v1/messages/batches":
             return Reply(_page([self._anthropic_batch(one) for one in self._listed("anthropic_messages")], asked.get("after_id"), asked))
@@ -407,7 +415,9 @@ class BatchDesk:
             metadata["endTime"] = self._ended_utc(batch).isoformat()
             metadata["output"] = {"responsesFile": f"files/results-{batch.batch_id.removeprefix('batches/')}"}
         if phase == "rejected":
-            job["error"] = {"code": 8, "message": "Enqueued tokens for this model are used up.", "status": "RESOURCE_EXHAUSTED"}
+            full = {"code": 8, "message": "Enqueued tokens for this model are used up.", "status": "RESOURCE_EXHAUSTED"}
+            wrong = {"code": 3, "message": WRONG_ROW, "status": "INVALID_ARGUMENT"}
+            job["error"] = full if batch.fault == "batch_rejected" else wrong
         return job
 
     def _google_results(self, name: str) -> Reply:

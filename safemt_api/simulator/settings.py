@@ -54,6 +54,7 @@ BATCH_FAULTS: tuple[str, ...] = (
     "batch_stuck",
     "batch_expired",
     "batch_rejected",
+    "file_rejected",
     "batch_hidden",
     "create_lost",
     "rows_twice",
@@ -62,8 +63,9 @@ BATCH_FAULTS: tuple[str, ...] = (
     "results_gone",
 )
 """Drawn once for a batch. ``batch_stuck`` gets half-way and then nowhere until it expires, ``batch_expired`` ends half-way,
-``batch_rejected`` fails after it was created, ``batch_hidden`` is answered with 404 at first, ``create_lost`` breaks the connection after
-it was created; results come twice, hold an unknown id, break off at the first reading, or were deleted."""
+``batch_rejected`` fails after it was created because too much is queued, ``file_rejected`` because a row is wrong, ``batch_hidden`` is
+answered with 404 at first, ``create_lost`` breaks the connection after it was created; results come twice, hold an unknown id, break off at
+the first reading, or were deleted."""
 
 FAULTS = TRANSIENT_FAULTS + OUTCOME_FAULTS + FLEX_FAULTS + BATCH_FAULTS
 
