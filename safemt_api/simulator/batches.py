@@ -243,7 +243,8 @@ class BatchDesk:
         status = {"working": "in_progress", "ended": "completed", "rejected": "failed"}.get(phase, phase)
         answered = [row.answer[0] == 200 for row in batch.rows if row.answer is not None]
         final = phase not in ("working", "rejected")
-        problem = {"code": "token_limit_exceeded", "message": "Enqueued token limit reached for this model.", "line": None, "param": None}
+        full = "Enqueued token limit reached for this model."
+        problem: dict[str, Any] = {"code": "token_limit_exceeded", "message": full, "line": None, "param": None}
         if batch.fault == "file_rejected":
             problem |= {"code": "invalid_request", "message": WRONG_ROW, "line": 1}
         ended = int(self._ended_utc(batch).timestamp())
