@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import orjson
 
+from safemt_api.adapters.base import Connection
 from safemt_api.adapters.batch import (
     CLOCKS_APART,
     MOST_LISTED,
@@ -28,7 +29,8 @@ from safemt_api.adapters.batch import (
 from safemt_api.adapters.bodies import Body, count, first, label, mapping, words
 from safemt_api.adapters.failures import Case, meaning, read_failure
 from safemt_api.adapters.http_client import room_for
-from safemt_api.adapters.openai_chat import OPENAI_FAILURES, OpenAIChat, build_request
+from safemt_api.adapters.openai_chat import OpenAIChat, build_request
+from safemt_api.adapters.openai_sdk import OPENAI_FAILURES, open_client
 from safemt_api.errors import CallError, DialogueError, RateLimitedError, StopRunError
 from safemt_api.messages import Call
 
@@ -50,6 +52,10 @@ class OpenAIBatches(Batches, OpenAIChat):
     """Batches of chat completions at one address; see ``BatchAdapter``."""
 
     failures = (*OPENAI_FAILURES, ValueError)
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__(connection)
+        self._sdk = open_client(connection)
 
     def line(self, call: Call, row: str) -> bytes:
         """See ``BatchAdapter``."""

@@ -17,7 +17,8 @@ import orjson
 
 from safemt_api.adapters.base import Connection, Received
 from safemt_api.adapters.bodies import Body, count, first, identity, is_probability, known_usage, label, mapping, optional_count
-from safemt_api.adapters.openai_chat import OPENAI_FAILURES, content_part, open_client
+from safemt_api.adapters.openai_chat import content_part
+from safemt_api.adapters.openai_sdk import OPENAI_FAILURES, open_client
 from safemt_api.adapters.translation import Answer, Translator
 from safemt_api.messages import Call, Image, Message, Outcome, Part, Reply, Usage
 

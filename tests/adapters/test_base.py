@@ -122,6 +122,8 @@ facts = {"source": "x", "checked": date(2026, 11, 21)}
 profile = Profile(name="a", title="A", wire_format="openai_chat", images=ImageRules(**facts), limits=Limits(**facts), **facts)
 client = open_http_client(connections=1, timeouts=Timeouts())
 open_adapter(profile=profile, wire_format="openai_chat", base_url="http://x.test", api_key=None, client=client, timeouts=Timeouts())
+assert not {"openai", "anthropic", "google.genai", "httpx", "aiohttp"} & set(sys.modules)
+open_adapter(profile=profile, wire_format="openai_moderation", base_url="http://x.test", api_key=None, client=client, timeouts=Timeouts())
 assert "openai" in sys.modules
 assert not {"anthropic", "google.genai", "httpx", "aiohttp"} & set(sys.modules)
 """
