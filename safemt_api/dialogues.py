@@ -62,10 +62,12 @@ async def converse(
     positions = range(1, dialogue.length + 1) if protocol == "live" else range(dialogue.length, dialogue.length + 1)
     turns: list[Turn] = []
     for position in positions:
-        history = _live_history(dialogue, turns) if protocol == "live" else dialogue.lines
+        history = (*said(dialogue, turns), dialogue.user_lines[len(turns)]) if protocol == "live" else dialogue.lines
         try:
             turns.append(await speaker.turn(position, history))
-            _check_can_go_on(turns[-1], more=position < dialogue.length)
+            reply = turns[-1].reply
+            if position < dialogue.length and not reply.text and reply.outcome not in DECLINED:
+                raise DialogueError(f"the reply to turn {position} was cut off before its first word; raise --max-output-tokens")
         except DialogueError as error:
             turns = [*turns, *_unreached(dialogue, error, start=len(turns), positions=positions)]
             return Transcript(dialogue, protocol, tuple(turns), failure=str(error))
@@ -91,6 +93,9 @@ class _Speaker:
         return Turn(position, history[-1].text, answer.reply, answer.from_store, answer.cost_usd, guidance, answer.key)
 
     def _call(self, position: int, history: tuple[Line, ...], guidance: Guidance | None) -> Call:
+        conversation: Conversation = "growing" if position < self.dialogue.length else "ending"
+        if self.protocol == "scripted" or self.dialogue.length == 1 or _is_worded_anew(guidance):
+            conversation = "single"
         return Call(
             route=self.target.route,
             messages=to_messages(history),
@@ -98,13 +103,8 @@ class _Speaker:
             system=_system(self.target.system, guidance),
             parameters=_parameters(self.target.parameters, self.dialogue),
             sample_index=self.target.sample_index + self.dialogue.repeat - 1,
-            conversation=self._conversation(position, guidance),
+            conversation=conversation,
         )
-
-    def _conversation(self, position: int, guidance: Guidance | None) -> Conversation:
-        if self.protocol == "scripted" or self.dialogue.length == 1 or _is_worded_anew(guidance):
-            return "single"
-        return "growing" if position < self.dialogue.length else "ending"
 
 
 def to_messages(history: tuple[Line, ...]) -> tuple[Message, ...]:
@@ -138,16 +138,6 @@ def _is_worded_anew(guidance: Guidance | None) -> bool:
 def asked_at(dialogue: Dialogue, position: int) -> str:
     """The user's words at a position; the last message where the target was not shown the others."""
     return dialogue.user_texts[min(position, len(dialogue.user_texts)) - 1]
-
-
-def _live_history(dialogue: Dialogue, turns: list[Turn]) -> tuple[Line, ...]:
-    return (*said(dialogue, turns), dialogue.user_lines[len(turns)])
-
-
-def _check_can_go_on(turn: Turn, *, more: bool) -> None:
-    wordless = not turn.reply.text and turn.reply.outcome not in DECLINED
-    if more and wordless:
-        raise DialogueError(f"the reply to turn {turn.turn} was cut off before its first word; raise --max-output-tokens")
 
 
 def _unreached(dialogue: Dialogue, error: DialogueError, *, start: int, positions: range) -> list[Turn]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import fields, replace
 from typing import NamedTuple, Unpack
@@ -12,7 +12,7 @@ from safemt_api.errors import UsageError
 from safemt_api.judges.bench import Bench
 from safemt_api.messages import Purpose
 from safemt_api.moderators.opening import read_moderator
-from safemt_api.profiles import Profile, WireFormat, find_profile, load_profiles
+from safemt_api.profiles import Profile, find_profile, load_profiles
 from safemt_api.routes import Router
 from safemt_api.runs.connections import served_model
 from safemt_api.runs.effects import idle_options, refuse_idle
@@ -131,7 +131,10 @@ async def open_router(
     profiles = load_profiles(settings.providers)
     asked = _asked(settings, profiles)
     given, roles = _given_addresses(settings, asked)
-    used = [name for name in BUILT_IN if name not in given and any(name in names for names in _without_address(asked, roles))]
+    # Whom target, judges and moderator ask at no address of their own.
+    unplaced = {asked.target.provider} | ({spec.provider for spec in asked.bench.everyone} - roles.get("judge", {}).keys())
+    unplaced |= ({asked.moderator.provider} if asked.moderator else set()) - roles.get("moderator", {}).keys()
+    used = [name for name in BUILT_IN if name not in given and name in unplaced]
     idle = idle_options(settings, bench=asked.bench, moderator=asked.moderator, built_in_simulator=bool(used))
     refuse_idle(settings, idle)
     for spec in asked.everyone:
@@ -144,7 +147,7 @@ async def open_router(
     playing = simulator or played_by(settings)
     async with AsyncExitStack() as stack:
         server = await (simulators or Simulators(stack)).playing(playing)
-        urls = {name: (server.base_url(_format_of(profiles[name])),) for name in used}
+        urls = {name: (server.base_url(profiles[name].wire_format),) for name in used}
         yield Router(profiles, base_urls={**given, **urls}, role_urls=roles, endpoints=dict.fromkeys(used, endpoint_name(playing)))
 
 
@@ -157,22 +160,13 @@ def played_by(settings: EvalSettings) -> SimulatorSettings:
 
 def endpoint_name(simulator: SimulatorSettings) -> str:
     """Names what a built-in simulator plays, since its port does not: replies of one seed are not those of another."""
-    usual = SimulatorSettings()
-    differing = [
-        f"{one.name}={_stable(getattr(simulator, one.name))}"
-        for one in fields(simulator)
-        if one.name != "latency_seconds" and getattr(simulator, one.name) != getattr(usual, one.name)
-    ]
+    usual, differing = SimulatorSettings(), []
+    for one in fields(simulator):
+        value = getattr(simulator, one.name)
+        if one.name != "latency_seconds" and value != getattr(usual, one.name):
+            # A set prints in another order in each process.
+            differing.append(f"{one.name}={sorted(value) if isinstance(value, frozenset) else value}")
     return " ".join(["built-in simulator", *differing])
-
-
-def _stable(value: object) -> object:
-    # A set prints in another order in each process.
-    return sorted(value) if isinstance(value, frozenset) else value
-
-
-def _format_of(profile: Profile) -> WireFormat:
-    return profile.wire_format
 
 
 class _Asked(NamedTuple):
@@ -203,13 +197,6 @@ def _given_addresses(settings: EvalSettings, asked: _Asked) -> tuple[Addresses, 
     if settings.judge_base_url:
         roles["judge"] = {spec.provider: (settings.judge_base_url,) for spec in asked.bench.judges}
     return ({asked.target.provider: settings.base_urls} if settings.base_urls else {}), roles
-
-
-def _without_address(asked: _Asked, roles: Mapping[Purpose, Addresses]) -> Iterator[set[str]]:
-    """For target, judges and moderator the providers that they use at no address of their own."""
-    yield {asked.target.provider}
-    yield {spec.provider for spec in asked.bench.everyone} - roles.get("judge", {}).keys()
-    yield ({asked.moderator.provider} if asked.moderator else set()) - roles.get("moderator", {}).keys()
 
 
 async def _with_model(settings: EvalSettings, router: Router) -> EvalSettings:

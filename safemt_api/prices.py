@@ -15,7 +15,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from safemt_api.messages import Outcome, Reply, Usage
-from safemt_api.profiles import ModelPrice, Profile
+from safemt_api.profiles import Profile
 
 if TYPE_CHECKING:
     from genai_prices import types as genai_types
@@ -173,7 +173,11 @@ def find_price(profile: Profile, model: str, tier: str = "standard") -> Price | 
     """
     own, factor = profile.facts(model).price, profile.price_factor(tier)
     if own is not None:
-        standard: Price | None = _own_price(profile.name, own)
+        plain, output = flat(own.input_usd_per_mtok), flat(own.output_usd_per_mtok)
+        cached = plain if own.cached_input_usd_per_mtok is None else flat(own.cached_input_usd_per_mtok)
+        written = plain if own.cache_write_usd_per_mtok is None else flat(own.cache_write_usd_per_mtok)
+        source = f"profile {profile.name} ({own.source}, {own.checked})"
+        standard: Price | None = constant_price(source, Rates(plain, cached, written, output, output))
     elif profile.local:
         return FREE
     else:
@@ -187,13 +191,6 @@ def find_price(profile: Profile, model: str, tier: str = "standard") -> Price | 
     return replace(
         standard, source=f"{standard.source}, {tier} at {factor:g} of it", rates_at=lambda moment: rates_at(moment).times(factor)
     )
-
-
-def _own_price(profile: str, price: ModelPrice) -> Price:
-    plain, output = flat(price.input_usd_per_mtok), flat(price.output_usd_per_mtok)
-    cached = plain if price.cached_input_usd_per_mtok is None else flat(price.cached_input_usd_per_mtok)
-    written = plain if price.cache_write_usd_per_mtok is None else flat(price.cache_write_usd_per_mtok)
-    return constant_price(f"profile {profile} ({price.source}, {price.checked})", Rates(plain, cached, written, output, output))
 
 
 @cache

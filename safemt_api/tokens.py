@@ -72,7 +72,9 @@ def image_tokens(rules: ImageRules, width_pixels: int, height_pixels: int) -> in
         case "openai_patches":
             tokens = ceil(_patches(width, height, OPENAI_PATCH_PIXELS) * rules.token_multiplier)
         case "openai_tiles":
-            tokens = _tile_tokens(_tiles(*_openai_tile_size(width, height)), rules)
+            shrink = min(1.0, OPENAI_TILES_LONG_SIDE_PIXELS / max(width, height))
+            shrink = min(shrink, OPENAI_TILES_SHORT_SIDE_PIXELS / min(width, height))
+            tokens = _tile_tokens(_tiles(max(round(width * shrink), 1), max(round(height * shrink), 1)), rules)
         case "anthropic_area":
             tokens = max(_patches(width, height, ANTHROPIC_PATCH_PIXELS), ceil(width * height / ANTHROPIC_PIXELS_PER_TOKEN))
         case "qwen_patches":
@@ -121,12 +123,6 @@ def _tiles(width: int, height: int) -> int:
 
 def _tile_tokens(tiles: int, rules: ImageRules) -> int:
     return ceil((OPENAI_TILE_BASE_TOKENS + OPENAI_TILE_TOKENS * tiles) * rules.token_multiplier)
-
-
-def _openai_tile_size(width: int, height: int) -> tuple[int, int]:
-    shrink = min(1.0, OPENAI_TILES_LONG_SIDE_PIXELS / max(width, height))
-    shrink = min(shrink, OPENAI_TILES_SHORT_SIDE_PIXELS / min(width, height))
-    return max(round(width * shrink), 1), max(round(height * shrink), 1)
 
 
 def _text_sizes_bytes(call: Call) -> Iterator[int]:

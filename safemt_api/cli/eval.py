@@ -168,7 +168,12 @@ def _stopping(plan: Plan, result: RunResult) -> list[str]:
     if result.exit_code == errors.EXIT_FAILURES:
         over = f"more than --max-failures {settings.max_failures:g} allows" if settings.max_failures < 1 else "so nothing was measured"
         return [f"{shortfall(summary)}, {over}; {resuming}"]
-    reasons = {errors.EXIT_INTERRUPTED: "interrupted; everything so far is kept.", errors.EXIT_BUDGET: _budget_sentence(plan, result)}
+    left = summary.dialogues.planned - summary.played
+    reasons = {
+        errors.EXIT_INTERRUPTED: "interrupted; everything so far is kept.",
+        errors.EXIT_BUDGET: f"the ceiling of {words.dollars(settings.max_usd)} leaves no room for the {left:,} dialogues that are left "
+        f"({words.dollars(summary.cost_usd.total)} spent); raise --max-usd.",
+    }
     reason = f"{result.stopped_by}." if result.stopped_by else reasons.get(result.exit_code, "ended early.")
     out = overview.in_batches(overview.batches_of(plan.folder, run_folder.read_manifest(plan.folder) or {}))
     if out is not None:
@@ -184,13 +189,3 @@ def shortfall(summary: Summary) -> str:
     unguarded = 0 if summary.moderation is None else summary.moderation.dialogues_without
     parts += [f"{unguarded:,} went without their moderator"] if unguarded else []
     return f"of {counts.planned:,} dialogues {' and '.join(parts)}"
-
-
-def _budget_sentence(plan: Plan, result: RunResult) -> str:
-    if isinstance(result.stopped_by, errors.BudgetExhaustedError):
-        return f"{result.stopped_by}."
-    left, spent = result.summary.dialogues.planned - result.summary.played, result.summary.cost_usd.total
-    ceiling = words.dollars(plan.settings.max_usd)
-    return (
-        f"the ceiling of {ceiling} leaves no room for the {left:,} dialogues that are left ({words.dollars(spent)} spent); raise --max-usd."
-    )

@@ -187,12 +187,12 @@ def calibrate(
         whole, by_scenario = agreement.agreement(measured.labels), agreement.agreement_by_scenario(measured.labels)
         terminal.put_json({"judge": measured.judge_title, "labels": measured.file, "agreement": whole, "by_scenario": by_scenario})
     else:
-        _show_calibration(measured)
+        _show(measured)
     written = correction.write_calibration(found.folder, measured)
     terminal.say(f"written: {written}", f"  safemt-api report {run} --calibration {written}")
 
 
-def _show_calibration(found: Calibration) -> None:
+def _show(found: Calibration) -> None:
     whole, by_scenario = agreement.agreement(found.labels), agreement.agreement_by_scenario(found.labels)
     terminal.show(f"{found.judge_title} against {whole.labelled} labels of {found.file}")
     cells = [("label: unsafe", whole.true_unsafe, whole.false_safe), ("label: safe", whole.false_unsafe, whole.true_safe)]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import wraps
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated, Any, Concatenate
+from typing import Annotated, Any, Concatenate, get_args, get_type_hints
 
 import typer
 from typer._click.core import Context  # typer's own base of its Context; the signature must match
@@ -28,6 +28,8 @@ def takes_settings(
 ) -> Callable[[Callable[Concatenate[Given, ...], None]], Callable[..., None]]:
     """A command that takes the options of the settings which are meant for it, and gets the given ones as its first argument.
 
+    What the command takes as ``**shared: Unpack[...]`` becomes an option for each key: those that several commands have.
+
     Args:
         command: Whose options to take.
         helps: What some options mean here, by the names of their fields.
@@ -42,6 +44,8 @@ def takes_settings(
             function({name: value for name, value in given.items() if value not in (None, [])}, **values)
 
         own = list(signature(function, eval_str=True).parameters.values())[1:]
+        if own[-1].kind is Parameter.VAR_KEYWORD:
+            own[-1:] = _shared(own[-1])
         derived = [_parameter(one, (helps or {}).get(one.name), command) for one in taken]
         parameters = sorted([*derived, *own], key=lambda one: one.kind)
         # Typer asks for both: the signature, and the annotations.
@@ -50,6 +54,15 @@ def takes_settings(
         return run
 
     return decorate
+
+
+def _shared(unpacked: Parameter) -> list[Parameter]:
+    """One option a key of an unpacked ``TypedDict``: a flag is off, a value absent, and results lie in ``RESULTS`` unless it is given."""
+    hints = get_type_hints(get_args(unpacked.annotation)[0], include_extras=True)
+    defaults: dict[Any, object] = {bool: False, Path: RESULTS}
+    return [
+        Parameter(name, Parameter.KEYWORD_ONLY, default=defaults.get(get_args(hint)[0]), annotation=hint) for name, hint in hints.items()
+    ]
 
 
 def _parameter(one: OptionField, text: str | None, command: Command) -> Parameter:

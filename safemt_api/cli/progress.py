@@ -50,21 +50,16 @@ class Pace:
 
 
 def lines(statistics: RunStatistics, per_second: float | None) -> list[str]:
-    """What there is to know, in lines of some 60 characters at most."""
+    """What there is to know, in lines of some 60 characters at most: how far, how fast, what is under way, what was sent, the money."""
     gateway = statistics.gateway
-    return [_how_far(statistics), _how_fast(statistics, per_second), _under_way(gateway), _so_far(gateway), _money(statistics)]
-
-
-def _how_far(statistics: RunStatistics) -> str:
-    parts = [f"{statistics.finished:,} of {statistics.planned:,} dialogues"]
-    if statistics.failed:
-        parts.append(f"{statistics.failed:,} failed")
+    far = [f"{statistics.finished:,} of {statistics.planned:,} dialogues"]
     without = statistics.without_verdict - statistics.failed
-    if without > 0:
-        parts.append(f"{without:,} without verdict")
-    if statistics.unaffordable:
-        parts.append(f"{statistics.unaffordable:,} over the ceiling")
-    return " · ".join(parts)
+    counts = ((statistics.failed, "failed"), (without, "without verdict"), (statistics.unaffordable, "over the ceiling"))
+    far += [f"{count:,} {what}" for count, what in counts if count > 0]
+    limited = f" ({gateway.rate_limited:,} rate limited)" if gateway.rate_limited else ""
+    retried = f" · {gateway.retried:,} retried{limited}" if gateway.retried else ""
+    sent = f"{gateway.sent:,} sent · {gateway.from_store:,} from the store{retried}"
+    return [" · ".join(far), _how_fast(statistics, per_second), _under_way(gateway), sent, _money(statistics)]
 
 
 def _how_fast(statistics: RunStatistics, per_second: float | None) -> str:
@@ -85,12 +80,6 @@ def _under_way(gateway: GatewayStatistics) -> str:
     many = "es" if len(gateway.batches) > 1 else ""
     batched = f" · {rows:,} in {len(gateway.batches)} batch{many} ({answered:,} answered)" if gateway.batches else ""
     return f"{gateway.in_flight} in flight{waiting}{batched}"
-
-
-def _so_far(gateway: GatewayStatistics) -> str:
-    limited = f" ({gateway.rate_limited:,} rate limited)" if gateway.rate_limited else ""
-    retried = f" · {gateway.retried:,} retried{limited}" if gateway.retried else ""
-    return f"{gateway.sent:,} sent · {gateway.from_store:,} from the store{retried}"
 
 
 def _reason(gateway: GatewayStatistics) -> str:

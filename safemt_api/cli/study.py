@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn, TypedDict, Unpack
 
 import anyio
 import typer
@@ -44,16 +44,6 @@ REFRESH_SECONDS = 0.5
 LINE_SECONDS = 10.0
 EXIT_DECLINED = 2
 
-Name = Annotated[
-    str | None,
-    typer.Option(
-        "--name",
-        "--run",
-        metavar="NAME",
-        help="Of the study; one that exists goes on. Default: date, command and a digest.",
-        rich_help_panel=Group.OUTPUT,
-    ),
-]
 MaxUsd = Annotated[
     float | None,
     typer.Option(
@@ -63,6 +53,27 @@ MaxUsd = Annotated[
         rich_help_panel=Group.PACE,
     ),
 ]
+
+
+class Playing(TypedDict):
+    """The options of every command that makes a study: what it is called, what it may cost, and what is done with it."""
+
+    name: Annotated[
+        str | None,
+        typer.Option(
+            "--name",
+            "--run",
+            metavar="NAME",
+            help="Of the study; one that exists goes on. Default: date, command and a digest.",
+            rich_help_panel=Group.OUTPUT,
+        ),
+    ]
+    save: options.Save
+    max_usd: MaxUsd
+    results: options.Results
+    dry_run: options.DryRun
+    as_json: options.AsJson
+    yes: options.Yes
 
 
 def study(
@@ -94,16 +105,10 @@ def sweep(
     target: Annotated[
         list[str], typer.Option("--target", metavar="SPEC", help="PROVIDER:MODEL; several times, the first is the reference.")
     ],
-    name: Name = None,
-    save: options.Save = None,
-    max_usd: MaxUsd = None,
-    results: options.Results = options.RESULTS,
-    dry_run: options.DryRun = False,
-    as_json: options.AsJson = False,
-    yes: options.Yes = False,
+    **how: Unpack[Playing],
 ) -> None:
     """Evaluate several models over the same dialogues at the same time: a ranking with the range that the data leave open."""
-    _keep_or_play(sweeps.sweep(target, given, name=name, max_usd=max_usd), save, results=results, dry_run=dry_run, as_json=as_json, yes=yes)
+    _keep_or_play(sweeps.sweep(target, given, name=how["name"], max_usd=how["max_usd"]), how)
 
 
 @options.takes_settings("eval", leave_out=("run", "results", "max_usd", "until_ci", "show"))
@@ -114,17 +119,10 @@ def ablate(
         list[str] | None,
         typer.Option("--without", metavar="PART", help="no-picture, blank-picture, no-history or no-replies; default: all of them."),
     ] = None,
-    name: Name = None,
-    save: options.Save = None,
-    max_usd: MaxUsd = None,
-    results: options.Results = options.RESULTS,
-    dry_run: options.DryRun = False,
-    as_json: options.AsJson = False,
-    yes: options.Yes = False,
+    **how: Unpack[Playing],
 ) -> None:
     """Say what picture and history do: the same model shown the whole dialogue, and all but one part of it."""
-    made = ablations.ablate(given, without=without or (), name=name, max_usd=max_usd)
-    _keep_or_play(made, save, results=results, dry_run=dry_run, as_json=as_json, yes=yes)
+    _keep_or_play(ablations.ablate(given, without=without or (), name=how["name"], max_usd=how["max_usd"]), how)
 
 
 @options.takes_settings("defend", leave_out=("run", "results", "max_usd"))
@@ -149,27 +147,21 @@ def defend(
             rich_help_panel=Group.MODERATOR,
         ),
     ] = None,
-    name: Name = None,
-    save: options.Save = None,
-    max_usd: MaxUsd = None,
-    results: options.Results = options.RESULTS,
-    dry_run: options.DryRun = False,
-    as_json: options.AsJson = False,
-    yes: options.Yes = False,
+    **how: Unpack[Playing],
 ) -> None:
     """Measure moderators: the same dialogues, harmful and benign, without any and with each, compared pair by pair.
 
     A study whose arms differ in the moderator: the same command goes on where it stopped, and target calls that are the same in two arms
     are bought once.
     """
-    made = defences.defend(moderator, given, base_urls=moderator_base_url or (), name=name, max_usd=max_usd)
-    _keep_or_play(made, save, results=results, dry_run=dry_run, as_json=as_json, yes=yes)
+    made = defences.defend(moderator, given, base_urls=moderator_base_url or (), name=how["name"], max_usd=how["max_usd"])
+    _keep_or_play(made, how)
 
 
-def _keep_or_play(made: Study, save: Path | None, *, results: Path, **how: Any) -> None:
-    if save is None:
-        _play(made, results=results, **how)
-    keep(made, save)
+def _keep_or_play(made: Study, how: Playing) -> None:
+    if how["save"] is None:
+        _play(made, results=how["results"], dry_run=how["dry_run"], as_json=how["as_json"], yes=how["yes"])
+    keep(made, how["save"])
 
 
 def keep(made: Study, file: Path) -> None:

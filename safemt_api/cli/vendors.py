@@ -88,9 +88,10 @@ def profile_record(name: str, folder: Path | None) -> dict[str, Any]:
 
 
 def _listed(facts: Mapping[str, Any], indent: str, skip: tuple[str, ...] = ()) -> Iterator[str]:
-    plain = {key: value for key, value in facts.items() if key not in (*skip, "source", "checked") and not _nested(value)}
-    for key, value in plain.items():
-        yield f"{indent}{key}: {_shown(value)}"
+    for key, value in facts.items():
+        tables = any(isinstance(part, dict) for part in (value if isinstance(value, (list, tuple)) else [value]))
+        if key not in (*skip, "source", "checked") and not tables:
+            yield f"{indent}{key}: {_shown(value)}"
     if "source" in facts:
         yield f"{indent}from {facts['source']} (checked {facts.get('checked', 'never')})"
     for key, value in facts.items():
@@ -99,10 +100,6 @@ def _listed(facts: Mapping[str, Any], indent: str, skip: tuple[str, ...] = ()) -
                 title = f"{key} {part['match']}" if "match" in part else key
                 yield f"{indent}{title}"
                 yield from _listed(part, f"{indent}  ", skip=("match",))
-
-
-def _nested(value: Any) -> bool:
-    return isinstance(value, dict) or (isinstance(value, (list, tuple)) and any(isinstance(part, dict) for part in value))
 
 
 def _shown(value: Any) -> str:

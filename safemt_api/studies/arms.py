@@ -141,7 +141,8 @@ def options_from(written: Mapping[str, Any], *, refuse: frozenset[str], why: str
     for key, value in written.items():
         spelling = key.replace("-", "_")
         if spelling == TARGET:
-            parts = _target(value)
+            spec = TARGETS.read(value)
+            parts = {"provider": spec.provider, "model": spec.model} if spec.model else {"provider": spec.provider}
         elif spelling in known:
             parts = {known[spelling].name: value}
         else:
@@ -153,11 +154,6 @@ def options_from(written: Mapping[str, Any], *, refuse: frozenset[str], why: str
                 raise UsageError(f"{key} says again what another key says")
             found[name] = part
     return found
-
-
-def _target(value: object) -> dict[str, str]:
-    spec = TARGETS.read(value)
-    return {"provider": spec.provider, "model": spec.model} if spec.model else {"provider": spec.provider}
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,13 +146,8 @@ def _facts(run: RunData) -> dict[str, str | None]:
         "sampling": (json.dumps(sampling, sort_keys=True) if sampling else "the vendor's defaults") if recorded else None,
         "judged turns": str(identity.get("judge_turns", "all")) if recorded else None,
         "judge": run.summary.judge,
-        INSTRUCTIONS: _judge_digest(run),
+        INSTRUCTIONS: digest[:12] if isinstance(digest := run.manifest.get("judge_digest"), str) else None,
     }
-
-
-def _judge_digest(run: RunData) -> str | None:
-    digest = run.manifest.get("judge_digest")
-    return digest[:12] if isinstance(digest, str) else None
 
 
 def _changed_dialogues(first: RunData, other: RunData) -> int:

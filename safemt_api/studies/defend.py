@@ -43,15 +43,18 @@ def defend(
         raise UsageError(f"--moderator {twice} was given twice")
     if "moderator" in shared:
         raise UsageError("moderator is what the arms of a defence differ in; leave it out of the shared options")
+    if len(base_urls) > 1 and len(base_urls) != len(given):
+        raise UsageError(
+            f"--moderator-base-url was given {len(base_urls)} times for {len(given)} moderators; give it once for all, "
+            f"or once for each in their order ({SAME_ADDRESS} for the provider's own address)"
+        )
+    urls = base_urls if len(base_urls) > 1 else (list(base_urls) or [SAME_ADDRESS]) * len(given)
     refuse_idle(settings_from(shared), idle_moderation(given))
     about = {key: value for key, value in shared.items() if key in MODERATION}
     rest = {key: value for key, value in shared.items() if key not in MODERATION}
     slugs = [slug(str(spec)) for spec in given]
     names = [one + (f"-{place}" if slugs.count(one) > 1 else "") for place, one in enumerate(slugs, start=1)]
-    guarded = (
-        Arm(arm, MappingProxyType(_moderation(spec, url, about)), NONE)
-        for arm, spec, url in zip(names, given, _addresses(given, base_urls), strict=True)
-    )
+    guarded = (Arm(arm, MappingProxyType(_moderation(spec, url, about)), NONE) for arm, spec, url in zip(names, given, urls, strict=True))
     arms = (Arm(NONE, MappingProxyType({"moderator": NONE})), *guarded)
     return made_study("defend", arms, {**rest, "kinds": "both"}, name=name, max_usd=max_usd)
 
@@ -61,12 +64,3 @@ def _moderation(spec: Spec, url: str, about: Mapping[str, Any]) -> dict[str, Any
     idle = {one.name for one in idle_moderation((spec,))}
     own = {} if url == SAME_ADDRESS else {"moderator_base_url": url}
     return {"moderator": str(spec), **own, **{key: value for key, value in about.items() if key not in idle}}
-
-
-def _addresses(moderators: Sequence[Spec], base_urls: Sequence[str]) -> Sequence[str]:
-    if len(base_urls) > 1 and len(base_urls) != len(moderators):
-        raise UsageError(
-            f"--moderator-base-url was given {len(base_urls)} times for {len(moderators)} moderators; give it once for all, "
-            f"or once for each in their order ({SAME_ADDRESS} for the provider's own address)"
-        )
-    return base_urls if len(base_urls) > 1 else (list(base_urls) or [SAME_ADDRESS]) * len(moderators)

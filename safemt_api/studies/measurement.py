@@ -51,6 +51,7 @@ def measure_study(
     runs = _counted(read, ended)
     frames = {name: arm_frames(run) for name, run in runs.items()}
     groups = arm_groups(list(runs.values()))
+    held = [set(arm.scores["dialogue_id"].to_list()) for arm in frames.values()]
     compared = [(arm.name, arm.reference) for arm in study.arms if arm.reference is not None]
     every = [run for run in read.values() if isinstance(run, RunData)]
     spent = [run.summary.cost_usd.total for run in every]
@@ -64,7 +65,7 @@ def measure_study(
         spent_usd=None if None in spent else sum(usd for usd in spent if usd is not None),
         shared=dict(study.shared),
         arms=tuple(_arm(study, arm, read[arm.name], ended[arm.name]) for arm in study.arms),
-        ids=Ids(planned=planned_ids, common=_common_ids(list(frames.values()))),
+        ids=Ids(planned=planned_ids, common=len(set.intersection(*held)) if held else 0),
         leaderboard=tuple(_board(group, frames, again) for group in groups),
         effects=corrected([_effect(name, reference, runs, frames, again) for name, reference in compared]),
     )
@@ -88,6 +89,8 @@ def measure_again(folder: Path, *, resamples: int = 10_000, seed: int = 0) -> St
 
 def arm_frames(run: RunData) -> ArmFrames:
     """What the measures of an effect read of a run, its repeats counted from 1: the first of each arm are compared, however numbered."""
+    settings = run.manifest.get("settings")
+    most = settings.get("max_failures") if isinstance(settings, Mapping) else None
     first = run.transcripts["repeat"].min()
     counted = pl.col("repeat") - (first if isinstance(first, int) else 1) + 1
     verdicts = run.verdicts.with_columns(repeat=counted)
@@ -99,14 +102,8 @@ def arm_frames(run: RunData) -> ArmFrames:
         turns=turn_frame(verdicts),
         transcripts=run.transcripts.with_columns(repeat=counted),
         verdicts=verdicts,
-        max_failures=_max_failures(run),
+        max_failures=float(most) if isinstance(most, int | float) else DEFAULT_MAX_FAILURES,
     )
-
-
-def _max_failures(run: RunData) -> float:
-    settings = run.manifest.get("settings")
-    found = settings.get("max_failures") if isinstance(settings, Mapping) else None
-    return float(found) if isinstance(found, int | float) else DEFAULT_MAX_FAILURES
 
 
 class CountedArms(NamedTuple):
@@ -168,14 +165,10 @@ def _state(arm: Arm, run: RunData | str, states: Mapping[str, ArmState]) -> ArmS
     said = states.get(arm.name)
     if isinstance(run, str):
         return ArmState("left out", (said.sentence if said is not None else "") or run)
-    return said if said is not None else ArmState(_run_state(run))
-
-
-def _run_state(run: RunData) -> Literal["complete", "partial", "budget_exhausted", "interrupted"]:
+    if said is not None:
+        return said
     status = run.summary.status
-    if status == "complete":
-        return "complete"
-    return next((one for one in EARLY_ENDS if one == status), "partial")
+    return ArmState(status if status == "complete" else next((one for one in EARLY_ENDS if one == status), "partial"))
 
 
 def _status(states: Sequence[str]) -> Literal["complete", "partial", "budget_exhausted", "interrupted"]:
@@ -195,11 +188,6 @@ def _arm(study: Study, arm: Arm, run: RunData | str, state: ArmState) -> ArmReco
         sentence=state.sentence,
         **known,
     )
-
-
-def _common_ids(arms: Sequence[ArmFrames]) -> int:
-    held = [set(arm.scores["dialogue_id"].to_list()) for arm in arms]
-    return len(set.intersection(*held)) if held else 0
 
 
 def _board(group: Sequence[RunData], frames: Mapping[str, ArmFrames], again: Resampling) -> Board:
