@@ -13,6 +13,7 @@ import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import median
 from typing import NamedTuple, Protocol
 
@@ -185,6 +186,7 @@ def main() -> None:
     else:
         print_stray()
         print_quotas()
+        print_together()
 
 
 def print_stray() -> None:
@@ -215,6 +217,20 @@ def print_quotas() -> None:
         for name, meter in METERS.items():
             for per_minute, latency in ((60, 2.0), (500, 1.0), (600, 2.0), (1200, 1.0)):
                 use = simulate(meter(per_minute), per_minute, announce=announce, latency=latency)
+                shares = f"{use.used_share:7.1%} used, {use.limited_share:6.2%} 429, most in a minute {use.most_in_a_minute}"
+                print(f"  {name:20} R={per_minute:5} latency {latency:.0f} s: {shares}")
+
+
+def print_together() -> None:
+    """A row for each kind and size of quota that four processes use together."""
+    from benchmarks.together import Process, simulate_together  # noqa: PLC0415 (it stands on this module)
+
+    for announce in (True, False):
+        print(f"four processes, {'with' if announce else 'without'} headers")
+        for name, meter in METERS.items():
+            for per_minute, latency in ((60, 2.0), (500, 1.0), (1200, 1.0)):
+                vendor = partial(Vendor, meter(per_minute), per_minute, announce)
+                use = simulate_together(vendor, [Process()] * 4, latency=latency).use
                 shares = f"{use.used_share:7.1%} used, {use.limited_share:6.2%} 429, most in a minute {use.most_in_a_minute}"
                 print(f"  {name:20} R={per_minute:5} latency {latency:.0f} s: {shares}")
 

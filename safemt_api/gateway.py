@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import anyio
 from anyio.abc import TaskGroup
@@ -69,13 +69,14 @@ FLEX_SECONDS = 900.0
 
 @dataclass
 class Account:
-    """One vendor account (profile, key, endpoint): what everyone who calls it shares."""
+    """One vendor account (profile, key, endpoint): what everyone who calls it shares; ``take_part`` shares it with other processes."""
 
     profile: Profile
     fleet: Fleet[Adapter]
     limiter: Limiter
     price_of: Callable[[str, str], Price | None]
     batches: BatchQueue | None = None
+    take_part: Callable[[], Coroutine[Any, Any, None]] | None = None
     reached: bool = False
     intercepted: int = 0
     last_failure: CallError | None = None
@@ -181,9 +182,11 @@ class Accounts:
     beside: TaskGroup | None = None
 
     def add(self, name: str, account: Account) -> Account:
-        """Keep an account that was opened; its batches are handed in and collected beside whatever else is done."""
+        """Keep an account that was opened; its batches and its part of the pace are seen to beside whatever else is done."""
         if account.batches is not None and self.beside is not None:
             self.beside.start_soon(account.batches.run)
+        if account.take_part is not None and self.beside is not None:
+            self.beside.start_soon(account.take_part)
         return self.by_name.setdefault(name, account)
 
 

@@ -193,11 +193,14 @@ class AdaptiveRate:
     it was; one that takes more was a window used up, and what passed in the minute before it is the quota. Apart from walls, a share of
     429s above chance slows the pace by that share. Every slowing down is a trial: where it does not help, the pace before it is given
     back. A pace that holds calls back creeps up, slowly near what is believed to be the quota, faster the longer no 429 comes.
+
+    The pace is the account's. Where others call it too, ``share`` is this process's part of its calls: so many of them are seen here.
     """
 
     def __init__(self) -> None:
         self.per_second: float | None = None
         self.quota_per_second: float | None = None
+        self.share = 1.0
         self.chance_share = 0.0
         self._answered: deque[float] = deque()
         self._recent = RefusalShare()
@@ -207,7 +210,7 @@ class AdaptiveRate:
         self._sequence = Sequence()
         self._sent: deque[float] = deque(maxlen=SENT_KEPT)
         self._epoch_refused = self._epoch_answered = 0
-        self._known = False
+        self.known = False
         self._began: float | None = None
         self._next = float("-inf")
         self._blocked_at: float | None = None
@@ -222,7 +225,7 @@ class AdaptiveRate:
 
     def trust(self) -> None:
         """There is no unknown quota to be careful of: go freely from the first call on."""
-        self._known = True
+        self.known = True
 
     def wait_seconds(self, now: float) -> float:
         """How long until the next call may go; infinite while a probe is out."""
@@ -238,21 +241,32 @@ class AdaptiveRate:
             self._began = now
         if self._blocked_at is not None:
             self._probing = True
-        elif not self._known:
+        elif not self.known:
             self._next = now + UNKNOWN_SPACING_SECONDS
         elif self.per_second is not None:
-            self._next = max(self._next, now) + 1.0 / self.per_second
+            self._next = max(self._next, now) + 1.0 / (self.per_second * self.share)
             self._grow(now, self.per_second)
         call = Sent(now)
         self._sequence.append(call)
         self._sent.append(now)
         return call
 
+    def blocked_seconds(self, now: float) -> float:
+        """For how long nothing should go, by what is known now; 0 unless a wall was met."""
+        return 0.0 if self._blocked_at is None else max(FIRST_HOLD_SECONDS, self._next - now)
+
+    def adopt(self, now: float, per_second: float | None) -> None:
+        """Another process has found the account's pace: on with it, and whatever was tried here is over."""
+        if self._blocked_at is not None:
+            self._blocked_at, self._probing, self._next = None, False, now
+        self._trial = None
+        self._set(now, per_second)
+
     def succeeded(self, now: float, call: Sent) -> Move | None:
         """A call was answered; what that changed."""
         call.outcome = "answered"
-        if not self._known:
-            self._known, self._next = True, float("-inf")
+        if not self.known:
+            self.known, self._next = True, float("-inf")
         self._answered.append(call.admitted_at)
         while self._answered[0] < now - 2.0 * WINDOW_SECONDS and len(self._answered) > 1:
             self._answered.popleft()
@@ -265,8 +279,8 @@ class AdaptiveRate:
     def failed(self, now: float, call: Sent) -> Move | None:
         """A call ended otherwise (refused by itself, 5xx, connection): it says nothing of the pace, but that it need not be felt out."""
         call.outcome = "failed"
-        if not self._known:
-            self._known, self._next = True, float("-inf")
+        if not self.known:
+            self.known, self._next = True, float("-inf")
         if self._blocked_at is not None and call.admitted_at > self._blocked_at:
             self._probing = False
         return self._look(now)
@@ -349,7 +363,7 @@ class AdaptiveRate:
             return min(before, kept) * FIRST_CUT_RATE if passed else None
         if passed < (LEAST_EPOCH_CALLS if self._weak else LEAST_PASSED):
             return None
-        return min(before, passed / seen_seconds * WINDOW_SHARE)
+        return min(before, passed / self.share / seen_seconds * WINDOW_SHARE)
 
     def _counted(self, now: float, *, refused: bool) -> Move | None:
         self._epoch_refused += refused
@@ -366,7 +380,9 @@ class AdaptiveRate:
     def _epoch_ended(self, now: float) -> Move | None:
         counted = self._epoch_refused + self._epoch_answered
         # The usual case first, and cheap: measuring the pace looks at every call of the last seconds.
-        enough = EPOCH_CALLS if not self._epoch_refused else max(LEAST_EPOCH_CALLS, min(EPOCH_CALLS, self._pace(now) * EPOCH_SECONDS))
+        enough: float = EPOCH_CALLS
+        if self._epoch_refused:
+            enough = max(LEAST_EPOCH_CALLS, min(EPOCH_CALLS, self._pace(now) * self.share * EPOCH_SECONDS))
         few = 0 < self._epoch_refused < (LEAST_REFUSED if self.per_second else LEAST_REFUSED_AT_FIRST)
         if counted < (2 * EPOCH_CALLS if few else enough):
             return None
@@ -412,7 +428,7 @@ class AdaptiveRate:
         """Calls a second that go out."""
         if self.per_second or self.quota_per_second:
             return self.per_second or self.quota_per_second or 0.0
-        return pace_of(self._sent, now)
+        return pace_of(self._sent, now) / self.share
 
     def _set(self, now: float, per_second: float | None) -> None:
         self.per_second = None if per_second is None else max(SLOWEST_PER_SECOND, per_second)
@@ -422,7 +438,7 @@ class AdaptiveRate:
 
     def _measured(self, end: float, span_seconds: float) -> float:
         recent = [time for time in self._answered if end - span_seconds <= time <= end]
-        return max(1.0, len(recent)) / max(1.0, end - recent[0] if recent else 1.0)
+        return max(1.0, len(recent)) / max(1.0, end - recent[0] if recent else 1.0) / self.share
 
     def _grow(self, now: float, per_second: float) -> None:
         # Not while a trial is on: past the quota again, its refusals would look like chance.

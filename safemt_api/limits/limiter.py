@@ -126,7 +126,8 @@ class Limiter:
         if tokens_per_minute is not None:
             self._quotas["tokens"] = Quota(tokens_per_minute)
         self._blocked_until = float("-inf")
-        self._in_flight = self._waiting = self._rate_limited_count = 0
+        self._in_flight = self._arrived = self._rate_limited_count = 0
+        self._queued: dict[int, int] = {}
         self._turnstile = anyio.Lock()
         self._changed = anyio.Event()
         self._started: float | None = None
@@ -157,7 +158,7 @@ class Limiter:
         tokens = self._quotas.get("tokens")
         return LimiterStatistics(
             in_flight=self._in_flight,
-            waiting=self._waiting,
+            waiting=len(self._queued),
             concurrency=int(self._concurrency.limit),
             requests_per_minute=self._requests_per_minute(),
             tokens_per_minute=None if tokens is None else tokens.limit,
@@ -171,7 +172,8 @@ class Limiter:
         return min(rates) * 60.0 if rates else None
 
     async def _admit(self, tokens: int) -> Slot:
-        self._waiting += 1
+        number = self._arrived = self._arrived + 1
+        self._queued[number] = tokens
         try:
             # A fair lock: first come, first served; only the head of the queue watches room and time.
             async with self._turnstile:
@@ -182,7 +184,7 @@ class Limiter:
                         await changed.wait()
                 return self._take(tokens)
         finally:
-            self._waiting -= 1
+            del self._queued[number]
             if not self._turnstile.locked():
                 self._head_since = None
 
@@ -199,22 +201,29 @@ class Limiter:
             self._started = now
         self._in_flight += 1
         self._concurrency.admitted(self._in_flight)
+        return Slot(self, self._rate.take(now), self._use(now, tokens))
+
+    def _use(self, now: float, tokens: int) -> Taken | None:
         if "requests" in self._quotas:
             self._quotas["requests"].take(now, 1.0)
         else:
             self._admitted.append(now)
-        return Slot(self, self._rate.take(now), self._quotas["tokens"].take(now, tokens) if "tokens" in self._quotas else None)
+        return self._quotas["tokens"].take(now, tokens) if "tokens" in self._quotas else None
 
     def _succeeded(self, sent: Sent, taken: Taken | None, tokens: int | None, hints: Sequence[Hint]) -> None:
         now = anyio.current_time()
         if taken is not None and tokens is not None:
-            self._quotas["tokens"].correct(taken, tokens)
+            self._correct(taken, tokens)
         self._moved(now, self._rate.succeeded(now, sent))
         if self._concurrency.succeeded(now):
             self._note("growth")
         for hint in hints:
             self._learn(now, hint, tokens)
         self._wake()
+
+    def _correct(self, taken: Taken, tokens: int) -> None:
+        if "tokens" in self._quotas:
+            self._quotas["tokens"].correct(taken, tokens)
 
     def _learn(self, now: float, hint: Hint, tokens: int | None) -> None:
         kind = "requests" if hint.kind == "requests" else "tokens"

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from hashlib import sha256
 from typing import Any
 
 import anyio
@@ -26,6 +27,7 @@ from safemt_api.judges.base import Judge
 from safemt_api.limits.budget import CALLS_ASSUMED, Ledger, Purse
 from safemt_api.limits.fleet import Endpoint, Fleet
 from safemt_api.limits.limiter import Limiter
+from safemt_api.limits.together import TogetherLimiter, exchanged_in
 from safemt_api.messages import PURPOSES, Asker, Route
 from safemt_api.prices import find_price
 from safemt_api.profiles import Profile
@@ -47,10 +49,13 @@ class Shared:
     purse: Purse
     batch_pace: BatchPace
     telemetry: Telemetry = SILENT
+    together: bool = False
 
 
 @asynccontextmanager
-async def open_shared(settings: EvalSettings, *, store: TurnStore, purse_id: str, runs: int) -> AsyncIterator[Shared]:
+async def open_shared(
+    settings: EvalSettings, *, store: TurnStore, purse_id: str, runs: int, together: bool = False
+) -> AsyncIterator[Shared]:
     """What so many runs share; closes the connections on leaving.
 
     Args:
@@ -58,6 +63,7 @@ async def open_shared(settings: EvalSettings, *, store: TurnStore, purse_id: str
         store: Their store.
         purse_id: The id that the ceiling is held under in the store's books.
         runs: Each may have accounts of its own, with ``concurrency`` calls in flight.
+        together: Other processes may call the same accounts now, and find what they know of them in the store.
     """
     assumed = calls_assumed(settings) if "batch" in tiers_of(settings) else CALLS_ASSUMED
     purse = Purse(store, purse_id=purse_id, ceiling_usd=settings.max_usd, calls_assumed=assumed)
@@ -65,9 +71,9 @@ async def open_shared(settings: EvalSettings, *, store: TurnStore, purse_id: str
     async with (
         open_telemetry(settings.otel) as telemetry,
         open_http_client(connections=settings.concurrency * len(PURPOSES) * runs, timeouts=timeouts_of(settings)) as client,
-        _beside("batch" in tiers_of(settings)) as beside,
+        _beside(together or "batch" in tiers_of(settings)) as beside,
     ):
-        yield Shared(store, client, Accounts(beside=beside), purse, DEFAULT_BATCH_PACE, telemetry)
+        yield Shared(store, client, Accounts(beside=beside), purse, DEFAULT_BATCH_PACE, telemetry, together)
 
 
 @asynccontextmanager
@@ -141,12 +147,18 @@ def account_opener(
         endpoints: list[Endpoint[Adapter]] = [Endpoint(url, open_adapter(base_url=url, **connection)) for url in route.base_urls]
         own = (route.profile, route.endpoint) == (target.profile, target.endpoint)
         published = profile.limits
-        limiter = Limiter(
-            concurrency=min(settings.concurrency, published.concurrency or settings.concurrency),
-            requests_per_minute=settings.requests_per_minute if own else None,
-            tokens_per_minute=settings.tokens_per_minute if own else None,
-            cautious=not profile.local,
-        )
+        pace: dict[str, Any] = {
+            "concurrency": min(settings.concurrency, published.concurrency or settings.concurrency),
+            "requests_per_minute": settings.requests_per_minute if own else None,
+            "tokens_per_minute": settings.tokens_per_minute if own else None,
+            "cautious": not profile.local,
+        }
+        limiter, take_part = Limiter(**pace), None
+        if shared is not None and shared.together:
+            limiter = sharing = TogetherLimiter(**pace, published_at_once=published.concurrency)
+            # Two keys at one address are two accounts. The digest is cut short and the store's own, so that it tells nothing of the key.
+            digest = sha256(f"{shared.store.id} {connection['api_key']}".encode()).hexdigest()[:8]
+            take_part = partial(sharing.take_part, exchanged_in(shared.store, f"{account_name(route, profile)} {digest}"))
         limiter.expect(requests_per_minute=published.requests_per_minute, tokens_per_minute=published.tokens_per_minute)
         price_of = partial(find_price, profile)
         batches = None
@@ -162,7 +174,7 @@ def account_opener(
                 price_of=price_of,
                 pace=replace(shared.batch_pace, patience_seconds=settings.batch_patience_seconds),
             )
-        return Account(profile, Fleet(endpoints), limiter, price_of, batches)
+        return Account(profile, Fleet(endpoints), limiter, price_of, batches, take_part)
 
     return open_account
 

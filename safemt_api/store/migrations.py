@@ -110,7 +110,12 @@ def m006_batches(connection: sqlite3.Connection) -> None:
     connection.execute("CREATE INDEX rows_by_batch ON batch_rows (nonce)")
 
 
-MIGRATIONS: tuple[Migration, ...] = (m001_replies, m002_spending, m003_books, m004_checksums, m005_uses, m006_batches)
+def m007_leases(connection: sqlite3.Connection) -> None:
+    """What processes that share an account know of it together (``store.leases``)."""
+    connection.execute("CREATE TABLE leases (account TEXT PRIMARY KEY, state TEXT NOT NULL) STRICT")
+
+
+MIGRATIONS: tuple[Migration, ...] = (m001_replies, m002_spending, m003_books, m004_checksums, m005_uses, m006_batches, m007_leases)
 
 
 def migrate(connection: sqlite3.Connection, path: Path, migrations: tuple[Migration, ...] = MIGRATIONS) -> None:
