@@ -70,6 +70,11 @@ async def _evaluate(settings: EvalSettings, *, dry_run: bool, as_json: bool, yes
         result = await played(plan, yes=yes)
     if result is None:
         return EXIT_DECLINED
+    if result.standing is not None and not result.standing.all_over:
+        if as_json:
+            terminal.put_json(result.summary.json_value())
+        terminal.say(*ending(plan, result), shard_sentence(plan, result))
+        return result.exit_code
     if as_json or result.summary.played:
         report.show_run(result.folder, as_json=as_json, summary=result.summary)
     terminal.say(*ending(plan, result))
@@ -87,6 +92,18 @@ async def played(plan: Plan, *, yes: bool) -> RunResult | None:
     return await play.execute(plan, watch=watcher(), signals=terminal.ENDING_SIGNALS)
 
 
+def shard_sentence(plan: Plan, result: RunResult) -> str:
+    """How far the shard is, and the whole run."""
+    counts, standing = result.summary.dialogues, result.standing
+    over = "" if standing is None else f"; {standing.over} of {standing.parts} shards are over"
+    spent = words.dollars(result.summary.cost_usd.total)
+    elsewhere = "" if str(plan.settings.results) == "results" else f" --results {shlex.quote(str(plan.settings.results))}"
+    return (
+        f"shard {plan.shard} of {plan.run}: {result.summary.played:,} of {counts.planned:,} dialogues, {spent}{over}. "
+        f"`safemt-api report {shlex.quote(plan.run)}{elsewhere}` shows what there is of the whole run."
+    )
+
+
 def watcher() -> Callable[[Watched], Coroutine[Any, Any, None]]:
     """The progress display that suits standard error."""
     console = terminal.error_console()
@@ -98,7 +115,8 @@ def opening(plan: Plan) -> str:
     target = plan.target.route
     verb = "going on with" if plan.resumed else "run"
     guarded = f", moderator {plan.moderator}" if plan.moderator else ""
-    what = f"{len(plan.entries):,} dialogues of lengths {words.listed(plan.dataset.lengths)} from {plan.dataset.name}"
+    part = "" if plan.shard is None else f"shard {plan.shard}, "
+    what = f"{part}{len(plan.entries):,} dialogues of lengths {words.listed(plan.dataset.lengths)} from {plan.dataset.name}"
     return f"{verb} {plan.run}: {target.profile}:{target.model}, {plan.settings.protocol}, {what}, judge {plan.bench.name}{guarded}"
 
 
@@ -164,7 +182,8 @@ def _stopping(plan: Plan, result: RunResult) -> list[str]:
     if result.exit_code == errors.EXIT_DONE:
         return []
     elsewhere = "" if str(settings.results) == "results" else f" --results {shlex.quote(str(settings.results))}"
-    resuming = f"go on with: safemt-api resume {shlex.quote(plan.run)}{elsewhere}"
+    folder = plan.run if plan.shard is None else f"{plan.run}/{plan.shard.folder_name}"
+    resuming = f"go on with: safemt-api resume {shlex.quote(folder)}{elsewhere}"
     if result.exit_code == errors.EXIT_FAILURES:
         over = f"more than --max-failures {settings.max_failures:g} allows" if settings.max_failures < 1 else "so nothing was measured"
         return [f"{shortfall(summary)}, {over}; {resuming}"]

@@ -54,6 +54,7 @@ def rm(
     if not _agreed(f"Remove {', '.join(one.name for one in found)}?", yes=yes):
         raise typer.Exit(errors.EXIT_SETUP)
     for one in found:
+        terminal.run_loop(partial(removal.forget, one))
         removal.remove(one)
         terminal.say(f"removed {one.name}")
 

@@ -85,3 +85,21 @@ def largest_remainder(sizes: Mapping[str, int], total: int, *, seed: int) -> dic
 def _rank(seed: int, text: str) -> bytes:
     """A place in a shuffled order that depends on nothing but seed and text (Python's own hashes differ between processes)."""
     return sha256(f"{seed}\x00{text}".encode()).digest()
+
+
+def part_of(entries: Sequence[Entry], *, part: int, parts: int, seed: int) -> tuple[Entry, ...]:
+    """One of so many parts of the dialogues, in their order: the parts together are the whole, and no two share an id.
+
+    All lengths and repeats of an id go together. Ids are dealt out like cards, scenario after scenario (and kind after kind), so that parts
+    differ by at most one id, in each scenario and in all. The same seed gives the same parts whatever the order of the files.
+
+    Args:
+        entries: Of the whole run.
+        part: Which one, from 1 on.
+        parts: How many there are.
+        seed: Decides which ids go together.
+    """
+    first = {entry.id: entry for entry in sorted(entries, key=lambda entry: -entry.length)}
+    dealt = sorted(first.values(), key=lambda entry: (entry.kind, entry.scenario, _rank(seed, entry.id), entry.id))
+    chosen = {entry.id for entry in dealt[part - 1 :: parts]}
+    return tuple(entry for entry in entries if entry.id in chosen)

@@ -585,6 +585,8 @@ def _state(one: RunOverview) -> str:
         state = f"running ({(one.player or '').partition(' since ')[0]})"
     elif one.state == "damaged":
         state = f"damaged: {one.problem}"
+    if one.shards is not None:
+        state += f", {one.shards_over} of {one.shards} shards over"
     return state if one.in_batches is None else f"{state}; {one.in_batches}"
 
 

@@ -11,10 +11,12 @@ from uuid import uuid4
 
 import anyio
 
-from safemt_api.errors import DataChangedError, StoreError
+from safemt_api.errors import DataChangedError, StoreError, UsageError
+from safemt_api.runs.attempt import Attempt, open_attempt
 from safemt_api.runs.folder import playing, read_manifest, settle, store_record
 from safemt_api.runs.plan import Plan, check_still_same
 from safemt_api.store.books import name_of, older_run_id, replies_bought
+from safemt_api.store.shards import sharded
 from safemt_api.store.turns import STORE_FILE, TurnStore, open_store
 from safemt_api.store.uses import Uses, open_uses
 
@@ -23,13 +25,17 @@ LOST = "restore it from a copy, or choose another --run to buy every reply anew"
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A run that this process may play. ``record`` is what the run file says of it: its id, its store, the purse that it shares."""
+    """A run that this process may play. ``record`` is what the run file says of it: its id, its store, the purse that it shares.
+
+    ``attempt`` is this process at its shard, where it plays no more.
+    """
 
     run_id: str
     purse_id: str
     store: TurnStore
     record: Mapping[str, Any]
     uses: Uses
+    attempt: Attempt | None = None
 
 
 @asynccontextmanager
@@ -48,6 +54,7 @@ async def claim_run(
         RunBusyError: Another process plays the run.
         SettingsChangedError: It was begun with other settings since the plan was made.
         DataChangedError: Pictures that were sent are others now.
+        UsageError: The run is played in shards, and this is none, or the other way round.
         StoreError: The store cannot be used, or is not (or no longer) the one that the run was bought into.
     """
     path = plan.settings.results / STORE_FILE
@@ -66,17 +73,36 @@ async def claim_run(
                 lost = _what_is_lost(opened, before, plan, expected)
                 if lost is not None:
                     raise StoreError(path, lost, LOST)
-            name = str(before.get("run") or plan.run)
-            run_id = str(before.get("id") or (older_run_id(opened.id, name) if before else uuid4().hex))
             async with _hurried_by_the_end(opened):
-                uses = await open_uses(opened, run_id, name)
-            record = {"id": run_id, "store": before.get("store") or store_record(plan.folder, path, opened.id)}
-            purse = purse_id or str(before.get("purse") or run_id)
+                claim = await _entered(plan, opened, path, before, purse_id=purse_id, judging_only=judging_only)
             try:
-                yield Claim(run_id, purse, opened, record if purse == run_id else {**record, "purse": purse}, uses)
+                yield claim
             finally:
                 with suppress(StoreError):  # then its uses stay unknown, and nothing that it may need is freed
-                    await uses.close()
+                    await claim.uses.close()
+                    if claim.attempt is not None and not claim.attempt.left:
+                        await claim.attempt.end(over=False)
+
+
+async def _entered(
+    plan: Plan, store: TurnStore, path: Path, before: Mapping[str, Any], *, purse_id: str | None, judging_only: bool
+) -> Claim:
+    """The run, or the shard of it, as the books know it from now on."""
+    name = str(before.get("run") or plan.run)
+    run_id = str(before.get("id") or (older_run_id(store.id, name) if before else uuid4().hex))
+    purse = purse_id or str(before.get("purse") or run_id)
+    attempt, kept = None, {"id": run_id, "store": before.get("store") or store_record(plan.folder, path, store.id)}
+    if plan.shard is not None:
+        attempt = await open_attempt(plan, plan.shard, store, path, purse_id=purse_id)
+        run_id, purse, name = attempt.part.id, attempt.run.purse, f"{plan.run} {plan.shard}"
+        kept |= {"id": run_id, "shard": str(plan.shard)}
+    elif not judging_only and (found := store.read(sharded(plan.run))) is not None:
+        raise UsageError(
+            f"run {plan.run!r} is played in {found.parts} shards: give --shard I/{found.parts} to go on with one, or see what there is "
+            f"with `safemt-api report {plan.run}`"
+        )
+    uses = await open_uses(store, run_id, name)
+    return Claim(run_id, purse, store, kept if purse == run_id else {**kept, "purse": purse}, uses, attempt)
 
 
 @asynccontextmanager
@@ -91,12 +117,17 @@ async def _hurried_by_the_end(store: TurnStore) -> AsyncIterator[None]:
                 store.hurry()
             raise
 
-    written = False
+    written, failure = False, None
     async with anyio.create_task_group() as group:
         group.start_soon(listen)
-        yield
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 (raised again below, bare: a task group would wrap it in a group)
+            failure = error
         written = True
         group.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
 
 
 @asynccontextmanager

@@ -31,6 +31,7 @@ from safemt_api.runs.folder import SUMMARY_FILE
 from safemt_api.runs.plan import Plan
 from safemt_api.runs.play import judge_transcript
 from safemt_api.runs.settings import tiers_of
+from safemt_api.runs.summary import read_summary
 from safemt_api.store.keys import call_key
 from safemt_api.store.turns import STORE_FILE, TurnStore, open_store
 from safemt_api.tokens import BYTES_PER_TOKEN, MOST_TOKENS_PER_MESSAGE, input_tokens_estimate, input_tokens_most
@@ -154,8 +155,6 @@ def _entries(plan: Plan) -> tuple[Entry, ...]:
     """The dialogues that may still be played: none of a spot check that has reached its goal."""
     if plan.settings.until_ci is None:
         return plan.entries
-    from safemt_api.runs.summary import read_summary  # noqa: PLC0415 (imports polars, which other estimates do without)
-
     try:
         summary = read_summary(plan.folder / SUMMARY_FILE)
     except (OSError, StoreError):

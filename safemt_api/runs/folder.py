@@ -18,6 +18,7 @@ import shutil
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from hashlib import file_digest
 from importlib.metadata import PackageNotFoundError, version
@@ -254,11 +255,14 @@ def settings_of(run: str, results: Path) -> EvalSettings:
         StoreError: The run file is damaged.
     """
     found = locate(run, results)
-    record = (read_manifest(found.folder) or {}).get("settings")
+    manifest = read_manifest(found.folder) or {}
+    record, shard = manifest.get("settings"), manifest.get("shard")
     if not isinstance(record, dict) or "provider" not in record:
         raise StoreError(
             found.folder / MANIFEST_FILE, "does not hold the run's settings", "give the original eval command with the same --run"
         )
+    if isinstance(shard, str):
+        return replace(settings_from_record(record, run=str(manifest.get("run")), results=found.results), shard=shard)
     return settings_from_record(record, run=found.run, results=found.results)
 
 

@@ -58,6 +58,7 @@ class EvalKeywords(TypedDict, total=False):
     connect_seconds: float
     idle_seconds: float
     total_seconds: float
+    shard: str | None
     otel: Literal["figures", "words"] | None
     run: str | None
     results: str | Path

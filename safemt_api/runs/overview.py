@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from safemt_api.errors import StoreError
 from safemt_api.runs.folder import MANIFEST_FILE, STUDY_FILE, SUMMARY_FILE, VERDICTS_FILE, current_files, player_of, read_manifest, scratch
+from safemt_api.runs.parts import Whole, player_now, whole_in
 from safemt_api.runs.record import read_unfinished
 from safemt_api.runs.summary import Summary, read_summary
 from safemt_api.store.batches import Outstanding, outstanding_now
@@ -36,7 +37,7 @@ class RunOverview(NamedTuple):
 
     Counts and ``asr`` (all lengths together, in [0, 1]; of runs alone) are of what is on disk now; ``None`` where it is not known.
     ``problem`` says why a run is ``damaged``; ``player`` which process plays it; ``age_seconds`` how long ago it was last played;
-    ``in_batches`` what vendors still work on for it, in words.
+    ``in_batches`` what vendors still work on for it, in words; ``shards`` how many parts it has, ``shards_over`` how many of them are over.
     """
 
     run: str
@@ -59,6 +60,8 @@ class RunOverview(NamedTuple):
     problem: str | None = None
     arms: int | None = None
     in_batches: str | None = None
+    shards: int | None = None
+    shards_over: int | None = None
 
 
 def overview(results: Path, look: Callable[[Path, Path], RunOverview] | None = None) -> list[RunOverview]:
@@ -123,6 +126,9 @@ def run_overview(folder: Path, results: Path) -> RunOverview:
     age = _age_seconds(folder)
     try:
         manifest = read_manifest(folder) or {}
+        whole = whole_in(folder, manifest)
+        if whole is not None:
+            return _sharded_overview(folder, name, manifest, whole)
         player = player_of(folder)
         summary = _summary(folder, manifest, running=player is not None)
     except StoreError as error:
@@ -137,6 +143,35 @@ def run_overview(folder: Path, results: Path) -> RunOverview:
         started_utc=manifest.get("started_utc") if isinstance(manifest.get("started_utc"), str) else None,
         age_seconds=age,
         in_batches=in_batches(batches_of(folder, manifest)),
+    )
+
+
+def _sharded_overview(folder: Path, name: str, manifest: Mapping[str, Any], whole: Whole) -> RunOverview:
+    """A run in shards: all of them together, wherever they are played, as its store tells."""
+    counts, player = whole.counts, player_now(folder, manifest)
+    early = next((ENDED[one] for one in ("interrupted", "budget_exhausted", "partial") if one in whole.statuses), None)
+    ended: State = "finished" if early is None else early
+    joined = _summary(folder, manifest, running=False) if whole.all_over and manifest.get("ended_utc") else None
+    figures = _figures(folder, manifest, joined)
+    if joined is None and "planned" in figures:
+        judged = counts.get("judged", 0)
+        figures |= {
+            "finished": int(counts.get("finished", 0) - counts.get("failed", 0)),
+            "failed": int(counts.get("failed", 0)),
+            "missing": int(counts.get("missing", 0)),
+            "asr": counts.get("unsafe", 0) / judged if judged else None,
+            "spent_usd": round(counts.get("spent_usd", 0.0), 6),
+        }
+    return RunOverview(
+        name,
+        str(folder),
+        "running" if player is not None else ended if whole.all_over else early or "killed",
+        **figures,
+        player=player,
+        started_utc=manifest.get("started_utc") if isinstance(manifest.get("started_utc"), str) else None,
+        age_seconds=None if whole.silent_seconds is None else min(whole.silent_seconds, _age_seconds(folder) or math.inf),
+        shards=whole.parts,
+        shards_over=whole.over,
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from safemt_api.adapters.base import unsupported_parameters
 from safemt_api.dataset.entries import Dataset, Entry, load_dataset
 from safemt_api.dataset.layouts import demonstration_folder
-from safemt_api.dataset.selection import select
+from safemt_api.dataset.selection import part_of, select
 from safemt_api.dialogues import Target
 from safemt_api.errors import SettingsChangedError, UsageError
 from safemt_api.judges.base import Manner
@@ -27,7 +27,8 @@ from safemt_api.profiles import Profile, replacements
 from safemt_api.routes import Destination, Router
 from safemt_api.runs.folder import SUMMARY_SCHEMA, check_same_run, read_manifest
 from safemt_api.runs.names import slug
-from safemt_api.runs.settings import EvalSettings, free_for_judging, identity_defaults, identity_of, tiers_of
+from safemt_api.runs.settings import EvalSettings, free_for_judging, identity_defaults, identity_of, settings_record, tiers_of
+from safemt_api.runs.shard import Shard, read_shard
 from safemt_api.shown import as_shown
 from safemt_api.specs import RULES, Spec
 from safemt_api.store.turns import STORE_FILE
@@ -51,7 +52,11 @@ SELECTING = ("sample", "scenarios", "kinds", "seed")
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A run that can start. ``identity`` is what must not change when it goes on; ``resumed`` says that it exists already."""
+    """A run that can start, or one shard of it.
+
+    ``identity`` is what must not change when it goes on; ``resumed`` says that it exists already; ``planned`` counts the dialogues of the
+    whole run, of which a shard's ``entries`` are a part.
+    """
 
     settings: EvalSettings
     run: str
@@ -63,8 +68,14 @@ class Plan:
     moderator: Spec | None
     router: Router
     identity: Mapping[str, Any]
+    planned: int
     remarks: tuple[str, ...] = ()
     resumed: bool = False
+
+    @property
+    def shard(self) -> Shard | None:
+        """The part of the run that is played; ``None``: all of it."""
+        return read_shard(self.settings.shard)
 
     @property
     def rubrics(self) -> Rubrics | None:
@@ -177,18 +188,21 @@ def make_plan(
         "moderator_endpoint": [one.route.endpoint for one in moderating],
     }
     run = settings.run or default_name(provider, model, settings, identity)
-    before = read_manifest(settings.results / run)
+    shard, planned = read_shard(settings.shard), len(dataset.entries)
+    folder = settings.results / run if shard is None else settings.results / run / shard.folder_name
+    before = read_manifest(folder)
     plan = Plan(
         settings=settings,
         run=run,
-        folder=settings.results / run,
-        dataset=dataset,
+        folder=folder,
+        dataset=dataset if shard is None else _part(dataset, shard, settings.seed),
         target=target,
         profile=profile,
         bench=bench,
         moderator=moderator,
         router=router,
         identity=identity,
+        planned=planned,
         remarks=(
             *replacements(settings.providers),
             *remarks,
@@ -199,6 +213,23 @@ def make_plan(
     )
     check_still_same(plan, before or {}, judging_only=judging_only)
     return plan
+
+
+def resolved_record(plan: Plan) -> dict[str, Any]:
+    """The settings with every default settled, so that a run goes on as it began even when a default changes."""
+    data = None if plan.dataset.folder == demonstration_folder() else plan.dataset.folder
+    route = plan.target.route
+    return settings_record(
+        replace(plan.settings, provider=route.profile, model=route.model, judges=tuple(map(str, plan.bench.judges)), data=data)
+    )
+
+
+def _part(dataset: Dataset, shard: Shard, seed: int) -> Dataset:
+    """The data set with the shard's dialogues alone; lengths and fingerprint are the whole run's."""
+    ids = len(dataset.ids)
+    if shard.parts > ids:
+        raise UsageError(f"--shard {shard}: the run has {ids:,} ids, so there can be {ids:,} parts at most")
+    return replace(dataset, entries=part_of(dataset.entries, part=shard.part, parts=shard.parts, seed=seed))
 
 
 def _without_store(settings: EvalSettings, before: Mapping[str, Any] | None) -> Iterator[str]:

@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
@@ -19,7 +19,6 @@ import anyio
 
 from safemt_api.dataset.entries import Entry
 from safemt_api.dataset.images import open_source
-from safemt_api.dataset.layouts import demonstration_folder
 from safemt_api.dialogues import asked_at, converse
 from safemt_api.errors import (
     EXIT_BUDGET,
@@ -44,10 +43,11 @@ from safemt_api.runs.balance import Balance
 from safemt_api.runs.claim import Claim, claim_run
 from safemt_api.runs.connections import Shared, judge_of, judges_of, open_gateway
 from safemt_api.runs.folder import MANIFEST_FILE, SCHEMA, SUMMARY_FILE, begin_generation, read_manifest, switch_generation, versions
-from safemt_api.runs.plan import Plan
+from safemt_api.runs.plan import Plan, resolved_record
 from safemt_api.runs.rows import Collector, Finished, history_before, open_collector, sweep, write_frames
-from safemt_api.runs.settings import dialogues_at_once, settings_record, tiers_of
+from safemt_api.runs.settings import dialogues_at_once, tiers_of
 from safemt_api.runs.workers import Work, handlers_kept, shown, work_through, work_watched
+from safemt_api.store.shards import Standing
 
 if TYPE_CHECKING:
     from safemt_api.runs.spot_check import SpotCheck
@@ -72,13 +72,22 @@ class RunStatistics(NamedTuple):
     ceiling_usd: float | None = None
 
 
+SHARD_COUNTS = ("finished", "failed", "without_verdict", "unaffordable", "spent_usd")
+GATEWAY_COUNTS = ("sent", "from_store", "retried", "rate_limited", "in_flight", "waiting")
+"""What a shard tells the store of its state, beside what the names alone do not say."""
+
+
 class RunResult(NamedTuple):
-    """What came of a run: the summary as written, the folder, the exit code, and the error that ended it early, if one did."""
+    """What came of a run: the summary as written, the folder, the exit code, and the error that ended it early, if one did.
+
+    ``standing`` is of a shard: how many parts of the run are over. The last one's result is that of the whole run.
+    """
 
     summary: Summary
     folder: Path
     exit_code: int
     stopped_by: SafeMTError | None
+    standing: Standing | None = None
 
 
 class Together(NamedTuple):
@@ -114,6 +123,10 @@ class Underway:
             **counts,
         )
 
+    def counts(self) -> dict[str, Any]:
+        """How far it is, for other processes: JSON values, none where nobody asks."""
+        return {}
+
     async def watched(self, work: Work, watch: Any, signals: tuple[signal.Signals, ...], *, ending: Callable[[], None]) -> None:
         """Do the work with its display, the stall detector and the signals beside it.
 
@@ -121,6 +134,8 @@ class Underway:
             StopRunError, StoreError: As an exception group; it could not go on.
         """
         beside = [partial(self.gateway.watch_stall, self.plan.settings.stall_seconds)]
+        if self.claim.attempt is not None:
+            beside.append(partial(self.claim.attempt.beat_on, self.counts))
         if watch is not None:
             beside.append(partial(shown, watch, self))
         await work_watched(work, beside=beside, signals=signals, interrupted=self.interrupt, ending=ending)
@@ -146,6 +161,19 @@ class Execution(Underway):
             unaffordable=self.unaffordable,
             asr_so_far=self.collector.asr_so_far,
         )
+
+    def counts(self) -> dict[str, Any]:
+        """How far the shard is: numbers, which ``runs.progress`` adds up over all shards."""
+        found, labels = self.statistics(), self.collector.labels
+        return {
+            **{name: getattr(found, name) for name in SHARD_COUNTS},
+            **{name: getattr(found.gateway, name) for name in GATEWAY_COUNTS},
+            "unsafe": labels["unsafe"],
+            "judged": labels["unsafe"] + labels["safe"],
+            "missing": self.collector.verdicts.due - self.collector.verdicts.valid,
+            "tokens": sum(one.input_tokens + one.output_tokens for one in found.gateway.usage.values()),
+            "unpriced": len(found.gateway.unpriced),
+        }
 
     async def play(self, watch: Watcher | None, signals: tuple[signal.Signals, ...]) -> None:
         """Play every dialogue of the plan.
@@ -330,29 +358,41 @@ def _spot_check(plan: Plan) -> SpotCheck | None:
 
 
 async def execute(
-    plan: Plan, *, watch: Watcher | None = None, signals: tuple[signal.Signals, ...] = (), together: Together | None = None
+    plan: Plan,
+    *,
+    watch: Watcher | None = None,
+    signals: tuple[signal.Signals, ...] = (),
+    together: Together | None = None,
+    join: bool = True,
 ) -> RunResult:
     """Run a plan to its end, or as far as it goes; the files are written either way.
+
+    Of a run in shards the last one to end writes the files of the whole run, too, and its result is that of the whole.
 
     Args:
         plan: What to run.
         watch: Reads ``Execution.statistics()`` while the run goes on; cancelled when it ends.
         signals: End the run as interrupted when one of these arrives; the next one ends the process at once.
         together: What it shares with other runs that are played at the same time; then those who play them see to signals.
+        join: Whether the last shard writes the whole run; otherwise somebody else sees to it.
 
     Raises:
         SetupError: The run cannot start; a judge that fails its trial (``judges.preflight``) leaves no run behind.
     """
     with handlers_kept(signals):
-        return await _execute(plan, watch, signals, together)
+        return await _execute(plan, watch, signals, together, join=join)
 
 
-async def _execute(plan: Plan, watch: Watcher | None, signals: tuple[signal.Signals, ...], together: Together | None) -> RunResult:
+async def _execute(
+    plan: Plan, watch: Watcher | None, signals: tuple[signal.Signals, ...], together: Together | None, *, join: bool
+) -> RunResult:
     started = datetime.now(UTC)
     stopped_by: SafeMTError | None = None
     async with open_execution(plan, together) as execution:
+        attempt = execution.claim.attempt
+        trial = partial(try_judges, plan, execution.gateway, signals=signals, interrupted=execution.interrupt)
         try:
-            await try_judges(plan, execution.gateway, signals=signals, interrupted=execution.interrupt)
+            await (trial() if attempt is None else attempt.try_in_turn(trial))
             write_json(plan.folder / MANIFEST_FILE, manifest(plan, execution, started, None))
             if not execution.interrupted:
                 await execution.play(watch, signals)
@@ -364,9 +404,29 @@ async def _execute(plan: Plan, watch: Watcher | None, signals: tuple[signal.Sign
                 raise stopped_by from group
         except anyio.get_cancelled_exc_class():
             execution.interrupt()
-            _finish(plan, execution, started, None)
+            with anyio.CancelScope(shield=True):
+                await _ended(plan, execution, started, None, join=False)
             raise
+        return await _ended(plan, execution, started, stopped_by, join=join)
+
+
+async def _ended(plan: Plan, execution: Execution, started: datetime, stopped_by: SafeMTError | None, *, join: bool) -> RunResult:
+    """The files written; of a shard its end noted in the store, and of the last one the whole run put together."""
+    attempt = execution.claim.attempt
+    if attempt is None:
         return _finish(plan, execution, started, stopped_by)
+    if not attempt.left:
+        await attempt.beat(execution.counts)
+    result = _finish(plan, execution, started, stopped_by)
+    if attempt.left:
+        return result
+    record = {"manifest": read_manifest(plan.folder), "summary": result.summary.json_value(), "exit_code": result.exit_code}
+    standing = await attempt.end(over=not execution.interrupted, record=record)
+    if not (join and standing.all_over):
+        return result._replace(standing=standing)
+    from safemt_api.runs.joining import join_shards  # noqa: PLC0415 (imports polars, which a start must not wait for)
+
+    return join_shards(execution.claim.store, attempt.run, plan.settings)
 
 
 def _finish(plan: Plan, execution: Execution, started: datetime, stopped_by: SafeMTError | None) -> RunResult:
@@ -461,15 +521,6 @@ def manifest(plan: Plan, execution: Execution, started: datetime, ended: datetim
         "files": before.get("files", {}),
         "outline": plan.outline,
     }
-
-
-def resolved_record(plan: Plan) -> dict[str, Any]:
-    """The settings with every default settled, so that a run goes on as it began even when a default changes."""
-    data = None if plan.dataset.folder == demonstration_folder() else plan.dataset.folder
-    route = plan.target.route
-    return settings_record(
-        replace(plan.settings, provider=route.profile, model=route.model, judges=tuple(map(str, plan.bench.judges)), data=data)
-    )
 
 
 def _second(moment: datetime) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import orjson
 import polars as pl
 from pydantic import ValidationError
 
@@ -28,6 +29,7 @@ from safemt_api.runs.folder import (
     read_manifest,
     scratch,
 )
+from safemt_api.runs.parts import handed_in, parts_in, player_now, reader_of, whole_in
 from safemt_api.runs.rows import MAX_FAILURES_KEPT, ModerationTally, VerdictTally, frame_of, rows_from
 from safemt_api.runs.summary import Summary, read_summary, scores_of
 from safemt_api.specs import RULES
@@ -140,8 +142,7 @@ def _furthest(folder: Path, manifest: Mapping[str, Any]) -> RunData:
 
 
 def _nothing_played(folder: Path) -> NothingPlayedError:
-    player = player_of(folder)
-    return NothingPlayedError(folder, None if player is None else str(player))
+    return NothingPlayedError(folder, player_now(folder, read_manifest(folder) or {}))
 
 
 def _read_generation(folder: Path, manifest: Mapping[str, Any]) -> RunData:
@@ -202,7 +203,12 @@ def read_unfinished(folder: Path, manifest: Mapping[str, Any]) -> Unfinished | N
     Raises:
         StoreError: The run file is damaged.
     """
-    waiting = waiting_frames(folder)
+    if "shards" in manifest:
+        whole = whole_in(folder, manifest)
+        # A whole run was put together when its last part was over: nothing waits then.
+        waiting = None if whole is None or (whole.all_over and manifest.get("ended_utc")) else _handed_in(folder, manifest)
+    else:
+        waiting = waiting_frames(folder)
     if waiting is None:
         return None
     try:
@@ -214,20 +220,32 @@ def read_unfinished(folder: Path, manifest: Mapping[str, Any]) -> Unfinished | N
 def waiting_frames(folder: Path) -> tuple[pl.DataFrame, pl.DataFrame] | None:
     """The rows that wait beside a run, transcripts and verdicts of whole dialogues; ``None`` where there are none."""
     try:
-        transcripts = frame_of(_rows(scratch(folder, TRANSCRIPTS_FILE), TRANSCRIPT_SCHEMA), TRANSCRIPT_SCHEMA)
-        verdicts = frame_of(_rows(scratch(folder, VERDICTS_FILE), VERDICT_SCHEMA), VERDICT_SCHEMA)
-    except (FileNotFoundError, pl.exceptions.PolarsError, TypeError):
+        rows = {name: [waiting.row for waiting in rows_from(scratch(folder, name))] for name in (TRANSCRIPTS_FILE, VERDICTS_FILE)}
+    except FileNotFoundError:
         return None
-    transcripts, verdicts = with_repeat(transcripts), with_repeat(verdicts)
+    return _whole_dialogues(rows)
+
+
+def _handed_in(folder: Path, manifest: Mapping[str, Any]) -> tuple[pl.DataFrame, pl.DataFrame] | None:
+    """The same of a run in shards, from its store."""
+    rows: dict[str, list[dict[str, Any]]] = {TRANSCRIPTS_FILE: [], VERDICTS_FILE: []}
+    for kind, line in handed_in(reader_of(folder, manifest), str(manifest.get("run"))):
+        rows[kind].append(orjson.loads(line))
+    return _whole_dialogues(rows)
+
+
+def _whole_dialogues(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[pl.DataFrame, pl.DataFrame] | None:
+    schemas = {TRANSCRIPTS_FILE: TRANSCRIPT_SCHEMA, VERDICTS_FILE: VERDICT_SCHEMA}
+    try:
+        frames = (frame_of([{name: row.get(name) for name in schema} for row in rows[kind]], schema) for kind, schema in schemas.items())
+        transcripts, verdicts = map(with_repeat, frames)
+    except (pl.exceptions.PolarsError, TypeError):
+        return None
     # The dialogues with a verdict, given or missing, for their last turn and no later one: the last one's rows may not be all there.
     played, judged = (frame.group_by(DIALOGUE).agg(pl.col("turn").max()) for frame in (transcripts, verdicts.filter("counts")))
     whole = played.join(judged, on=(*DIALOGUE, "turn")).select(DIALOGUE)
     transcripts, verdicts = (frame.join(whole, on=DIALOGUE, how="semi", maintain_order="left") for frame in (transcripts, verdicts))
     return transcripts, verdicts
-
-
-def _rows(file: Path, schema: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [{name: waiting.row.get(name) for name in schema} for waiting in rows_from(file)]
 
 
 def _summary(folder: Path, manifest: Mapping[str, Any], transcripts: pl.DataFrame, verdicts: pl.DataFrame) -> dict[str, Any]:
@@ -237,12 +255,12 @@ def _summary(folder: Path, manifest: Mapping[str, Any], transcripts: pl.DataFram
     finished = transcripts.select(DIALOGUE).n_unique() if transcripts.height else 0
     counts = known.get("dialogues")
     planned = counts.get("planned", finished) if isinstance(counts, Mapping) else finished
-    player = player_of(folder)
+    player = player_now(folder, manifest)
     sent, stored = (transcripts.filter(pl.col("from_store") == there).height for there in (False, True))
     return {
         **known,
         "status": "interrupted" if player is None else "partial",
-        "unfinished": {"state": "killed" if player is None else "running", "player": None if player is None else str(player)},
+        "unfinished": {"state": "killed" if player is None else "running", "player": player},
         "dialogues": {"planned": planned, "finished": finished - failed.height, "failed": failed.height},
         "failures": failed.select("dialogue_id", "length", why="failure").head(MAX_FAILURES_KEPT).to_dicts(),
         "outcomes": {**{outcome.value: 0 for outcome in Outcome}, **Counter(transcripts["outcome"].to_list())},
@@ -267,15 +285,20 @@ def _cost(folder: Path, manifest: Mapping[str, Any], transcripts: pl.DataFrame, 
     """What the run's books say, calls in flight included; where the store cannot be read, what these rows cost."""
     store, settings = (part if isinstance(part := manifest.get(name), Mapping) else {} for name in ("store", "settings"))
     path, run_id = store.get("path"), manifest.get("id")
-    spent = spent_now_usd(folder / path, run_id) if isinstance(path, str) and isinstance(run_id, str) else None
+    ids: list[Any] = [part.id for part in parts_in(folder, manifest) or ()] or [run_id]
+    found = [spent_now_usd(folder / path, one) if isinstance(path, str) and isinstance(one, str) else None for one in ids]
+    told = [one for one in found if one is not None]
     rows = {
         "target": _total(transcripts["cost_usd"].to_list()),
         "judge": _total(verdicts["cost_usd"].to_list()),
         "moderator": _total(transcripts["moderator_cost_usd"].to_list()),
     }
-    parts: dict[str, float] = {purpose: rows[purpose] if spent is None else round(spent.by_purpose[purpose], 6) for purpose in PURPOSES}
-    maybe = 0.0 if spent is None else round(spent.maybe_usd, 6)
-    return {**parts, "total": round(sum(parts.values()), 6), "maybe_usd": maybe, "ceiling": settings.get("max_usd")}
+    known = len(told) == len(found)
+    parts: dict[str, float | None] = {
+        purpose: round(sum(one.by_purpose[purpose] for one in told), 6) if known else rows[purpose] for purpose in PURPOSES
+    }
+    maybe = round(sum(one.maybe_usd for one in told), 6) if known else 0.0
+    return {**parts, "total": _total(list(parts.values())), "maybe_usd": maybe, "ceiling": settings.get("max_usd")}
 
 
 def _total(costs: Sequence[float | None]) -> float:

@@ -35,7 +35,7 @@ from safemt_api.runs.folder import (
     switch_generation,
 )
 from safemt_api.runs.names import slug
-from safemt_api.runs.plan import Plan
+from safemt_api.runs.plan import Plan, resolved_record
 from safemt_api.runs.play import (
     RunResult,
     RunStatistics,
@@ -43,7 +43,6 @@ from safemt_api.runs.play import (
     judge_transcript,
     no_verdicts,
     our_error,
-    resolved_record,
     try_judges,
     with_pictures,
 )
@@ -52,6 +51,7 @@ from safemt_api.runs.settings import dialogues_at_once, free_for_judging
 from safemt_api.runs.spot_check import judged_again
 from safemt_api.runs.summary import Summary, read_summary, scores
 from safemt_api.runs.workers import handlers_kept, work_through
+from safemt_api.store.shards import judged_in_parts_usd
 
 Rows = list[dict[str, Any]]
 DialogueKey = tuple[str, int, int]
@@ -243,7 +243,8 @@ def _status(before: Summary, judging: Rejudging) -> str:
 
 def _cost(before: Summary, judging: Rejudging) -> dict[str, float | None]:
     """What was spent before, with the judge's share as it is now; unknown stays unknown."""
-    judge = None if "judge" in judging.gateway.statistics().unpriced else round(judging.ledger.spent_usd()["judge"], 6)
+    in_parts = judging.claim.store.read(judged_in_parts_usd(judging.claim.run_id))
+    judge = None if "judge" in judging.gateway.statistics().unpriced else round(judging.ledger.spent_usd()["judge"] + in_parts, 6)
     parts: dict[str, float | None] = {**{purpose: getattr(before.cost_usd, purpose) for purpose in PURPOSES}, "judge": judge}
     known = [usd for usd in parts.values() if usd is not None]
     total = round(sum(known), 6) if len(known) == len(parts) else None

@@ -29,7 +29,10 @@ from safemt_api.runs.folder import (
     read_manifest,
     study_folder,
 )
+from safemt_api.runs.parts import whole_of
+from safemt_api.runs.shard import SHARDS_FOLDER
 from safemt_api.store.books import older_run_id
+from safemt_api.store.shards import booked_parts, forgotten, parts_of
 from safemt_api.store.turns import STORE_FILE, open_store, shrink
 from safemt_api.store.uses import Unused, free_unused, unknown_uses, unused
 
@@ -40,7 +43,8 @@ CLOCKS_APART = timedelta(days=1)
 class Removal(NamedTuple):
     """A run or a study that may be removed: what goes with it, and what the user should know before.
 
-    ``arms`` are a study's runs; ``study`` is the study that the run is an arm of; ``foreign`` are files that no run writes by itself.
+    ``arms`` are a study's runs; ``study`` is the study that the run is an arm of; ``foreign`` are files that no run writes by itself;
+    ``sharded`` are the names of runs in shards among it, which the store forgets.
     """
 
     name: str
@@ -50,6 +54,8 @@ class Removal(NamedTuple):
     arms: tuple[str, ...]
     study: str | None
     foreign: tuple[str, ...]
+    sharded: tuple[str, ...] = ()
+    results: Path = Path("results")
 
 
 def look_at(name: str, results: Path) -> Removal:
@@ -61,9 +67,11 @@ def look_at(name: str, results: Path) -> Removal:
     """
     folder = study_folder(name, results)
     if folder is None:
-        folder = locate(name, results).folder
+        _, results, folder = locate(name, results)
     files = [file for file in sorted(folder.rglob("*")) if file.is_file() or file.is_symlink()]
-    arms = tuple(one.relative_to(folder).as_posix() for one in sorted(run_folders(folder)) if one != folder)
+    runs = [one for one in sorted(run_folders(folder)) if one.parent.name != SHARDS_FOLDER]
+    arms = tuple(one.relative_to(folder).as_posix() for one in runs if one != folder)
+    manifests = [read_manifest(one) or {} for one in runs]
     inside = (file.relative_to(folder) for file in files)
     return Removal(
         name=name,
@@ -73,7 +81,26 @@ def look_at(name: str, results: Path) -> Removal:
         arms=arms,
         study=folder.parent.name if (folder.parent / STUDY_FILE).is_file() else None,
         foreign=tuple(str(file) for file in inside if not is_own(file.name)),
+        sharded=tuple(str(one.get("run")) for one in manifests if "shards" in one),
+        results=results,
     )
+
+
+async def forget(doomed: Removal) -> None:
+    """Have the store forget what it knows of runs in shards that are about to be removed: a later one of that name is another.
+
+    Raises:
+        RunBusyError: A process, on whatever machine, plays a shard.
+        StoreError: The store cannot be written.
+    """
+    if not doomed.sharded:
+        return
+    async with open_store(doomed.results / STORE_FILE) as store:
+        for run in doomed.sharded:
+            players = whole_of(store.read(parts_of(run)), 0).players
+            if players:
+                raise RunBusyError(run, players[0])
+            await store.write(forgotten(run))
 
 
 def remove(doomed: Removal) -> None:
@@ -85,10 +112,11 @@ def remove(doomed: Removal) -> None:
     """
     try:
         with ExitStack() as stack:
-            for folder in (doomed.folder, *(doomed.folder / arm for arm in doomed.arms)):
+            inside = [one for one in sorted(run_folders(doomed.folder)) if one != doomed.folder]
+            for folder in (doomed.folder, *inside):
                 stack.enter_context(playing(folder, doomed.name))
             # Without this file a folder is no run, so that what is left of it where this is cut short is none either.
-            for folder in (*(doomed.folder / arm for arm in doomed.arms), doomed.folder):
+            for folder in (*inside, doomed.folder):
                 for own in (STUDY_FILE, MANIFEST_FILE):
                     (folder / own).unlink(missing_ok=True)
         shutil.rmtree(doomed.folder)
@@ -131,11 +159,11 @@ async def find_garbage(results: Path) -> Garbage:
     if not store_file.is_file():
         raise StoreError(store_file, "is missing", "give the --results folder that holds it")
     async with open_store(store_file) as store:
-        living = tuple(_living(results, store.id))
+        living = (*_living(results, store.id), *store.read(_living_parts))
         unknown = store.read(unknown_uses(one.run_id for one in living))
         open_ones = [one for one in living if one.run_id in unknown]
         found = store.read(unused(_ids(living), since_utc=_kept_until(open_ones))) if _endless(open_ones) is None else Unused(0, 0, 0.0, ())
-        return Garbage(found, len(living), tuple(_undecided(open_ones)))
+        return Garbage(found, len({one.name.partition(" ")[0] if one.part else one.name for one in living}), tuple(_undecided(open_ones)))
 
 
 async def collect_garbage(results: Path) -> int:
@@ -149,7 +177,7 @@ async def collect_garbage(results: Path) -> int:
 
         def work(connection: Any) -> int:
             # Looked at anew inside the transaction: whoever begins now enters its run first, and so waits until this is done.
-            living = tuple(_living(results, store.id))
+            living = (*_living(results, store.id), *_living_parts(connection))
             unknown = unknown_uses(one.run_id for one in living)(connection)
             open_ones = [one for one in living if one.run_id in unknown]
             if _endless(open_ones) is not None:
@@ -168,6 +196,7 @@ class _Run(NamedTuple):
     name: str
     run_id: str
     ended: datetime | None
+    part: bool = False
 
 
 def _living(results: Path, store_id: str) -> Iterator[_Run]:
@@ -176,10 +205,19 @@ def _living(results: Path, store_id: str) -> Iterator[_Run]:
         if player is not None:
             raise RunBusyError(lock.parent.relative_to(results).as_posix(), str(player))
     for folder in sorted(run_folders(results)):
+        if folder.parent.name == SHARDS_FOLDER:
+            continue  # the store knows the shards of all machines
         manifest = read_manifest(folder) or {}
         name = str(manifest.get("run") or folder.relative_to(results).as_posix())
         found = manifest.get("id")
         yield _Run(name, found if isinstance(found, str) else older_run_id(store_id, name), _ended(folder, manifest))
+
+
+def _living_parts(connection: Any) -> list[_Run]:
+    return [
+        _Run(one.name, one.id, None if one.over_utc is None else datetime.fromisoformat(one.over_utc), part=True)
+        for one in booked_parts()(connection)
+    ]
 
 
 def _ended(folder: Path, manifest: Mapping[str, Any]) -> datetime | None:

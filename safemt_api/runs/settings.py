@@ -27,6 +27,7 @@ from safemt_api.messages import (
 from safemt_api.profiles import check_address
 from safemt_api.runs.names import check_run_name
 from safemt_api.runs.options import EVERY, GOING_ON, JUDGING, Group, Option, OptionField, numbers, option_fields
+from safemt_api.runs.shard import read_shard
 from safemt_api.shown import Show, check_show
 
 if TYPE_CHECKING:
@@ -335,6 +336,16 @@ class EvalSettings:
     total_seconds: Annotated[
         float, Option(Group.PACE, "Longest time for one attempt at a call.", "S", commands=GOING_ON), Gt(0), Le(MOST)
     ] = 600.0
+    shard: Annotated[
+        str | None,
+        Option(
+            Group.PACE,
+            "Play part I of N alone, beside other processes with the same store; the last one writes the whole run.",
+            "I/N",
+            recorded=False,
+            commands=("eval",),
+        ),
+    ] = None
     otel: Annotated[
         Telling | None,
         Option(
@@ -368,6 +379,8 @@ class EvalSettings:
         for name, value in _values().checked(self).items():
             object.__setattr__(self, name, value)
         check_show(self.show, self.protocol)
+        if read_shard(self.shard) is not None and self.until_ci is not None:
+            raise UsageError("--until-ci ends a run by what was found so far, which no shard knows of the others; leave one of the two out")
         if self.run is not None:
             check_run_name(self.run)
         addresses = (*(("--base-url", url) for url in self.base_urls), ("--judge-base-url", self.judge_base_url))

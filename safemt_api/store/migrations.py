@@ -115,7 +115,66 @@ def m007_leases(connection: sqlite3.Connection) -> None:
     connection.execute("CREATE TABLE leases (account TEXT PRIMARY KEY, state TEXT NOT NULL) STRICT")
 
 
-MIGRATIONS: tuple[Migration, ...] = (m001_replies, m002_spending, m003_books, m004_checksums, m005_uses, m006_batches, m007_leases)
+def m008_shards(connection: sqlite3.Connection) -> None:
+    """Runs in shards, their parts, and the rows that parts handed in: compressed lines of JSON in base 64 (``store.shards``)."""
+    connection.execute(
+        """
+        CREATE TABLE sharded (
+            run TEXT PRIMARY KEY,
+            id TEXT NOT NULL,
+            purse TEXT NOT NULL,
+            parts INTEGER NOT NULL,
+            identity TEXT NOT NULL,
+            record TEXT NOT NULL,
+            begun_utc TEXT NOT NULL,
+            tried INTEGER NOT NULL,
+            trying TEXT
+        ) STRICT
+        """
+    )
+    connection.execute(
+        """
+        CREATE TABLE shards (
+            run TEXT NOT NULL,
+            part INTEGER NOT NULL,
+            id TEXT NOT NULL,
+            attempt INTEGER NOT NULL,
+            place TEXT NOT NULL,
+            player TEXT NOT NULL,
+            state TEXT NOT NULL CHECK (state IN ('playing', 'over', 'interrupted')),
+            beat INTEGER NOT NULL,
+            seen_utc TEXT NOT NULL,
+            counts TEXT NOT NULL,
+            record TEXT,
+            PRIMARY KEY (run, part)
+        ) STRICT
+        """
+    )
+    connection.execute(
+        """
+        CREATE TABLE shard_rows (
+            run TEXT NOT NULL,
+            part INTEGER NOT NULL,
+            attempt INTEGER NOT NULL,
+            place INTEGER NOT NULL,
+            transcripts TEXT NOT NULL,
+            verdicts TEXT NOT NULL,
+            PRIMARY KEY (run, part, attempt, place)
+        ) STRICT
+        """
+    )
+
+
+MIGRATIONS: tuple[Migration, ...] = (
+    m001_replies,
+    m002_spending,
+    m003_books,
+    m004_checksums,
+    m005_uses,
+    m006_batches,
+    m007_leases,
+    m008_shards,
+)
 
 
 def migrate(connection: sqlite3.Connection, path: Path, migrations: tuple[Migration, ...] = MIGRATIONS) -> None:

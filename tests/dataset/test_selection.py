@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from safemt_api.dataset.entries import Dataset, Entry
-from safemt_api.dataset.selection import largest_remainder, select
+from safemt_api.dataset.selection import largest_remainder, part_of, select
 from safemt_api.errors import UsageError
 from safemt_api.messages import Kind
 
@@ -151,3 +151,19 @@ def test_the_lengths_that_are_left_are_those_of_the_entries() -> None:
     dataset = dataset_of({"a": 2}, benign={"b": 1})
     only_first = dataset.with_entries(entry for entry in dataset.entries if entry.kind == "harmful" or entry.length == 1)
     assert select(only_first, sample=None, kinds={"benign"}, seed=0).lengths == (1,)
+
+
+@given(sizes=SIZES, benign=SIZES, parts=st.integers(1, 12), repeats=st.integers(1, 2), seed=st.integers())
+def test_parts_are_the_whole_share_no_id_and_are_balanced_over_scenarios(
+    sizes: dict[str, int], benign: dict[str, int], parts: int, repeats: int, seed: int
+) -> None:
+    whole = dataset_of(sizes, benign=benign).repeated(repeats).entries
+    dealt = [part_of(whole, part=part, parts=parts, seed=seed) for part in range(1, parts + 1)]
+    assert sorted((entry for part in dealt for entry in part), key=whole.index) == list(whole)
+    ids = [{entry.id: entry for entry in part} for part in dealt]
+    assert sum(map(len, ids)) == len({entry.id for entry in whole})
+    for stratum in {(entry.kind, entry.scenario) for entry in whole}:
+        counts = [sum((entry.kind, entry.scenario) == stratum for entry in part.values()) for part in ids]
+        assert max(counts) - min(counts) <= 1
+    assert max(map(len, ids)) - min(map(len, ids)) <= 1
+    assert part_of(whole[::-1], part=1, parts=parts, seed=seed)[::-1] == dealt[0]

@@ -530,7 +530,9 @@ def test_a_page_that_scrolls_under_a_resting_mouse_tells_what_is_there_now(make_
     assert page.is_visible(".tip")
     assert page.inner_text(".tip") == said
     page.evaluate("scrollBy(0, document.querySelector('#scores svg.chart').getBoundingClientRect().height * 2)")
-    opened.until("document.querySelector('.tip').textContent === " + json.dumps(said) + " && !document.querySelector('.tip').hidden", wanted=False)
+    opened.until(
+        "document.querySelector('.tip').textContent === " + json.dumps(said) + " && !document.querySelector('.tip').hidden", wanted=False
+    )
     page.evaluate("scrollBy(0, -document.querySelector('#scores svg.chart').getBoundingClientRect().height * 2)")
     opened.until("document.querySelector('.tip').innerText", said)
 
