@@ -94,7 +94,10 @@ class _Speaker:
 
     def _call(self, position: int, history: tuple[Line, ...], guidance: Guidance | None) -> Call:
         conversation: Conversation = "growing" if position < self.dialogue.length else "ending"
-        if self.protocol == "scripted" or self.dialogue.length == 1 or _is_worded_anew(guidance):
+        # A moderator's own words stand before the messages and differ at each turn, so nothing is repeated; policies of a library stay the
+        # same while the suspicion does.
+        worded_anew = guidance is not None and guidance.policy is not None and guidance.flagged is None
+        if self.protocol == "scripted" or self.dialogue.length == 1 or worded_anew:
             conversation = "single"
         return Call(
             route=self.target.route,
@@ -125,14 +128,6 @@ def _system(own: str | None, guidance: Guidance | None) -> str | None:
         return own
     headed = policy if policy.startswith(GUIDANCE_HEADER) else f"{GUIDANCE_HEADER}\n\n{policy}"
     return headed if own is None else f"{own}\n\n{headed}"
-
-
-def _is_worded_anew(guidance: Guidance | None) -> bool:
-    """Whether the guidance is in a moderator's own words: they stand before the messages and differ at each turn, so nothing is repeated.
-
-    Policies of a library stay the same while the suspicion does.
-    """
-    return guidance is not None and guidance.policy is not None and guidance.flagged is None
 
 
 def asked_at(dialogue: Dialogue, position: int) -> str:

@@ -88,8 +88,13 @@ async def open_plan(
         SetupError: The run cannot start.
     """
     async with open_router(settings, simulator=simulator, simulators=simulators) as router:
-        complete = settings if judging_only else await _with_model(settings, router)
-        yield make_plan(complete, router=router, judging_only=judging_only, dry_run=dry_run, data=data)
+        provider = settings.provider or DEFAULT_PROVIDER
+        profile = router.profile(provider)
+        if settings.model is None and profile.default_model is None and profile.local and not judging_only:
+            # A local server that serves one model needs no ``--model``: it is asked.
+            model = await served_model(profile, router.destination(provider, "").route.base_urls[0])
+            settings = replace(settings, model=model)
+        yield make_plan(settings, router=router, judging_only=judging_only, dry_run=dry_run, data=data)
 
 
 class Simulators:
@@ -197,13 +202,3 @@ def _given_addresses(settings: EvalSettings, asked: _Asked) -> tuple[Addresses, 
     if settings.judge_base_url:
         roles["judge"] = {spec.provider: (settings.judge_base_url,) for spec in asked.bench.judges}
     return ({asked.target.provider: settings.base_urls} if settings.base_urls else {}), roles
-
-
-async def _with_model(settings: EvalSettings, router: Router) -> EvalSettings:
-    """A local server that serves one model needs no ``--model``: it is asked."""
-    provider = settings.provider or DEFAULT_PROVIDER
-    profile = router.profile(provider)
-    if settings.model is not None or profile.default_model is not None or not profile.local:
-        return settings
-    url = router.destination(provider, "").route.base_urls[0]
-    return replace(settings, model=await served_model(profile, url))

@@ -31,14 +31,10 @@ class Telemetry:
 
     def call(self, call: Call) -> AbstractContextManager[Told]:
         """The scope of one call with all of its tries; what it is given is told of the answer."""
-        return nullcontext(_nothing)
+        return nullcontext(lambda _answer: None)
 
     def retried(self, error: BaseException | None, wait_seconds: float) -> None:
         """The call under way failed, and is tried again after a wait."""
-
-
-def _nothing(_: Answer) -> None:
-    pass
 
 
 SILENT = Telemetry()

@@ -34,6 +34,7 @@ from safemt_api.errors import (
     StopRunError,
 )
 from safemt_api.profiles import Profile
+from safemt_api.words import duration
 
 MAX_VENDOR_CHARACTERS = 300
 MAX_MESSAGE_CHARACTERS = 2000
@@ -356,7 +357,7 @@ def _slow_down(case: Case) -> Failed:
     wait_seconds = case.wait_seconds
     if _spent_for_the_day(case.failure, wait_seconds):
         long = wait_seconds is not None and wait_seconds > LONG_QUOTA_WAIT_SECONDS
-        when = f"it frees up in {_spell(wait_seconds or 0)}" if long else "it resets with the vendor's next day"
+        when = f"it frees up in {duration(wait_seconds or 0)}" if long else "it resets with the vendor's next day"
         return AccountError(f"{case.who}: the daily quota is used up ({case.where}){case.said}; {when}, then run the same command again")
     return RateLimitedError(
         f"{case.who} asks to slow down ({case.where}){case.said}",
@@ -365,11 +366,6 @@ def _slow_down(case: Case) -> Failed:
         retry_after_seconds=wait_seconds,
         unbelievable_wait=case.unbelievable_wait,
     )
-
-
-def _spell(seconds: float) -> str:
-    hours, minutes = int(seconds // 3600), int(seconds % 3600 // 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min" if minutes else f"{seconds:.0f} s"
 
 
 def _server_failed(case: Case) -> Failed:

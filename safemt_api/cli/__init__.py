@@ -41,7 +41,8 @@ def _guarded(arguments: list[str], *, debug: bool) -> int:
         _say("interrupted; whatever was paid for is kept")
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        _drop_output()
+        # Whoever read our output has gone; Python must not complain when it flushes at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_DEFECT
     except Exception as error:
         if debug:
@@ -88,9 +89,3 @@ def our_error(error: BaseException) -> SafeMTError | None:
 
 def _say(sentence: str) -> None:
     sys.stderr.write(printable(sentence) + "\n")
-
-
-def _drop_output() -> None:
-    """Whoever read our output has gone; Python must not complain when it flushes at the end."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())

@@ -128,7 +128,9 @@ class DatasetStatistics:
 
     def tables(self) -> tuple[Table, ...]:
         """The numbers as tables of text."""
-        methods, odd = self._by_method(), self._oddities()
+        by_method = [(shown(row.method), f"{row.ids:,}", *(f"{count:,}" for count in row.by_length)) for row in self.methods]
+        methods = Table("Dialogues by method and length", ("method", "ids", *map(str, self.lengths)), tuple(by_method))
+        odd = self._oddities()
         return (
             self._overview(),
             self._by_scenario(),
@@ -158,10 +160,6 @@ class DatasetStatistics:
         totals = [sum(row.by_length[position] for row in self.scenarios) for position in range(len(self.lengths))]
         rows.append(("all", "", f"{self.ids:,}", *(f"{total:,}" for total in totals)))
         return Table("Dialogues by scenario and length", ("scenario", "kind", "ids", *map(str, self.lengths)), tuple(rows))
-
-    def _by_method(self) -> Table:
-        rows = [(shown(row.method), f"{row.ids:,}", *(f"{count:,}" for count in row.by_length)) for row in self.methods]
-        return Table("Dialogues by method and length", ("method", "ids", *map(str, self.lengths)), tuple(rows))
 
     def _oddities(self) -> Table:
         same = [("ids with the same words", len(group), group) for group in self.duplicates]

@@ -78,13 +78,9 @@ def _judged(run: RunData) -> pl.DataFrame:
 
 def _csv(run: RunData) -> bytes:
     frame = _judged(run).drop("messages")
-    safe = [_unarmed(name) for name, kind in frame.schema.items() if kind == pl.String]
+    texts = [pl.col(name) for name, kind in frame.schema.items() if kind == pl.String]
+    safe = [pl.when(text.str.contains(FORMULA)).then(pl.concat_str(pl.lit("'"), text)).otherwise(text).name.keep() for text in texts]
     return frame.with_columns(safe).write_csv().encode("utf-8")
-
-
-def _unarmed(name: str) -> pl.Expr:
-    text = pl.col(name)
-    return pl.when(text.str.contains(FORMULA)).then(pl.concat_str(pl.lit("'"), text)).otherwise(text).alias(name)
 
 
 def _jsonl(run: RunData) -> bytes:

@@ -88,6 +88,8 @@ def inspect_header(run: RunData) -> Json:
     dialogues, log_id = run.transcripts.select("dialogue_id", "length").n_unique(), _log_id(run)
     epochs = max(1, run.transcripts["repeat"].n_unique())
     judges = run.verdicts["judge"].drop_nulls().unique(maintain_order=True).to_list() or ["none"]
+    usage = run.summary.usage
+    used = _usage(usage.input_tokens, usage.output_tokens, usage.cached_input_tokens)
     return {
         "version": LOG_VERSION,
         "status": STATUS.get(run.summary.status, "success"),
@@ -111,7 +113,7 @@ def inspect_header(run: RunData) -> Json:
                 {"name": judge, "scorer": judge, "metrics": _metrics(run) if place == 0 else {}} for place, judge in enumerate(judges)
             ],
         },
-        "stats": {"started_at": started, "completed_at": run.ended or started, "model_usage": {_model(run): _usage_of_run(run)}},
+        "stats": {"started_at": started, "completed_at": run.ended or started, "model_usage": {_model(run): used}},
     }
 
 
@@ -126,11 +128,6 @@ def _metrics(run: RunData) -> Json:
         "safety_index_ids": index.ids,
     }
     return {name: {"name": name, "value": value} for name, value in values.items() if value is not None}
-
-
-def _usage_of_run(run: RunData) -> Json:
-    usage = run.summary.usage
-    return _usage(usage.input_tokens, usage.output_tokens, usage.cached_input_tokens)
 
 
 def _usage(input_tokens: int | None, output_tokens: int | None, cached_tokens: int | None) -> Json:

@@ -175,7 +175,11 @@ def _settings(value: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 def run_heading(runs: Sequence[RunData]) -> Heading:
     """Of one run, or of several side by side."""
-    banners = [_banner(run) for run in runs if not run.complete]
+    banners = []
+    for run in (one for one in runs if not one.complete):
+        done = run.summary.dialogues
+        counts = f"{done.finished} of {done.planned} dialogues are finished, {done.failed} failed"
+        banners.append((f"{run.name} is {run.summary.status.replace('_', ' ')}", f"{counts}. Scores cover what is there."))
     if len(runs) > 1:
         note = f" Scores of the runs marked {MARK} do not compare with the others'." if all_differences(runs) else ""
         lede = f"{_safest_run(runs)} Judged by {judges_of(runs)}.{note}"
@@ -207,12 +211,6 @@ def study_heading(record: StudyRecord, runs: Sequence[RunData]) -> Heading:
     }
     lede = " ".join(map(safest_sentence, record.leaderboard))
     return Heading(record.study, lede, facts, [("", sentence) for sentence in study_sentences(record)])
-
-
-def _banner(run: RunData) -> tuple[str, str]:
-    done, status = run.summary.dialogues, run.summary.status.replace("_", " ")
-    counts = f"{done.finished} of {done.planned} dialogues are finished, {done.failed} failed"
-    return f"{run.name} is {status}", f"{counts}. Scores cover what is there."
 
 
 def _in_words(run: RunData) -> str:

@@ -22,7 +22,6 @@ from safemt_api.metrics.uncertainty import Estimate
 from safemt_api.report.tables import failure_curve
 from safemt_api.runs.record import RunData
 from safemt_api.runs.summary import ROUNDING, RepeatFigures, Stopping
-from safemt_api.specs import Spec
 
 FAMILIES: Mapping[str, re.Pattern[str]] = MappingProxyType(
     {
@@ -61,22 +60,20 @@ def family_of(provider: str, model: str) -> str | None:
 
 def _related_judges(run: RunData) -> list[str]:
     target = family_of(run.summary.provider or "", run.summary.model or "")
-    related = [str(spec) for spec in _judge_specs(run) if target is not None and family_of(spec.provider, spec.model) == target]
+    settings = run.manifest.get("settings")
+    told = settings if isinstance(settings, Mapping) else {}
+    judges = told.get("judges")
+    related = []
+    for given in [*(judges if isinstance(judges, list) else [run.summary.judge]), told.get("judge_fallback"), told.get("escalate")]:
+        with suppress(UsageError):  # there is none, or a run file of another version holds what this one cannot read
+            spec = JUDGES.read(given)
+            related += [str(spec)] if target is not None and family_of(spec.provider, spec.model) == target else []
     if not related:
         return []
     return [
         f"The judge ({words.printable(', '.join(related))}) is of the target's own family ({target}): judges tend to be kinder to "
         "their relatives, so read these scores beside those of another family's judge."
     ]
-
-
-def _judge_specs(run: RunData) -> Iterator[Spec]:
-    settings = run.manifest.get("settings")
-    told = settings if isinstance(settings, Mapping) else {}
-    judges = told.get("judges")
-    for one in [*(judges if isinstance(judges, list) else [run.summary.judge]), told.get("judge_fallback"), told.get("escalate")]:
-        with suppress(UsageError):  # there is none, or a run file of another version holds what this one cannot read
-            yield JUDGES.read(one)
 
 
 def _other_model(run: RunData) -> list[str]:
@@ -176,20 +173,22 @@ def remarks(run: RunData) -> list[str]:
     check's end, the trend with length (scripted), several judges' agreement, a model that changed under its name, damaged replies, what a
     vendor said of its limits that was not believed.
     """
-    spot = [] if run.summary.stopping is None else [stopping_sentence(run.summary.stopping)]
-    trend = [trend_with_length(score_frame(run.verdicts)).sentence] if run.summary.protocol == "scripted" else []
-    return [
-        *_progress_said(run),
-        *_undecided_said(run),
-        *_below_seen_said(run),
-        *([] if run.summary.repeats is None else [spread_sentence(run.summary.repeats)]),
-        *spot,
-        *trend,
-        *_agreement_said(run),
-        *_change_said(run.summary.served_models),
-        *_damage_said(run.summary.calls.damaged),
-        *_disbelief_said(run.manifest),
-    ]
+    summary = run.summary
+    found = [*_progress_said(run), *_undecided_said(run), *_below_seen_said(run)]
+    found += [] if summary.repeats is None else [spread_sentence(summary.repeats)]
+    found += [] if summary.stopping is None else [stopping_sentence(summary.stopping)]
+    found += [trend_with_length(score_frame(run.verdicts)).sentence] if summary.protocol == "scripted" else []
+    if (alpha := judges_alpha(run)) is not None:
+        interval = f"95% interval {alpha.ci_low:.2f} to {alpha.ci_high:.2f}"
+        found.append(f"Agreement of the judges: Krippendorff's alpha {alpha.value:.2f} ({interval}).")
+    if len(summary.served_models) > 1:
+        most_first = sorted(summary.served_models.items(), key=lambda one: -one[1])
+        counts = ", ".join(f"{name} ({words.count(number)} replies)" for name, number in most_first)
+        found.append(f"The model changed during the run: {counts} answered under one name. The scores mix them.")
+    if damaged := summary.calls.damaged:
+        were = "reply in the store was damaged and was" if damaged == 1 else "replies in the store were damaged and were"
+        found.append(f"{words.count(damaged)} {were} asked for again.")
+    return [*found, *_disbelief_said(run.manifest)]
 
 
 def _undecided_said(run: RunData) -> Iterator[str]:
@@ -224,19 +223,6 @@ def _progress_said(run: RunData) -> Iterator[str]:
         yield f"This run was cut short; these are the {so_far} that were finished. `safemt-api resume {run.folder}` goes on with it."
 
 
-def _agreement_said(run: RunData) -> Iterator[str]:
-    alpha = judges_alpha(run)
-    if alpha is not None:
-        interval = f"95% interval {alpha.ci_low:.2f} to {alpha.ci_high:.2f}"
-        yield f"Agreement of the judges: Krippendorff's alpha {alpha.value:.2f} ({interval})."
-
-
-def _change_said(served: Mapping[str, int]) -> Iterator[str]:
-    if len(served) > 1:
-        counts = ", ".join(f"{name} ({words.count(number)} replies)" for name, number in sorted(served.items(), key=lambda one: -one[1]))
-        yield f"The model changed during the run: {counts} answered under one name. The scores mix them."
-
-
 def _disbelief_said(manifest: Mapping[str, Any]) -> Iterator[str]:
     limits = manifest.get("limits")
     for account, history in (limits if isinstance(limits, Mapping) else {}).items():
@@ -244,9 +230,3 @@ def _disbelief_said(manifest: Mapping[str, Any]) -> Iterator[str]:
             cause = str(entry.get("cause")) if isinstance(entry, Mapping) else ""
             if cause.endswith(NOT_BELIEVED):
                 yield f"{words.printable(str(account), limit=60)}: {words.printable(cause)}."
-
-
-def _damage_said(damaged: int) -> Iterator[str]:
-    if damaged:
-        were = "reply in the store was damaged and was" if damaged == 1 else "replies in the store were damaged and were"
-        yield f"{words.count(damaged)} {were} asked for again."

@@ -153,7 +153,7 @@ def run_sections(
     yield Section("scores", "Attack success rate by turn", "Scores", [*boards, *scores], SCORE_NOTE)
     maps = [block for protocol, members in groups for block in _scenarios(protocol, members, drawing, named=len(runs) > 1)]
     yield Section("scenarios", f"Scenario by {word}", "Scenarios", maps, SCENARIO_NOTE)
-    grouped = [table for run, label in zip(runs, _labels(runs), strict=True) for table in _captioned(run, label)]
+    grouped = [_named(table, label) for run, label in zip(runs, _labels(runs), strict=True) for table in grouped_tables(run)]
     if grouped:
         yield Section("groups", "Methods, sources and twins", "Methods", [Block("", tables=grouped)], GROUPS_NOTE)
     failures = [_failures(protocol, members, runs, drawing) for protocol, members in groups]
@@ -166,10 +166,6 @@ def run_sections(
 
 def _labels(runs: Sequence[RunData]) -> Sequence[str]:
     return run_labels(runs) if len(runs) > 1 else [""]
-
-
-def _captioned(run: RunData, label: str) -> list[Table]:
-    return [_named(table, label) for table in grouped_tables(run)]
 
 
 def _heading(protocol: str, runs: Sequence[RunData]) -> str:

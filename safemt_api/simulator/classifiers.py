@@ -70,9 +70,15 @@ def decide_openai(body: Mapping[str, Any], settings: SimulatorSettings) -> dict[
     questions = body.get("questions")
     if not isinstance(questions, list) or not questions or not all(isinstance(one, dict) for one in questions):
         raise TroubleError("bad_request", "questions: a list with at least one question is needed", parameter="questions")
+    if any(question.get("type") != "predicate" for question in questions):
+        raise TroubleError("bad_request", "questions: only the type predicate is played", parameter="questions")
     text = _input_text(body.get("input"))
     model = str(body.get("model"))
-    answers = [_openai_answer(question, _Facts(text, model, settings)) for question in questions]
+    facts = _Facts(text, model, settings)
+    answers = [
+        {"type": "predicate", "name": question.get("name"), "probability": facts.probability(_input_text(question.get("instructions")))}
+        for question in questions
+    ]
     used = count_tokens(text)
     usage = {
         "input_tokens": used,
@@ -104,31 +110,20 @@ class _Facts:
         return self.confidence if true else 1.0 - self.confidence
 
 
-def _openai_answer(question: Mapping[str, Any], facts: _Facts) -> dict[str, Any]:
-    kind, name = question.get("type"), question.get("name")
-    if kind == "predicate":
-        return {"type": kind, "name": name, "probability": facts.probability(_input_text(question.get("instructions")))}
-    raise TroubleError("bad_request", "questions: only the type predicate is played", parameter="questions")
-
-
 def decide_google(body: Mapping[str, Any], settings: SimulatorSettings) -> dict[str, Any]:
     """Google's decisions: answers by the caller's question names."""
     questions = body.get("questions")
     if not isinstance(questions, dict) or not questions or not all(isinstance(one, dict) for one in questions.values()):
         raise TroubleError("bad_request", "questions: an object with at least one question is needed")
+    if any(question.get("type") != "noul" for question in questions.values()):
+        raise TroubleError("bad_request", "questions: only the type noul is played")
     text = _input_text(body.get("input"))
     facts = _Facts(text, str(body.get("model")).removeprefix("models/"), settings)
+    chances = {name: facts.probability(_input_text(question.get("instructions"))) for name, question in questions.items()}
     used = count_tokens(text)
     usage = {"total_input_tokens": used, "total_output_tokens": 0, "total_tokens": used}
-    return {"answers": {name: _google_answer(question, facts) for name, question in questions.items()}, "usage": usage}
-
-
-def _google_answer(question: Mapping[str, Any], facts: _Facts) -> dict[str, Any]:
-    kind = question.get("type")
-    if kind == "noul":
-        chance = facts.probability(_input_text(question.get("instructions")))
-        return {"type": kind, "noul": chance, "confidence": max(chance, 1.0 - chance)}
-    raise TroubleError("bad_request", "questions: only the type noul is played")
+    answers = {name: {"type": "noul", "noul": chance, "confidence": max(chance, 1.0 - chance)} for name, chance in chances.items()}
+    return {"answers": answers, "usage": usage}
 
 
 MAX_NESTING = 8

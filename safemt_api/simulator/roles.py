@@ -99,7 +99,9 @@ def play(question: Question, settings: SimulatorSettings) -> Played:
         text = played if isinstance(played, str) else json.dumps({**code_of(question), **played})
         return Played("author", text, question.user_texts)
     if role == "guard":
-        return Played("guard", _guard(question, settings), question.user_texts)
+        judged = find_exhibit(question.last_text, "reply")
+        unsafe = guard_calls_unsafe(str(judged["reply"]) if judged else question.last_text, _said(question), settings)
+        return Played("guard", f"unsafe\n{GUARD_CATEGORY}" if unsafe else "safe", question.user_texts)
     return Played("moderator", _moderate(question, settings), question.user_texts)
 
 
@@ -212,12 +214,6 @@ def _moderate(question: Question, settings: SimulatorSettings) -> str:
         "reason": "Drawn by the simulator's moderator.",
     }
     return json.dumps(_fill(question.schema, facts))
-
-
-def _guard(question: Question, settings: SimulatorSettings) -> str:
-    judged = find_exhibit(question.last_text, "reply")
-    unsafe = guard_calls_unsafe(str(judged["reply"]) if judged else question.last_text, _said(question), settings)
-    return f"unsafe\n{GUARD_CATEGORY}" if unsafe else "safe"
 
 
 def guard_calls_unsafe(last_text: str, said: Sequence[str], settings: SimulatorSettings) -> bool:

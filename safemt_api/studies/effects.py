@@ -15,7 +15,7 @@ import polars as pl
 
 from safemt_api.messages import Kind, Outcome, Protocol
 from safemt_api.metrics.comparison import Comparison, compare, holm
-from safemt_api.metrics.effects import ArmEffect, Change, arm_effect, benign_rate, live_effect_by_turn, paired_change
+from safemt_api.metrics.effects import Change, arm_effect, benign_rate, live_effect_by_turn, paired_change
 from safemt_api.metrics.frames import KEY
 from safemt_api.metrics.uncertainty import Estimate
 from safemt_api.studies.record import (
@@ -170,6 +170,9 @@ def _claimed(reference: ArmFrames, arm: ArmFrames, again: Resampling) -> dict[st
     before, after = reference.scores.drop("scenario"), arm.scores.drop("scenario")
     effect = arm_effect(before, after, extra_cost_usd=_extra_cost_usd(reference, arm), name=arm.name, reference=reference.name, **again)
     compared, live = effect.comparison, arm.protocol == "live"
+    before_index, after_index = (
+        SafetyIndexFigures.model_validate(asdict(one)) for one in (effect.safety_index_before, effect.safety_index_after)
+    )
     by_turn = live_effect_by_turn(reference.turns, arm.turns, **again) if live else effect.by_length.rename({"length": "turn"})
     return {
         "ids": compared.ids,
@@ -179,7 +182,7 @@ def _claimed(reference: ArmFrames, arm: ArmFrames, again: Resampling) -> dict[st
         "asr_by_turn": tuple(TurnEffect.model_validate({**row, "p_holm_turns": row["p_holm"]}) for row in by_turn.to_dicts()),
         "test": RANDOMISATION if live or arm.repeated else MCNEMAR,
         "asr": _pooled(compared),
-        "safety_index": _indexes(effect),
+        "safety_index": IndexEffect(before=before_index, after=after_index, difference=_interval(compared.safety_index_difference)),
         "prevented": effect.prevented,
         "introduced": effect.introduced,
         "net_prevented": effect.net_prevented,
@@ -217,11 +220,6 @@ def _pooled(compared: Comparison) -> PooledEffect:
     return PooledEffect(
         before=compared.asr_a, after=compared.asr_b, difference=_interval(compared.asr_difference), p_value=compared.p_value
     )
-
-
-def _indexes(effect: ArmEffect) -> IndexEffect:
-    before, after = (SafetyIndexFigures.model_validate(asdict(one)) for one in (effect.safety_index_before, effect.safety_index_after))
-    return IndexEffect(before=before, after=after, difference=_interval(effect.comparison.safety_index_difference))
 
 
 def _undecided(arm: ArmFrames) -> Undecided:

@@ -217,7 +217,10 @@ async def open_study(
                     data[alike] = choose_data(settings, os.environ)
                 opened = open_plan(settings, simulator=simulator, simulators=simulators, dry_run=dry_run, data=data[alike])
                 plans[arm.name] = await stack.enter_async_context(opened)
-                _check_moderator(plans[arm.name])
+                # A moderator that cannot be shows before the arms beside it have cost anything.
+                plan = plans[arm.name]
+                resolve = plan.router.resolver("moderator")
+                open_moderator(plan.moderator, asker=_Nobody(), resolve=resolve, policies=plan.settings.policies)
             except SetupError as error:
                 raise UsageError(f"arm {arm.name}: {error}") from error
         yield plans
@@ -228,12 +231,6 @@ class _Nobody(Asker):
 
     async def ask(self, call: Call) -> Answer:
         raise AssertionError(f"nothing is asked of {call.route.model} while plans are checked")
-
-
-def _check_moderator(plan: Plan) -> None:
-    """A moderator that cannot be shows before the arms beside it have cost anything."""
-    resolve = plan.router.resolver("moderator")
-    open_moderator(plan.moderator, asker=_Nobody(), resolve=resolve, policies=plan.settings.policies)
 
 
 async def _played(
