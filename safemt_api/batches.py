@@ -15,7 +15,6 @@ Nothing here is tried again but what is ours: creating, polling, reading. A row 
 
 from __future__ import annotations
 
-import sqlite3
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
@@ -67,8 +66,9 @@ from safemt_api.store.batches import (
     open_rows,
     unfinished,
 )
+from safemt_api.store.connection import Connection, Work
 from safemt_api.store.records import sendable_reply
-from safemt_api.store.turns import StoredReply, TurnStore, Work
+from safemt_api.store.turns import StoredReply, TurnStore
 
 BATCH_FOLDER = "batches"
 """Beside the store: files of rows while they are written and handed in."""
@@ -542,7 +542,7 @@ class BatchQueue:
         quiet = {waiting.key for waiting in still_waiting}
         endings = [self._ending(batch, row, result) for row, result in results]
 
-        def work(connection: sqlite3.Connection) -> list[StoredReply | None]:
+        def work(connection: Connection) -> list[StoredReply | None]:
             kept = [ending(connection) for ending, _ in endings]
             # In the commit of its last row: a process killed before a later one would leave a batch out that nobody waits for any more.
             ended(batch.nonce, last or "over")(connection)
@@ -576,7 +576,7 @@ class BatchQueue:
         cost = cost_of(reply, partial(self._price_of, batch.model))
         settled_usd = row.most_usd if cost is None else cost
 
-        def keep(connection: sqlite3.Connection, request: bytes) -> StoredReply:
+        def keep(connection: Connection, request: bytes) -> StoredReply:
             return self._store.keeping(row.key, request=request, reply=reply, cost_usd=cost)(connection)
 
         return ending(settled_usd=settled_usd, state="settled", keep=keep), settled_usd

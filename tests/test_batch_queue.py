@@ -213,7 +213,7 @@ async def test_an_intent_that_is_not_decided_keeps_its_money_and_nothing_is_sent
         assert len(vendor.created) == 1
     vendor.finding = [BatchSearch("unclear")] * 3
     async with desk(vendor) as opened:
-        (out,) = opened.store.read(outstanding(["run"]))
+        (out,) = opened.store.read(outstanding("run"))
         assert (out.batch_id, out.rows) == (None, 2)
         assert await opened.all("one", "two") == ["words"] * 2
         assert opened.states() == ["settled"] * 2

@@ -19,7 +19,6 @@ disk.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
@@ -32,8 +31,9 @@ import anyio
 
 from safemt_api.errors import BudgetExhaustedError, CallError, StopRunError
 from safemt_api.messages import PURPOSES, Purpose
-from safemt_api.store.books import MAYBE, SPENT
-from safemt_api.store.turns import TurnStore, Work, now_utc
+from safemt_api.store.books import COMMIT_USD, MAYBE, SPENT
+from safemt_api.store.connection import Connection, Work
+from safemt_api.store.turns import TurnStore, now_utc
 
 TOLERANCE_USD = 1e-9
 NOT_RESERVED = 0
@@ -128,7 +128,7 @@ class Purse:
             envelope.drawn_usd += settled_usd - most_usd
         self.wake()
 
-    def free_usd(self, connection: sqlite3.Connection) -> float:
+    def free_usd(self, connection: Connection) -> float:
         """What the ceiling leaves beside what is committed; infinite without one."""
         return float("inf") if self.ceiling_usd is None else self.ceiling_usd + TOLERANCE_USD - committed(connection, self.id)
 
@@ -229,14 +229,14 @@ class Ledger:
         purse.holds(money.id, most_usd, _dialogue.get())
         purse.expects(most_usd)
 
-    def _try_reserve(self, money: Reservation, most_usd: float, ceiling_usd: float, connection: sqlite3.Connection) -> float:
+    def _try_reserve(self, money: Reservation, most_usd: float, ceiling_usd: float, connection: Connection) -> float:
         """Put it aside if it fits; what was taken before."""
         # A transaction that failed together with others' is run once more.
         self._purse.open.pop(money.id, None)
         money.id = NOT_RESERVED
         taken = committed(connection, self._purse.id)
         if taken + most_usd <= ceiling_usd + TOLERANCE_USD:
-            money.id = self._insert(connection, money, None, "reserved") or NOT_RESERVED
+            money.id = self._insert(connection, money, None, "reserved")
             # Noted before the commit shows: whoever then finds the money gone must see that it may come back.
             self._purse.open[money.id] = most_usd
         return taken
@@ -259,10 +259,10 @@ class Ledger:
         elif money.id == NOT_RESERVED and money.most_usd:
             most_usd = money.most_usd
 
-            def note(connection: sqlite3.Connection) -> None:
+            def note(connection: Connection) -> None:
                 self._insert(connection, money, None, "kept")
                 # Counts as soon as a ceiling is given.
-                connection.execute(_COMMIT, (self._purse.id, most_usd))
+                connection.execute(COMMIT_USD, (self._purse.id, most_usd))
 
             await self._store.write(note)
 
@@ -272,20 +272,20 @@ class Ledger:
         if envelope is not None:
             envelope.drawn_usd += cost_usd - put_aside
 
-        def work(connection: sqlite3.Connection) -> None:
+        def work(connection: Connection) -> None:
             if money.id == NOT_RESERVED:
                 self._insert(connection, money, cost_usd, state)
             else:
                 connection.execute("UPDATE charges SET settled_usd = ?, state = ? WHERE id = ?", (cost_usd, state, money.id))
-            connection.execute(_COMMIT, (self._purse.id, cost_usd - put_aside))
+            connection.execute(COMMIT_USD, (self._purse.id, cost_usd - put_aside))
 
         return work
 
-    def _insert(self, connection: sqlite3.Connection, money: Reservation, settled_usd: float | None, state: str) -> int | None:
+    def _insert(self, connection: Connection, money: Reservation, settled_usd: float | None, state: str) -> int:
         row = (self._run, money.key, money.purpose, money.most_usd or 0.0, settled_usd, state, self._owner, now_utc())
         if state == "reserved":
-            connection.execute(_COMMIT, (self._purse.id, money.most_usd))
-        return connection.execute(_INSERT, row).lastrowid
+            connection.execute(COMMIT_USD, (self._purse.id, money.most_usd))
+        return int(connection.execute(_INSERT, row).fetchone()[0])
 
     def spent_usd(self) -> Mapping[Purpose, float]:
         """What the run has spent by purpose, kept reservations included."""
@@ -303,11 +303,12 @@ class Ledger:
         return self._purse.committed_usd()
 
 
-_INSERT = "INSERT INTO charges (run, key, purpose, most_usd, settled_usd, state, owner, created_utc) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-_COMMIT = "INSERT INTO spending VALUES (?, ?) ON CONFLICT (run) DO UPDATE SET committed_usd = committed_usd + excluded.committed_usd"
+_INSERT = """
+INSERT INTO charges (run, key, purpose, most_usd, settled_usd, state, owner, created_utc) VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING id
+"""
 
 
-def committed(connection: sqlite3.Connection, purse_id: str) -> float:
+def committed(connection: Connection, purse_id: str) -> float:
     """What is spent or reserved out of a purse."""
     row = connection.execute("SELECT committed_usd FROM spending WHERE run = ?", (purse_id,)).fetchone()
     return float(row[0]) if row else 0.0

@@ -8,7 +8,6 @@ its reply is kept, or its money is freed, and that happens once, however often r
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
@@ -18,7 +17,9 @@ from typing import Literal, NamedTuple
 from urllib.parse import quote
 
 from safemt_api.messages import Purpose
-from safemt_api.store.turns import StoredReply, Work, now_utc
+from safemt_api.store.books import COMMIT_USD
+from safemt_api.store.connection import Body, Connection, Work
+from safemt_api.store.turns import StoredReply, now_utc
 
 BatchStage = Literal["intended", "out", "over", "absent"]
 Hindrance = Literal["answered", "elsewhere", "money"]
@@ -54,14 +55,14 @@ class Batch(NamedTuple):
         return datetime.fromisoformat(self.created_utc)
 
 
-Room = Callable[[sqlite3.Connection], float]
+Room = Callable[[Connection], float]
 """What the ceiling leaves, in USD; infinite without one."""
 
 
 def hindrances(rows: Iterable[BatchRow], room_usd: Room) -> Work[dict[str, Hindrance]]:
     """What stands against handing rows in, by the row's id."""
 
-    def work(connection: sqlite3.Connection) -> dict[str, Hindrance]:
+    def work(connection: Connection) -> dict[str, Hindrance]:
         left, found = room_usd(connection), dict[str, Hindrance]()
         for row in rows:
             if connection.execute("SELECT 1 FROM batch_rows WHERE key = ? AND open", (row.key,)).fetchone():
@@ -93,7 +94,7 @@ def intended(
         What stands against which row; then nothing was written.
     """
 
-    def work(connection: sqlite3.Connection) -> dict[str, Hindrance]:
+    def work(connection: Connection) -> dict[str, Hindrance]:
         hindered = hindrances((row for row, _ in rows), room_usd)(connection)
         if not hindered:
             values = (batch.nonce, batch.account, batch.model, batch.purse, batch.requests, digest, batch.created_utc)
@@ -104,16 +105,17 @@ def intended(
     return work
 
 
-def _opened(connection: sqlite3.Connection, batch: Batch, row: BatchRow, request: bytes) -> BatchRow:
-    charge = connection.execute(_CHARGE, (row.run, row.key, row.purpose, row.most_usd, batch.nonce, now_utc())).lastrowid or 0
+def _opened(connection: Connection, batch: Batch, row: BatchRow, request: bytes) -> BatchRow:
+    charge = connection.execute(_CHARGE, (row.run, row.key, row.purpose, row.most_usd, batch.nonce, now_utc())).fetchone()[0]
     _commit(connection, batch.purse, row.most_usd)
-    connection.execute("INSERT INTO batch_rows VALUES (?, ?, ?, ?, ?, 1)", (row.id, batch.nonce, row.key, charge, request.decode()))
+    values = (row.id, batch.nonce, row.key, charge, Body(request.decode()))
+    connection.execute("INSERT INTO batch_rows VALUES (?, ?, ?, ?, ?, TRUE)", values)
     return row._replace(charge=charge)
 
 
-def _commit(connection: sqlite3.Connection, purse: str, usd: float) -> None:
+def _commit(connection: Connection, purse: str, usd: float) -> None:
     connection.execute(
-        "INSERT INTO spending VALUES (?, ?) ON CONFLICT (run) DO UPDATE SET committed_usd = committed_usd + excluded.committed_usd",
+        COMMIT_USD,
         (purse, usd),
     )
 
@@ -121,14 +123,14 @@ def _commit(connection: sqlite3.Connection, purse: str, usd: float) -> None:
 def created(nonce: str, batch_id: str) -> Work[None]:
     """The work that notes the vendor's id."""
 
-    def work(connection: sqlite3.Connection) -> None:
+    def work(connection: Connection) -> None:
         connection.execute("UPDATE batches SET batch_id = ?, stage = 'out' WHERE nonce = ? AND stage = 'intended'", (batch_id, nonce))
 
     return work
 
 
 RowEnd = Literal["settled", "kept", "released"]
-Keep = Callable[[sqlite3.Connection, bytes], StoredReply]
+Keep = Callable[[Connection, bytes], StoredReply]
 """Puts a row's reply into the store, given its request."""
 
 
@@ -137,14 +139,14 @@ def closed(
 ) -> Work[StoredReply | None]:
     """The work that ends a row: its money is settled, and its reply kept where it has one. Of a row that has ended it changes nothing."""
 
-    def work(connection: sqlite3.Connection) -> StoredReply | None:
-        found = connection.execute("SELECT request FROM batch_rows WHERE id = ? AND open", (row.id,)).fetchone()
+    def work(connection: Connection) -> StoredReply | None:
+        found = connection.execute("SELECT CAST(request AS BLOB) FROM batch_rows WHERE id = ? AND open", (row.id,)).fetchone()
         if found is None:
             return None
-        connection.execute("UPDATE batch_rows SET open = 0, request = NULL WHERE id = ?", (row.id,))
+        connection.execute("UPDATE batch_rows SET open = FALSE, request = NULL WHERE id = ?", (row.id,))
         connection.execute("UPDATE charges SET settled_usd = ?, state = ? WHERE id = ?", (settled_usd, state, row.charge))
         _commit(connection, purse, settled_usd - row.most_usd)
-        return None if keep is None else keep(connection, found[0].encode())
+        return None if keep is None else keep(connection, found[0])
 
     return work
 
@@ -152,7 +154,7 @@ def closed(
 def ended(nonce: str, stage: Literal["over", "absent"]) -> Work[None]:
     """The work that ends a batch all of whose rows are closed."""
 
-    def work(connection: sqlite3.Connection) -> None:
+    def work(connection: Connection) -> None:
         connection.execute(
             "UPDATE batches SET stage = ? WHERE nonce = ? AND NOT EXISTS (SELECT 1 FROM batch_rows WHERE nonce = ? AND open)",
             (stage, nonce, nonce),
@@ -185,7 +187,7 @@ def open_rows(nonce: str) -> Work[list[BatchRow]]:
 def nonce_of_key(key: str) -> Work[str | None]:
     """The batch in which the call of that key is open, if it is in one."""
 
-    def work(connection: sqlite3.Connection) -> str | None:
+    def work(connection: Connection) -> str | None:
         found = connection.execute("SELECT nonce FROM batch_rows WHERE key = ? AND open", (key,)).fetchone()
         return None if found is None else str(found[0])
 
@@ -202,17 +204,16 @@ class Outstanding(NamedTuple):
     rows: int
 
 
-def outstanding(runs: Iterable[str]) -> Work[list[Outstanding]]:
-    """The batches in which rows of these runs (ids in the books) are open, the oldest first."""
-    ids = json.dumps(list(runs))
-    return lambda connection: [Outstanding(*row) for row in connection.execute(_OUTSTANDING, (ids,))]
+def outstanding(run_id: str) -> Work[list[Outstanding]]:
+    """The batches in which rows of that run (its id in the books) are open, the oldest first."""
+    return lambda connection: [Outstanding(*row) for row in connection.execute(_OUTSTANDING, (run_id,))]
 
 
 def outstanding_now(path: Path, run_id: str) -> list[Outstanding]:
     """The same without opening the store for writing; nothing where it cannot be read, or is of before there were batches."""
     try:
         with closing(sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True)) as connection:
-            return outstanding((run_id,))(connection)
+            return outstanding(run_id)(connection)
     except sqlite3.Error:
         return []
 
@@ -220,17 +221,18 @@ def outstanding_now(path: Path, run_id: str) -> list[Outstanding]:
 _OF_NONCE = "SELECT nonce, account, model, purse, requests, created_utc, batch_id, stage FROM batches WHERE nonce = ?"
 _UNFINISHED = """
 SELECT nonce, account, model, purse, requests, created_utc, batch_id, stage FROM batches
-WHERE account = ? AND stage IN ('intended', 'out') ORDER BY rowid
+WHERE account = ? AND stage IN ('intended', 'out') ORDER BY (SELECT min(charge) FROM batch_rows WHERE batch_rows.nonce = batches.nonce)
 """
 _OPEN_ROWS = """
 SELECT r.id, r.key, c.run, c.purpose, c.most_usd, c.id FROM batch_rows r JOIN charges c ON c.id = r.charge
-WHERE r.nonce = ? AND r.open ORDER BY r.rowid
+WHERE r.nonce = ? AND r.open ORDER BY r.charge
 """
 _OUTSTANDING = """
 SELECT b.account, b.model, b.batch_id, b.created_utc, count(*)
 FROM batch_rows r JOIN batches b ON b.nonce = r.nonce JOIN charges c ON c.id = r.charge
-WHERE r.open AND c.run IN (SELECT value FROM json_each(?)) GROUP BY b.nonce ORDER BY b.rowid
+WHERE r.open AND c.run = ? GROUP BY b.nonce ORDER BY min(r.charge)
 """
 _CHARGE = """
-INSERT INTO charges (run, key, purpose, most_usd, settled_usd, state, owner, created_utc) VALUES (?, ?, ?, ?, NULL, 'reserved', ?, ?)
+INSERT INTO charges (run, key, purpose, most_usd, settled_usd, state, owner, created_utc)
+VALUES (?, ?, ?, ?, NULL, 'reserved', ?, ?) RETURNING id
 """

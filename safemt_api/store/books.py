@@ -11,13 +11,14 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from safemt_api.messages import PURPOSES, Purpose
-from safemt_api.store.turns import Work, now_utc
+from safemt_api.store.connection import Connection, Work
+from safemt_api.store.turns import now_utc
 
 
 def entered(run_id: str, name: str) -> Work[None]:
     """The work that enters a run; what an older version booked under the run's name becomes the run's own. The name is for people."""
 
-    def work(connection: sqlite3.Connection) -> None:
+    def work(connection: Connection) -> None:
         if connection.execute("UPDATE runs SET name = ? WHERE id = ?", (name, run_id)).rowcount:
             return
         connection.execute("INSERT INTO runs (id, name, entered_utc) VALUES (?, ?, ?)", (run_id, name, now_utc()))
@@ -35,7 +36,7 @@ def older_run_id(store_id: str, name: str) -> str:
 def name_of(run_id: str) -> Work[str | None]:
     """What a run is called in the store's books; ``None``: they know nothing of it."""
 
-    def work(connection: sqlite3.Connection) -> str | None:
+    def work(connection: Connection) -> str | None:
         row = connection.execute("SELECT name FROM runs WHERE id = ?", (run_id,)).fetchone()
         return None if row is None else str(row[0])
 
@@ -48,8 +49,8 @@ def replies_bought(run_id: str) -> Work[tuple[int, int]]:
 
 
 _BOUGHT = """
-SELECT count(*), coalesce(sum(key IN (SELECT key FROM replies)), 0)
-FROM (SELECT DISTINCT key FROM charges WHERE run = ? AND state = 'settled')
+SELECT count(*), count(*) FILTER (WHERE key IN (SELECT key FROM replies))
+FROM (SELECT DISTINCT key FROM charges WHERE run = ? AND state = 'settled') AS bought
 """
 
 
@@ -70,6 +71,11 @@ def spent_now_usd(path: Path, run_id: str) -> Spending | None:
         return None
     return Spending({**dict.fromkeys(PURPOSES, 0.0), **{purpose: usd for purpose, usd in rows if purpose in PURPOSES}}, float(maybe))
 
+
+COMMIT_USD = """
+INSERT INTO spending VALUES (?, ?) ON CONFLICT (run) DO UPDATE SET committed_usd = spending.committed_usd + excluded.committed_usd
+"""
+"""Adds to what is spent or reserved out of a purse."""
 
 SPENT = """
 SELECT purpose, sum(coalesce(settled_usd, most_usd)) FROM charges

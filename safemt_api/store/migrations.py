@@ -1,109 +1,111 @@
-"""The store's schema as a list of numbered steps; each runs once, in order, inside one transaction."""
+"""The store's schema as a list of numbered steps, one text for both databases; each runs once, in order, inside one transaction."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
 
 from safemt_api.errors import StoreError
+from safemt_api.store.connection import SQLITE, Connection, Dialect
 
-Migration = Callable[[sqlite3.Connection], None]
+Migration = Callable[[Connection, Dialect], None]
 
 
-def m001_replies(connection: sqlite3.Connection) -> None:
+def m001_replies(connection: Connection, sql: Dialect) -> None:
     """One row per reply, with the request it answers and the vendor's whole body."""
     connection.execute(
-        """
+        f"""
         CREATE TABLE replies (
-            key TEXT PRIMARY KEY,
-            created_utc TEXT NOT NULL,
-            request TEXT NOT NULL,
-            reply TEXT NOT NULL,
-            raw TEXT,
-            cost_usd REAL
-        ) STRICT
+            key {sql.text} PRIMARY KEY,
+            created_utc {sql.text} NOT NULL,
+            request {sql.body} NOT NULL,
+            reply {sql.body} NOT NULL,
+            raw {sql.body},
+            cost_usd {sql.real}
+        ) {sql.strict}
         """
     )
 
 
-def m002_spending(connection: sqlite3.Connection) -> None:
+def m002_spending(connection: Connection, sql: Dialect) -> None:
     """One row per attempt that may cost money, and the running total of each run that a ceiling is held against.
 
     ``charges.settled_usd`` is NULL while a call is in flight; ``spending.committed_usd`` is the sum of what is settled and reserved.
     """
     connection.execute(
-        """
+        f"""
         CREATE TABLE charges (
-            id INTEGER PRIMARY KEY,
-            run TEXT NOT NULL,
-            key TEXT NOT NULL,
-            purpose TEXT NOT NULL,
-            most_usd REAL NOT NULL,
-            settled_usd REAL,
-            state TEXT NOT NULL CHECK (state IN ('reserved', 'settled', 'kept', 'released')),
-            owner TEXT NOT NULL,
-            created_utc TEXT NOT NULL
-        ) STRICT
+            id {sql.serial_key},
+            run {sql.text} NOT NULL,
+            key {sql.text} NOT NULL,
+            purpose {sql.text} NOT NULL,
+            most_usd {sql.real} NOT NULL,
+            settled_usd {sql.real},
+            state {sql.text} NOT NULL CHECK (state IN ('reserved', 'settled', 'kept', 'released')),
+            owner {sql.text} NOT NULL,
+            created_utc {sql.text} NOT NULL
+        ) {sql.strict}
         """
     )
     connection.execute("CREATE INDEX charges_by_run ON charges (run, purpose)")
-    connection.execute("CREATE TABLE spending (run TEXT PRIMARY KEY, committed_usd REAL NOT NULL) STRICT")
+    connection.execute(f"CREATE TABLE spending (run {sql.text} PRIMARY KEY, committed_usd {sql.real} NOT NULL) {sql.strict}")
 
 
-def m003_books(connection: sqlite3.Connection) -> None:
+def m003_books(connection: Connection, sql: Dialect) -> None:
     """The store's own id, and the runs that it keeps books of: ``charges.run`` and ``spending.run`` are ids of runs from here on.
 
     Rows of older versions hold a run's name there until that run is played again (``safemt_api.store.books``).
     """
-    connection.execute("CREATE TABLE store (id TEXT PRIMARY KEY) STRICT")
+    connection.execute(f"CREATE TABLE store (id {sql.text} PRIMARY KEY) {sql.strict}")
     connection.execute("INSERT INTO store VALUES (?)", (uuid4().hex,))
-    connection.execute("CREATE TABLE runs (id TEXT PRIMARY KEY, name TEXT NOT NULL, entered_utc TEXT NOT NULL) STRICT")
+    columns = f"id {sql.text} PRIMARY KEY, name {sql.text} NOT NULL, entered_utc {sql.text} NOT NULL"
+    connection.execute(f"CREATE TABLE runs ({columns}) {sql.strict}")
 
 
-def m004_checksums(connection: sqlite3.Connection) -> None:
+def m004_checksums(connection: Connection, sql: Dialect) -> None:
     """A checksum a reply; NULL in rows of older versions, which are taken as they are."""
-    connection.execute("ALTER TABLE replies ADD COLUMN checksum TEXT")
+    connection.execute(f"ALTER TABLE replies ADD COLUMN checksum {sql.text}")
 
 
-def m005_uses(connection: sqlite3.Connection) -> None:
+def m005_uses(connection: Connection, sql: Dialect) -> None:
     """Which replies each run has used, whoever paid for them; ``runs.uses_noted`` says whether all of them are noted.
 
     It is 0 while a run is played (and where it was killed), and in rows of older versions.
     """
-    connection.execute("CREATE TABLE uses (run TEXT NOT NULL, key TEXT NOT NULL, PRIMARY KEY (run, key)) STRICT, WITHOUT ROWID")
-    connection.execute("ALTER TABLE runs ADD COLUMN uses_noted INTEGER NOT NULL DEFAULT 0")
+    connection.execute(f"CREATE TABLE uses (run {sql.text} NOT NULL, key {sql.text} NOT NULL, PRIMARY KEY (run, key)) {sql.strict_by_key}")
+    connection.execute(f"ALTER TABLE runs ADD COLUMN uses_noted {sql.flag} NOT NULL DEFAULT FALSE")
 
 
-def m006_batches(connection: sqlite3.Connection) -> None:
+def m006_batches(connection: Connection, sql: Dialect) -> None:
     """Batches that were handed in, or are about to be, and their rows; ``request`` is dropped when a row is closed (``store.batches``)."""
     connection.execute(
-        """
+        f"""
         CREATE TABLE batches (
-            nonce TEXT PRIMARY KEY,
-            account TEXT NOT NULL,
-            model TEXT NOT NULL,
-            purse TEXT NOT NULL,
-            requests INTEGER NOT NULL,
-            digest TEXT NOT NULL,
-            created_utc TEXT NOT NULL,
-            batch_id TEXT,
-            stage TEXT NOT NULL CHECK (stage IN ('intended', 'out', 'over', 'absent'))
-        ) STRICT
+            nonce {sql.text} PRIMARY KEY,
+            account {sql.text} NOT NULL,
+            model {sql.text} NOT NULL,
+            purse {sql.text} NOT NULL,
+            requests {sql.integer} NOT NULL,
+            digest {sql.text} NOT NULL,
+            created_utc {sql.text} NOT NULL,
+            batch_id {sql.text},
+            stage {sql.text} NOT NULL CHECK (stage IN ('intended', 'out', 'over', 'absent'))
+        ) {sql.strict}
         """
     )
     connection.execute(
-        """
+        f"""
         CREATE TABLE batch_rows (
-            id TEXT PRIMARY KEY,
-            nonce TEXT NOT NULL,
-            key TEXT NOT NULL,
-            charge INTEGER NOT NULL,
-            request TEXT,
-            open INTEGER NOT NULL
-        ) STRICT
+            id {sql.text} PRIMARY KEY,
+            nonce {sql.text} NOT NULL,
+            key {sql.text} NOT NULL,
+            charge {sql.integer} NOT NULL,
+            request {sql.body},
+            open {sql.flag} NOT NULL
+        ) {sql.strict}
         """
     )
     connection.execute("CREATE INDEX open_rows_by_key ON batch_rows (key) WHERE open")
@@ -178,36 +180,52 @@ MIGRATIONS: tuple[Migration, ...] = (
 
 
 def migrate(connection: sqlite3.Connection, path: Path, migrations: tuple[Migration, ...] = MIGRATIONS) -> None:
-    """Bring the schema up to date.
+    """Bring the schema of an SQLite file up to date.
 
     Raises:
         StoreError: The store was written by a newer version.
     """
-    if _is_current(connection, migrations):
+    if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'migrations'").fetchone() and is_current(connection, migrations):
         return  # nothing to write, so a store that another program has locked can be opened all the same
     connection.execute("BEGIN IMMEDIATE")
     try:
-        connection.execute("CREATE TABLE IF NOT EXISTS migrations (name TEXT PRIMARY KEY, applied_utc TEXT NOT NULL) STRICT")
-        applied = {name for (name,) in connection.execute("SELECT name FROM migrations")}
-        unknown = applied - {migration.__name__ for migration in migrations}
-        if unknown:
-            raise StoreError(
-                path,
-                f"was written by a newer version of safemt-api (it holds {', '.join(sorted(unknown))})",
-                "upgrade safemt-api, or give another --results folder",
-            )
-        for migration in migrations:
-            if migration.__name__ not in applied:
-                migration(connection)
-                now = datetime.now(UTC).isoformat(timespec="seconds")
-                connection.execute("INSERT INTO migrations VALUES (?, ?)", (migration.__name__, now))
+        bring_up_to_date(connection, SQLITE, path, migrations)
         connection.execute("COMMIT")
     except BaseException:
         connection.execute("ROLLBACK")
         raise
 
 
-def _is_current(connection: sqlite3.Connection, migrations: tuple[Migration, ...]) -> bool:
-    if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'migrations'").fetchone() is None:
-        return False
-    return {name for (name,) in connection.execute("SELECT name FROM migrations")} == {migration.__name__ for migration in migrations}
+def bring_up_to_date(connection: Connection, sql: Dialect, place: Path | str, migrations: tuple[Migration, ...] = MIGRATIONS) -> None:
+    """Run the steps that are wanting, inside a transaction that nobody else is in.
+
+    Raises:
+        StoreError: The store was written by a newer version.
+    """
+    connection.execute(f"CREATE TABLE IF NOT EXISTS migrations (name {sql.text} PRIMARY KEY, applied_utc {sql.text} NOT NULL) {sql.strict}")
+    applied = _applied(connection)
+    unknown = applied - _names(migrations)
+    if unknown:
+        raise StoreError(
+            place,
+            f"was written by a newer version of safemt-api (it holds {', '.join(sorted(unknown))})",
+            "upgrade safemt-api, or give another --results folder",
+        )
+    for migration in migrations:
+        if migration.__name__ not in applied:
+            migration(connection, sql)
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            connection.execute("INSERT INTO migrations VALUES (?, ?)", (migration.__name__, now))
+
+
+def is_current(connection: Connection, migrations: tuple[Migration, ...] = MIGRATIONS) -> bool:
+    """Whether a store that has the table of steps has had all of these, and no others."""
+    return _applied(connection) == _names(migrations)
+
+
+def _applied(connection: Connection) -> set[str]:
+    return {name for (name,) in connection.execute("SELECT name FROM migrations")}
+
+
+def _names(migrations: Iterable[Migration]) -> set[str]:
+    return {migration.__name__ for migration in migrations}

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple
 
 import anyio
 import anyio.to_thread
@@ -25,6 +25,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from safemt_api.errors import StoreError
 from safemt_api.files import private_file, private_folder
 from safemt_api.messages import Reply
+from safemt_api.store.connection import Body, Connection, T, Work
 from safemt_api.store.migrations import migrate
 from safemt_api.store.records import checksum, reply_from_json, reply_to_json
 
@@ -37,9 +38,6 @@ LOOK_SECONDS = 0.1
 WAL_RETRY_SECONDS = 0.02
 MAX_GROUP = 256
 APPLICATION_ID = 0x53614D54  # "SaMT": tells a turn store from any other SQLite file
-
-T = TypeVar("T")
-Work = Callable[[sqlite3.Connection], T]
 
 
 class StoredReply(NamedTuple):
@@ -85,7 +83,7 @@ class TurnStore:
         with explained(self.path):
             return self._found(self._reader, key)
 
-    def _found(self, connection: sqlite3.Connection, key: str) -> StoredReply | None:
+    def _found(self, connection: Connection, key: str) -> StoredReply | None:
         row = connection.execute(_FIND, (key,)).fetchone()
         if row is None:
             return None
@@ -137,7 +135,7 @@ class TurnStore:
         """
         keep = self.keeping(key, request=request, reply=reply, cost_usd=cost_usd)
 
-        def work(connection: sqlite3.Connection) -> StoredReply:
+        def work(connection: Connection) -> StoredReply:
             if also is not None:
                 also(connection)
             return keep(connection)
@@ -148,13 +146,13 @@ class TurnStore:
         """The work that keeps a reply, for whoever has more to write with it; its result is what ``put`` returns."""
         text, raw = reply_to_json(reply), reply.raw
         expected = checksum(key, text.encode(), None if raw is None else raw.encode(), cost_usd)
-        row = (key, now_utc(), request.decode(), text, raw, cost_usd, expected)
+        row = (key, now_utc(), Body(request.decode()), Body(text), None if raw is None else Body(raw), cost_usd, expected)
 
-        def work(connection: sqlite3.Connection) -> StoredReply:
+        def work(connection: Connection) -> StoredReply:
             # The first reply to a key stays: another process may have used it already.
             found = self._found(connection, key)
             if found is None:
-                connection.execute("INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+                connection.execute(_KEEP, row)
             return found or StoredReply(reply, cost_usd)
 
         return work
@@ -214,6 +212,12 @@ def is_busy(error: BaseException | None) -> bool:
 
 # As bytes: a text that is no UTF-8 any more is damage to be noticed, not an error of the query.
 _FIND = "SELECT CAST(reply AS BLOB), CAST(raw AS BLOB), cost_usd, checksum FROM replies WHERE key = ?"
+# What is there already is damaged.
+_KEEP = """
+INSERT INTO replies (key, created_utc, request, reply, raw, cost_usd, checksum) VALUES (?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (key) DO UPDATE SET created_utc = excluded.created_utc, request = excluded.request, reply = excluded.reply, raw = excluded.raw,
+    cost_usd = excluded.cost_usd, checksum = excluded.checksum
+"""
 
 
 def _waiting(jobs: MemoryObjectReceiveStream[_Job[Any]]) -> Iterator[_Job[Any]]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from safemt_api.store.books import entered
-from safemt_api.store.turns import TurnStore, Work
+from safemt_api.store.connection import Connection, Work
+from safemt_api.store.turns import TurnStore
 
 NOTED_AT_ONCE = 500
 """So many uses go into one commit; of a run that is killed the last ones are lost, so its uses count as unknown."""
@@ -45,8 +45,8 @@ class Uses:
         rows = [(self._run, key) for key in self._waiting]
         self._waiting = []
 
-        def work(connection: sqlite3.Connection) -> None:
-            connection.executemany("INSERT OR IGNORE INTO uses VALUES (?, ?)", rows)
+        def work(connection: Connection) -> None:
+            connection.executemany("INSERT INTO uses VALUES (?, ?) ON CONFLICT DO NOTHING", rows)
             connection.execute("UPDATE runs SET uses_noted = ? WHERE id = ?", (noted, self._run))
 
         await self._store.write(work)
@@ -59,10 +59,10 @@ async def open_uses(store: TurnStore, run_id: str, name: str) -> Uses:
         StoreError: The store cannot be written.
     """
 
-    def work(connection: sqlite3.Connection) -> bool:
+    def work(connection: Connection) -> bool:
         before = connection.execute("SELECT uses_noted FROM runs WHERE id = ?", (run_id,)).fetchone()
         entered(run_id, name)(connection)
-        connection.execute("UPDATE runs SET uses_noted = 0 WHERE id = ?", (run_id,))
+        connection.execute("UPDATE runs SET uses_noted = FALSE WHERE id = ?", (run_id,))
         # What an older version booked under the run's name was used by it, and not noted.
         spent = connection.execute("SELECT 1 FROM charges WHERE run = ? LIMIT 1", (run_id,)).fetchone()
         return spent is None if before is None else bool(before[0])
@@ -82,7 +82,7 @@ class Unused(NamedTuple):
 def unknown_uses(run_ids: Iterable[str]) -> Work[frozenset[str]]:
     """Those of the runs whose uses are not known: they are played now or were killed, or an older version played them."""
 
-    def work(connection: sqlite3.Connection) -> frozenset[str]:
+    def work(connection: Connection) -> frozenset[str]:
         known = {run_id for (run_id,) in connection.execute("SELECT id FROM runs WHERE uses_noted")}
         return frozenset(run_ids) - known
 
@@ -98,7 +98,7 @@ def unused(run_ids: Iterable[str], *, since_utc: str | None) -> Work[Unused]:
     """
     ids = tuple(run_ids)
 
-    def work(connection: sqlite3.Connection) -> Unused:
+    def work(connection: Connection) -> Unused:
         _mark(connection, ids, since_utc)
         replies, size_bytes, cost_usd = connection.execute(_SIZE_OF_GONE).fetchone()
         return Unused(replies, size_bytes, cost_usd, tuple(name for (name,) in connection.execute(_USERS_OF_GONE)))
@@ -113,7 +113,7 @@ def free_unused(run_ids: Iterable[str], *, since_utc: str | None) -> Work[int]:
     """
     ids = tuple(run_ids)
 
-    def work(connection: sqlite3.Connection) -> int:
+    def work(connection: Connection) -> int:
         _mark(connection, ids, since_utc)
         freed = connection.execute("DELETE FROM replies WHERE key IN (SELECT key FROM gone)").rowcount
         connection.execute("DELETE FROM uses WHERE run NOT IN (SELECT id FROM living)")
@@ -133,13 +133,13 @@ WHERE id IN (SELECT run FROM uses JOIN gone USING (key) UNION SELECT run FROM ch
 """
 
 
-def _mark(connection: sqlite3.Connection, run_ids: tuple[str, ...], since_utc: str | None) -> None:
+def _mark(connection: Connection, run_ids: tuple[str, ...], since_utc: str | None) -> None:
     """The keys of replies that none of the runs used or paid for, in a temporary table ``gone``; the runs in ``living``."""
     connection.execute("CREATE TEMPORARY TABLE IF NOT EXISTS living (id TEXT PRIMARY KEY)")
     connection.execute("CREATE TEMPORARY TABLE IF NOT EXISTS gone (key TEXT PRIMARY KEY)")
     connection.execute("DELETE FROM living")
     connection.execute("DELETE FROM gone")
-    connection.executemany("INSERT OR IGNORE INTO living VALUES (?)", [(one,) for one in run_ids])
+    connection.executemany("INSERT INTO living VALUES (?) ON CONFLICT DO NOTHING", [(one,) for one in run_ids])
     connection.execute(
         "INSERT INTO gone SELECT key FROM replies WHERE created_utc >= ?"
         " AND key NOT IN (SELECT key FROM uses WHERE run IN (SELECT id FROM living))"

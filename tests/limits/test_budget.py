@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sqlite3
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
@@ -19,6 +18,7 @@ from hypothesis import strategies as st
 
 from safemt_api.errors import AccountError, BudgetExhaustedError, DialogueError, RateLimitedError, ServerError
 from safemt_api.limits.budget import TOLERANCE_USD, Ledger
+from safemt_api.store.connection import Connection
 from safemt_api.store.turns import STORE_FILE, TurnStore, open_store
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -176,7 +176,7 @@ async def test_it_waits_also_for_a_reservation_that_is_on_disk_but_not_yet_hande
 ) -> None:
     money, write, got = ledger(store), store.write, list[Attempt]()
 
-    async def slow_write(work: Callable[[sqlite3.Connection], object]) -> object:
+    async def slow_write(work: Callable[[Connection], object]) -> object:
         result = await write(work)
         await anyio.sleep(0.3)
         return result
@@ -315,7 +315,7 @@ async def test_without_a_ceiling_nothing_is_written_beforehand_and_costs_are_boo
 async def test_a_reply_and_its_cost_are_kept_together_or_not_at_all(store: TurnStore) -> None:
     money = ledger(store)
 
-    def torn(connection: sqlite3.Connection) -> None:
+    def torn(connection: Connection) -> None:
         book(connection)
         raise LookupError("torn")
 

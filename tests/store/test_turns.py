@@ -20,6 +20,7 @@ import pytest
 from safemt_api.errors import StoreError, UsageError
 from safemt_api.messages import Outcome, Reply
 from safemt_api.store import turns
+from safemt_api.store.connection import Connection, Dialect
 from safemt_api.store.migrations import MIGRATIONS, migrate
 from safemt_api.store.records import reply_to_json
 from safemt_api.store.turns import APPLICATION_ID, STORE_FILE, TurnStore, connect, open_store
@@ -118,10 +119,10 @@ async def test_a_cancellation_while_puts_wait_loses_nothing(path: Path, reply: M
 
 
 async def test_what_a_work_returns_comes_back_and_what_it_raises_too(path: Path) -> None:
-    def work(connection: sqlite3.Connection) -> int:
+    def work(connection: Connection) -> int:
         return int(connection.execute("SELECT 41 + 1").fetchone()[0])
 
-    def defect(connection: sqlite3.Connection) -> None:
+    def defect(connection: Connection) -> None:
         raise LookupError("a defect")
 
     async with open_store(path) as store:
@@ -132,7 +133,7 @@ async def test_what_a_work_returns_comes_back_and_what_it_raises_too(path: Path)
 
 
 async def test_one_work_that_fails_does_not_take_the_others_with_it(path: Path, reply: Make) -> None:
-    def defect(connection: sqlite3.Connection) -> None:
+    def defect(connection: Connection) -> None:
         connection.execute("INSERT INTO replies VALUES ('half', '', '', '', '', 0, NULL)")
         raise LookupError("a defect")
 
@@ -424,7 +425,7 @@ async def test_every_older_schema_is_brought_up_to_date_with_its_replies(path: P
 
 
 def test_a_migration_that_fails_leaves_the_old_schema(path: Path) -> None:
-    def m003_broken(connection: sqlite3.Connection) -> None:
+    def m003_broken(connection: Connection, _sql: Dialect) -> None:
         connection.execute("CREATE TABLE half (a)")
         raise sqlite3.OperationalError("no more")
 
