@@ -45,6 +45,7 @@ from safemt_api.evaluation import evaluate
 from safemt_api.runs import connections
 from safemt_api.runs.record import read_run
 from safemt_api.simulator import FaultPlan, SimulatorSettings, simulator_process
+from safemt_api.store.connection import Connection, Work
 from safemt_api.store.turns import STORE_FILE, TurnStore
 
 Tier = Literal["standard", "batch"]
@@ -138,12 +139,12 @@ def live(life: Life) -> None:
 def _step_through_commits(step: Callable[[str], None]) -> None:
     write = TurnStore.write
 
-    async def stepping(store: TurnStore, work: Callable[[sqlite3.Connection], Any]) -> Any:
+    async def stepping(store: TurnStore, work: Work[Any]) -> Any:
         about = COMMITS.get(getattr(work, "__qualname__", "").partition(".<locals>")[0])
         if about is None:
             return await write(store, work)
 
-        def within(connection: sqlite3.Connection) -> Any:
+        def within(connection: Connection) -> Any:
             result = work(connection)
             step(f"{about} written, not committed")
             return result

@@ -1,8 +1,9 @@
 """What a piece of work may ask of a database, whichever it is, so that each is written once and runs on SQLite and PostgreSQL.
 
 The SQL that both understand: ``?`` for a value (and nowhere else), ``RETURNING`` for an id, ``ON CONFLICT`` with the table's name before
-the old value, ``TRUE`` and ``FALSE``, an alias for each sub-query in ``FROM``, no ``rowid``. A text that may hold anything a vendor says is
-a ``Body`` when it is written and ``CAST(… AS BLOB)`` when it is read: PostgreSQL's own texts cannot hold NUL.
+the old value, ``TRUE`` and ``FALSE``, an alias for each sub-query in ``FROM``, no ``rowid``, ``steady_seconds()`` for the database's own
+clock. A text that may hold anything a vendor says is a ``Body`` when it is written and ``CAST(… AS BLOB)`` when it is read: PostgreSQL's
+own texts cannot hold NUL.
 """
 
 from __future__ import annotations

@@ -6,23 +6,18 @@ SQLite, all processes are on one machine, whose steady clock they share.
 
 from __future__ import annotations
 
-import sqlite3
-import time
 from collections.abc import Callable
-from typing import TypeVar
 
-from safemt_api.store.turns import Work
-
-T = TypeVar("T")
+from safemt_api.store.connection import Connection, T, Work
 
 
 def exchanged(account: str, change: Callable[[str, float], tuple[str, T]]) -> Work[T]:
     """The work that changes an account's row: its text ("" at first) and the time in seconds go in, its text from now on comes out."""
 
-    def work(connection: sqlite3.Connection) -> T:
+    def work(connection: Connection) -> T:
         # One statement that makes the row, locks it and reads it: who comes meanwhile waits for this transaction.
-        (before,) = connection.execute(_LOCK, (account,)).fetchone()
-        after, result = change(before, time.monotonic())
+        before, now_seconds = connection.execute(_LOCK, (account,)).fetchone()
+        after, result = change(before, now_seconds)
         connection.execute("UPDATE leases SET state = ? WHERE account = ?", (after, account))
         return result
 
@@ -34,4 +29,4 @@ def is_shared(account: str) -> Work[bool]:
     return lambda connection: connection.execute("SELECT 1 FROM leases WHERE account = ?", (account,)).fetchone() is not None
 
 
-_LOCK = "INSERT INTO leases VALUES (?, '') ON CONFLICT (account) DO UPDATE SET state = leases.state RETURNING state"
+_LOCK = "INSERT INTO leases VALUES (?, '') ON CONFLICT (account) DO UPDATE SET state = leases.state RETURNING state, steady_seconds()"

@@ -112,9 +112,9 @@ def m006_batches(connection: Connection, sql: Dialect) -> None:
     connection.execute("CREATE INDEX rows_by_batch ON batch_rows (nonce)")
 
 
-def m007_leases(connection: sqlite3.Connection) -> None:
+def m007_leases(connection: Connection, sql: Dialect) -> None:
     """What processes that share an account know of it together (``store.leases``)."""
-    connection.execute("CREATE TABLE leases (account TEXT PRIMARY KEY, state TEXT NOT NULL) STRICT")
+    connection.execute(f"CREATE TABLE leases (account {sql.text} PRIMARY KEY, state {sql.text} NOT NULL) {sql.strict}")
 
 
 def m008_shards(connection: sqlite3.Connection) -> None:

@@ -296,6 +296,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     application_id, tables = connection.execute(look).fetchone()
     if application_id != APPLICATION_ID and tables:
         raise StoreError(path, "is a database of another program", "move it away or give another --results folder")
+    connection.create_function("steady_seconds", 0, time.monotonic)
     _into_wal(connection)
     connection.execute("PRAGMA synchronous = FULL")
     if application_id != APPLICATION_ID:
