@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import orjson
 
 from safemt_api.runs.folder import TRANSCRIPTS_FILE, VERDICTS_FILE, player_of
+from safemt_api.store.connection import Work
 from safemt_api.store.shards import Lines, Part, line_places, lines_at, looked_up, parts_of
-from safemt_api.store.turns import Work
 
 SILENT_SECONDS = 15.0
 """A part whose process was not heard for so long is not being played; the clocks of machines that share a store agree better than that."""

@@ -117,52 +117,52 @@ def m007_leases(connection: Connection, sql: Dialect) -> None:
     connection.execute(f"CREATE TABLE leases (account {sql.text} PRIMARY KEY, state {sql.text} NOT NULL) {sql.strict}")
 
 
-def m008_shards(connection: sqlite3.Connection) -> None:
+def m008_shards(connection: Connection, sql: Dialect) -> None:
     """Runs in shards, their parts, and the rows that parts handed in: compressed lines of JSON in base 64 (``store.shards``)."""
     connection.execute(
-        """
+        f"""
         CREATE TABLE sharded (
-            run TEXT PRIMARY KEY,
-            id TEXT NOT NULL,
-            purse TEXT NOT NULL,
-            parts INTEGER NOT NULL,
-            identity TEXT NOT NULL,
-            record TEXT NOT NULL,
-            begun_utc TEXT NOT NULL,
-            tried INTEGER NOT NULL,
-            trying TEXT
-        ) STRICT
+            run {sql.text} PRIMARY KEY,
+            id {sql.text} NOT NULL,
+            purse {sql.text} NOT NULL,
+            parts {sql.integer} NOT NULL,
+            identity {sql.text} NOT NULL,
+            record {sql.text} NOT NULL,
+            begun_utc {sql.text} NOT NULL,
+            tried {sql.integer} NOT NULL,
+            trying {sql.text}
+        ) {sql.strict}
         """
     )
     connection.execute(
-        """
+        f"""
         CREATE TABLE shards (
-            run TEXT NOT NULL,
-            part INTEGER NOT NULL,
-            id TEXT NOT NULL,
-            attempt INTEGER NOT NULL,
-            place TEXT NOT NULL,
-            player TEXT NOT NULL,
-            state TEXT NOT NULL CHECK (state IN ('playing', 'over', 'interrupted')),
-            beat INTEGER NOT NULL,
-            seen_utc TEXT NOT NULL,
-            counts TEXT NOT NULL,
-            record TEXT,
+            run {sql.text} NOT NULL,
+            part {sql.integer} NOT NULL,
+            id {sql.text} NOT NULL,
+            attempt {sql.integer} NOT NULL,
+            place {sql.text} NOT NULL,
+            player {sql.text} NOT NULL,
+            state {sql.text} NOT NULL CHECK (state IN ('playing', 'over', 'interrupted')),
+            beat {sql.integer} NOT NULL,
+            seen_utc {sql.text} NOT NULL,
+            counts {sql.text} NOT NULL,
+            record {sql.text},
             PRIMARY KEY (run, part)
-        ) STRICT
+        ) {sql.strict}
         """
     )
     connection.execute(
-        """
+        f"""
         CREATE TABLE shard_rows (
-            run TEXT NOT NULL,
-            part INTEGER NOT NULL,
-            attempt INTEGER NOT NULL,
-            place INTEGER NOT NULL,
-            transcripts TEXT NOT NULL,
-            verdicts TEXT NOT NULL,
+            run {sql.text} NOT NULL,
+            part {sql.integer} NOT NULL,
+            attempt {sql.integer} NOT NULL,
+            place {sql.integer} NOT NULL,
+            transcripts {sql.text} NOT NULL,
+            verdicts {sql.text} NOT NULL,
             PRIMARY KEY (run, part, attempt, place)
-        ) STRICT
+        ) {sql.strict}
         """
     )
 

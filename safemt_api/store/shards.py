@@ -14,12 +14,12 @@ from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple
 from urllib.parse import quote
 
-from safemt_api.store.turns import Work, now_utc
+from safemt_api.store.connection import Connection, T, Work
+from safemt_api.store.turns import now_utc
 
-T = TypeVar("T")
 PartState = Literal["playing", "over", "interrupted"]
 """``over``: it came to its end by itself, whatever is missing; ``playing`` it stays where its process was killed."""
 
@@ -69,7 +69,7 @@ class Standing(NamedTuple):
 def begun(run: Sharded) -> Work[Sharded]:
     """The work that enters a run in shards, where it is not entered yet; gives it as it stands then."""
 
-    def work(connection: Any) -> Sharded:
+    def work(connection: Connection) -> Sharded:
         values = (run.run, run.id, run.purse, run.parts, json.dumps(run.identity), json.dumps(run.record), now_utc())
         connection.execute(
             "INSERT INTO sharded (run, id, purse, parts, identity, record, begun_utc, tried) VALUES (?, ?, ?, ?, ?, ?, ?, 0)"
@@ -78,7 +78,7 @@ def begun(run: Sharded) -> Work[Sharded]:
         )
         # The whole itself takes no reply: its parts do, each under its own id.
         connection.execute(
-            "INSERT INTO runs (id, name, entered_utc, uses_noted) SELECT id, run, begun_utc, 1 FROM sharded WHERE run = ?"
+            "INSERT INTO runs (id, name, entered_utc, uses_noted) SELECT id, run, begun_utc, TRUE FROM sharded WHERE run = ?"
             " ON CONFLICT (id) DO NOTHING",
             (run.run,),
         )
@@ -92,7 +92,7 @@ def sharded(run: str) -> Work[Sharded | None]:
     return lambda connection: _sharded(connection, run)
 
 
-def _sharded(connection: Any, run: str) -> Sharded | None:
+def _sharded(connection: Connection, run: str) -> Sharded | None:
     row = connection.execute("SELECT run, id, purse, parts, identity, record FROM sharded WHERE run = ?", (run,)).fetchone()
     if row is None:
         return None
@@ -103,7 +103,7 @@ def _sharded(connection: Any, run: str) -> Sharded | None:
 def parts_of(run: str) -> Work[list[Part]]:
     """The parts that were ever begun, in their order."""
 
-    def work(connection: Any) -> list[Part]:
+    def work(connection: Connection) -> list[Part]:
         rows = connection.execute(
             "SELECT part, id, attempt, place, player, state, beat, seen_utc, counts, record FROM shards WHERE run = ? ORDER BY part", (run,)
         ).fetchall()
@@ -115,7 +115,7 @@ def parts_of(run: str) -> Work[list[Part]]:
 def taken(run: str, part: int, *, id: str, place: str, player: str) -> Work[Part]:  # noqa: A002 (the field's own name)
     """The work that begins an attempt at a part; the part keeps the id that its money is booked under from the first one on."""
 
-    def work(connection: Any) -> Part:
+    def work(connection: Connection) -> Part:
         connection.execute(
             "INSERT INTO shards (run, part, id, attempt, place, player, state, beat, seen_utc, counts)"
             " VALUES (?, ?, ?, 1, ?, ?, 'playing', 0, ?, '{}')"
@@ -146,7 +146,7 @@ def beaten(fence: Fence, counts: Mapping[str, Any], rows: tuple[bytes, bytes]) -
     """
     packed = tuple(b64encode(zlib.compress(lines)).decode() for lines in rows)
 
-    def work(connection: Any) -> bool:
+    def work(connection: Connection) -> bool:
         found = connection.execute(
             "UPDATE shards SET beat = beat + 1, seen_utc = ?, counts = ? WHERE run = ? AND part = ? AND attempt = ?",
             (now_utc(), json.dumps(counts), *fence),
@@ -170,7 +170,7 @@ def ended(fence: Fence, state: PartState, record: Mapping[str, Any] | None = Non
     Without a record that of an earlier attempt stays.
     """
 
-    def work(connection: Any) -> Standing:
+    def work(connection: Connection) -> Standing:
         # First of all, so that of two processes that end together the second waits for the first, and sees it.
         connection.execute("UPDATE sharded SET parts = parts WHERE run = ?", (fence.run,))
         connection.execute(
@@ -187,7 +187,7 @@ def ended(fence: Fence, state: PartState, record: Mapping[str, Any] | None = Non
 def standing(run: str) -> Work[Standing]:
     """How far the whole run is, in parts."""
 
-    def work(connection: Any) -> Standing:
+    def work(connection: Connection) -> Standing:
         over = connection.execute("SELECT count(*) FROM shards WHERE run = ? AND state = 'over'", (run,)).fetchone()[0]
         found = connection.execute("SELECT parts FROM sharded WHERE run = ?", (run,)).fetchone()
         return Standing(int(over), int(found[0]) if found else 1)
@@ -213,7 +213,7 @@ def line_places(run: str) -> Work[list[tuple[int, int, int]]]:
 def lines_at(run: str, place: tuple[int, int, int]) -> Work[Lines | None]:
     """Rows that were handed in together; ``None``: they are gone, since a later attempt at the part has ended."""
 
-    def work(connection: Any) -> Lines | None:
+    def work(connection: Connection) -> Lines | None:
         row = connection.execute(
             "SELECT transcripts, verdicts FROM shard_rows WHERE run = ? AND part = ? AND attempt = ? AND place = ?", (run, *place)
         ).fetchone()
@@ -225,7 +225,7 @@ def lines_at(run: str, place: tuple[int, int, int]) -> Work[Lines | None]:
 def may_try(run: str, who: str) -> Work[bool]:
     """The work that asks whether this process may try the judges now: one at a time until a trial was good, so that it is bought once."""
 
-    def work(connection: Any) -> bool:
+    def work(connection: Connection) -> bool:
         found = connection.execute(
             "UPDATE sharded SET trying = ? WHERE run = ? AND (tried = 1 OR trying IS NULL OR trying = ?)", (who, run, who)
         )
@@ -237,7 +237,7 @@ def may_try(run: str, who: str) -> Work[bool]:
 def trial_over(run: str, who: str, *, good: bool) -> Work[None]:
     """The work that says how the trial ended; after a good one nobody waits for another."""
 
-    def work(connection: Any) -> None:
+    def work(connection: Connection) -> None:
         if good:
             connection.execute("UPDATE sharded SET tried = 1 WHERE run = ?", (run,))
         connection.execute("UPDATE sharded SET trying = NULL WHERE run = ? AND trying = ?", (run, who))
@@ -248,7 +248,7 @@ def trial_over(run: str, who: str, *, good: bool) -> Work[None]:
 def forgotten(run: str) -> Work[None]:
     """The work that forgets a run that was removed; its money stays booked."""
 
-    def work(connection: Any) -> None:
+    def work(connection: Connection) -> None:
         for query in ("DELETE FROM shard_rows WHERE run = ?", "DELETE FROM shards WHERE run = ?", "DELETE FROM sharded WHERE run = ?"):
             connection.execute(query, (run,))
 
