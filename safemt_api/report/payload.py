@@ -139,11 +139,14 @@ def _dialogues(
 ) -> Iterable[list[Any]]:
     folder = data_folder or run.data_folder
     verdicts: dict[tuple[DialogueKey, int], list[list[Any]]] = defaultdict(list)
+    costs_usd: dict[DialogueKey, list[float]] = defaultdict(list)
     for row in run.verdicts.sort("counts", descending=True, maintain_order=True).iter_rows(named=True):
         verdicts[_key(row), row["turn"]].append(_verdict(row, strings, judges))
+        costs_usd[_key(row)] += [row["cost_usd"]] if row["cost_usd"] is not None else []
     turns: dict[DialogueKey, list[Row]] = defaultdict(list)
     for row in run.transcripts.iter_rows(named=True):
         turns[_key(row)].append(row)
+        costs_usd[_key(row)] += [usd for name in ("cost_usd", "moderator_cost_usd") if (usd := row[name]) is not None]
     repeated = run.transcripts["repeat"].n_unique() > 1
     for key, unordered in sorted(turns.items(), key=_reading_order):
         dialogue_id, length, repeat = key
@@ -163,6 +166,7 @@ def _dialogues(
             strings.place(last["note"]),
             strings.place(last["protocol"]),
             repeat if repeated else 0,
+            sum(costs_usd[key]) if costs_usd[key] else None,
         ]
 
 

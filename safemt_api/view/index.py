@@ -51,11 +51,18 @@ _TURNS = {
 _VERDICTS = {name: VERDICT_SCHEMA[name] for name in (*SCORED_COLUMNS, "cost_usd")} | {"begin": pl.Int64, "end": pl.Int64}
 
 
+def _known_sum(*names: str) -> pl.Expr:
+    """The sum over all rows and columns named; null where every one of them is: what nobody told is not nothing."""
+    known = pl.any_horizontal(pl.col(name).is_not_null().any() for name in names)
+    return pl.when(known).then(pl.sum_horizontal(pl.col(name).sum() for name in names))
+
+
 def dialogues_of(turns: pl.DataFrame, verdicts: pl.DataFrame) -> pl.DataFrame:
     """One line for each dialogue with a verdict, given or missing, for each of its turns; the others are not all there yet.
 
-    ``outcomes`` has one bit for each of ``OUTCOMES``. ``begin`` and ``end`` say between which places of their file its turns stand (bytes
-    of waiting rows, row numbers of a parquet file), ``judged_begin`` and ``judged_end`` the same of its verdicts.
+    ``cost_usd`` (of replies, moderators and judges), ``tokens`` and ``latency_seconds`` (of replies) are sums of what is known, and null
+    where nothing is. ``outcomes`` has one bit for each of ``OUTCOMES``. ``begin`` and ``end`` say between which places of their file its
+    turns stand (bytes of waiting rows, row numbers of a parquet file), ``judged_begin`` and ``judged_end`` the same of its verdicts.
     """
     bits = {name: 1 << place for place, name in enumerate(OUTCOMES)}
     played = turns.group_by(KEY, maintain_order=True).agg(
@@ -65,9 +72,9 @@ def dialogues_of(turns: pl.DataFrame, verdicts: pl.DataFrame) -> pl.DataFrame:
         outcomes=pl.col("outcome").replace_strict(bits, default=0, return_dtype=pl.UInt8).bitwise_or(),
         failed=pl.col("failure").is_not_null().any(),
         flagged=pl.col("moderator_flagged").fill_null(value=False).any(),
-        cost_usd=pl.col("cost_usd").sum() + pl.col("moderator_cost_usd").sum(),
-        tokens=pl.col("input_tokens").sum() + pl.col("output_tokens").sum(),
-        latency_seconds=pl.col("latency_seconds").sum(),
+        cost_usd=_known_sum("cost_usd", "moderator_cost_usd"),
+        tokens=_known_sum("input_tokens", "output_tokens"),
+        latency_seconds=_known_sum("latency_seconds"),
         begin=pl.col("begin").min(),
         end=pl.col("end").max(),
     )
@@ -77,7 +84,7 @@ def dialogues_of(turns: pl.DataFrame, verdicts: pl.DataFrame) -> pl.DataFrame:
     judged = verdicts.group_by(KEY).agg(
         judged=pl.col("counts").sum(),
         verdict=pl.when(unsafe).then(pl.lit("unsafe")).when(missing).then(pl.lit("missing")).otherwise(pl.lit("safe")),
-        judge_cost_usd=pl.col("cost_usd").sum(),
+        judge_cost_usd=_known_sum("cost_usd"),
         judged_begin=pl.col("begin").min(),
         judged_end=pl.col("end").max(),
     )
@@ -87,7 +94,9 @@ def dialogues_of(turns: pl.DataFrame, verdicts: pl.DataFrame) -> pl.DataFrame:
         .join(mixed.select(KEY).unique().with_columns(disagree=True), on=KEY, how="left", maintain_order="left")
         .filter(pl.col("turns") == pl.col("judged"))
         .with_columns(
-            verdict=in_its_words, cost_usd=pl.col("cost_usd") + pl.col("judge_cost_usd"), disagree=pl.col("disagree").fill_null(value=False)
+            verdict=in_its_words,
+            cost_usd=pl.coalesce(pl.col("cost_usd") + pl.col("judge_cost_usd"), "cost_usd", "judge_cost_usd"),
+            disagree=pl.col("disagree").fill_null(value=False),
         )
         .drop("judged", "judge_cost_usd")
     )

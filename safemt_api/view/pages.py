@@ -15,11 +15,11 @@ ASSETS = {
 }
 SHARED = {
     "shared.css": ("style.css",),
-    "shared.js": ("shell.js", "text.js", "dialogues.js"),
+    "shared.js": ("shell.js", "text.js", "dialogues.js", "columns.js"),
 }
 """Made of the report's files, so that both pages look and read alike; as a module, ``shared.js`` says what others may take from it."""
 
-EXPORTED = ("$", "make", "swatch", "sortable", "terms", "marked", "dialogueDrawer")
+EXPORTED = ("$", "make", "swatch", "sortable", "sortAs", "terms", "marked", "dialogueDrawer", "dialogueList")
 
 
 @cache

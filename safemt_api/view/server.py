@@ -36,7 +36,7 @@ from safemt_api.view.calls import call_of
 from safemt_api.view.figures import data_folder_of, figures, listed
 from safemt_api.view.holdings import Library
 from safemt_api.view.pages import ASSETS, asset
-from safemt_api.view.shelf import Filters, Shelf
+from safemt_api.view.shelf import SORTS, Filters, Shelf
 
 LOOPBACK = "127.0.0.1"
 TOKEN_BYTES = 18
@@ -215,6 +215,7 @@ def filters_of(asked: QueryParams) -> Filters:
         disagree=asked.get("disagree") == "1",
         together=asked.get("view") == "arms",
         differ=asked.get("differ") == "1",
+        sort=asked.get("sort", "") if asked.get("sort", "").removeprefix("-") in SORTS else "",
     )
 
 

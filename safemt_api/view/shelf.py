@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -23,12 +23,32 @@ MOST_CHARACTERS = 60_000
 
 MOST_LISTS = 16
 PAGE_ROWS = 200
-FIELDS = ("dialogue_id", "scenario", "kind", "length", "repeat", "verdict", "outcome", "disagree", "failed", "cost_usd", "tokens")
+FIELDS = (
+    *("dialogue_id", "scenario", "kind", "method", "length", "repeat", "verdict", "outcome", "disagree", "failed"),
+    *("cost_usd", "tokens", "latency_seconds"),
+)
+SUMMED = ("cost_usd", "tokens", "latency_seconds")
+SEVERITY = {name: rank for rank, name in enumerate(("unsafe", "declined", "missing", "safe", "helped"))}
+SORTS: Mapping[str, pl.Expr] = {
+    **{name: pl.col(name) for name in ("scenario", "kind", "method", "outcome", "run", "tokens")},
+    "id": pl.col("rank"),
+    "turns": pl.col("length"),
+    "repeat": pl.col("turn_of"),
+    "cost": pl.col("cost_usd"),
+    "seconds": pl.col("latency_seconds"),
+    "verdict": pl.col("verdict").replace_strict(SEVERITY, default=None, return_dtype=pl.Int8),
+}
+"""What the list can be sorted by, as the page names it (``report``'s ``columns.js``); with ``-`` before it from the other end."""
+SORTS_TOGETHER: Mapping[str, pl.Expr] = {**SORTS, "verdict": -pl.col("bad"), "run": pl.col("held")}
+"""The same of dialogues in all of their runs: by the share of runs that failed, and by how many hold them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """Which dialogues are wanted; ``None`` and empty mean any. ``together``: each dialogue once, with all of its runs."""
+    """Which dialogues are wanted; ``None`` and empty mean any. ``together``: each dialogue once, with all of its runs.
+
+    ``sort`` is a name in ``SORTS``, with ``-`` before it for the largest first; anything else leaves the order of reading.
+    """
 
     run: str | None = None
     scenario: str | None = None
@@ -40,6 +60,7 @@ class Filters:
     disagree: bool = False
     together: bool = False
     differ: bool = False
+    sort: str = ""
 
 
 @dataclass
@@ -50,7 +71,7 @@ class Shelf:
     versions: tuple[int, ...] = ()
     lines: pl.DataFrame = field(default_factory=pl.DataFrame)
     _groups: pl.DataFrame = field(default_factory=pl.DataFrame)
-    _lists: OrderedDict[Filters, pl.DataFrame] = field(default_factory=OrderedDict)
+    _lists: OrderedDict[Filters, pl.Series] = field(default_factory=OrderedDict)
     _ranks: dict[str, list[str | int]] = field(default_factory=dict)
 
     @property
@@ -91,19 +112,35 @@ class Shelf:
         outcomes = [name for place, name in enumerate(OUTCOMES) if seen >> place & 1]
         return {**found, "outcomes": outcomes, "disagree": [True] if self.lines["disagree"].any() else []}
 
-    def _list(self, filters: Filters) -> pl.DataFrame:
-        """The lines that fit, or the groups that hold one that does."""
+    def _entries_of(self, filters: Filters) -> pl.DataFrame:
+        """What a list is drawn from: the lines, or the groups."""
+        return self._groups if filters.together else self.lines
+
+    def _list(self, filters: Filters) -> pl.Series:
+        """The numbers of the lines that fit, or of the groups that hold one that does, in the order asked for."""
         if filters in self._lists:
             self._lists.move_to_end(filters)
             return self._lists[filters]
-        fitting = self._fitting(filters)
-        if filters.together:
-            there = self._groups.filter(pl.col("group").is_in(fitting["group"].unique().implode()))
-            fitting = there.filter("differ") if filters.differ else there
-        self._lists[filters] = fitting
+        self._lists[filters] = found = self._sorted(filters) if filters.sort else self._in_reading_order(filters)
         while len(self._lists) > MOST_LISTS:
             self._lists.popitem(last=False)
-        return fitting
+        return found
+
+    def _in_reading_order(self, filters: Filters) -> pl.Series:
+        fitting = self._fitting(filters)
+        if not filters.together:
+            return fitting["line"]
+        there = self._groups.filter(pl.col("group").is_in(fitting["group"].unique().implode()))
+        return (there.filter("differ") if filters.differ else there)["place"]
+
+    def _sorted(self, filters: Filters) -> pl.Series:
+        """What is alike in what is sorted by stays in the order of reading, and what is unknown stands last."""
+        found = self._list(replace(filters, sort=""))
+        name, down = filters.sort.removeprefix("-"), filters.sort.startswith("-")
+        key = (SORTS_TOGETHER if filters.together else SORTS)[name]
+        keys = self._entries_of(filters).select(key.alias("key")).to_series().gather(found)
+        ordered = pl.DataFrame({"key": keys, "found": found}).sort("key", descending=down, nulls_last=True, maintain_order=True)
+        return ordered["found"]
 
     def _fitting(self, filters: Filters) -> pl.DataFrame:
         wanted: list[pl.Expr] = [
@@ -137,12 +174,13 @@ class Shelf:
     def page(self, filters: Filters, *, offset: int = 0, limit: int = PAGE_ROWS) -> dict[str, Any]:
         """So many entries of the list from ``offset`` on, and how many there are."""
         found = self._list(filters)
-        rows = found.slice(offset, max(0, min(limit, PAGE_ROWS)))
+        entries = self._entries_of(filters)
+        rows = entries[found.slice(offset, max(0, min(limit, PAGE_ROWS)))]
         shown = [*FIELDS, *(("verdicts", "differ", "group") if filters.together else ("run",))]
         return {
             "version": self.version,
-            "total": found.height,
-            "all": (self._groups if filters.together else self.lines).height,
+            "total": found.len(),
+            "all": entries.height,
             "offset": offset,
             "rows": rows.select(shown).to_dicts(),
         }
@@ -155,7 +193,7 @@ class Shelf:
             wanted &= pl.col(name) == value if value is not None else pl.lit(value=True)
         if run is not None and run in self.entries and not filters.together:
             wanted &= pl.col("run") == list(self.entries).index(run)
-        hits = found.select(wanted.arg_true()).to_series()
+        hits = found.is_in(self._entries_of(filters).select(wanted.arg_true()).to_series().implode()).arg_true()
         return int(hits[0]) if hits.len() else None
 
     def words(
@@ -189,7 +227,7 @@ class Shelf:
 
     def export(self, filters: Filters) -> Iterator[bytes]:
         """The dialogues that fit as lines of JSON: every turn's row with its verdicts."""
-        alone = self._fitting(filters)
+        alone = self.lines[self._list(replace(filters, together=False))]
         names, entries = list(self.entries), list(self.entries.values())
         for line in alone.iter_rows(named=True):
             turns, verdicts = entries[line["run"]].index.read(line)
@@ -202,12 +240,19 @@ def _together(lines: pl.DataFrame) -> pl.DataFrame:
     """
     same = ("dialogue_id", "length", "turn_of")
     lines.insert_column(lines.width, lines.select(pl.col("line").first().over(same).alias("group"))["group"])
-    return lines.group_by("group", maintain_order=True).agg(
-        pl.first(*(name for name in lines.columns if name not in ("group", "verdict", "run", "disagree"))),
-        verdicts=pl.struct("run", "verdict"),
-        differ=pl.col("verdict").n_unique() > 1,
-        verdict=pl.col("verdict").mode().first(),
-        disagree=pl.col("disagree").any(),
+    return (
+        lines.group_by("group", maintain_order=True)
+        .agg(
+            pl.first(*(name for name in lines.columns if name not in ("group", "verdict", "run", "disagree", *SUMMED))),
+            *(pl.when(pl.col(name).is_not_null().any()).then(pl.col(name).sum()).alias(name) for name in SUMMED),
+            verdicts=pl.struct("run", "verdict"),
+            differ=pl.col("verdict").n_unique() > 1,
+            verdict=pl.col("verdict").mode().first(),
+            bad=pl.col("verdict").is_in(["unsafe", "declined"]).mean(),
+            held=pl.len(),
+            disagree=pl.col("disagree").any(),
+        )
+        .with_row_index("place")
     )
 
 

@@ -217,6 +217,9 @@ def test_only_the_rows_in_sight_are_in_the_page(make_run: MakeRun, visit: Open) 
 def test_at_phone_width_nothing_is_wider_than_the_page(make_run: MakeRun, visit: Open) -> None:
     opened = visit([make_run("one"), make_run("two", protocol="live")], viewport={"width": 375, "height": 740})
     assert opened.page.evaluate("document.documentElement.scrollWidth") == 375
+    opened.page.check("#f-table")
+    assert opened.page.locator(".heads .sort").all_inner_texts() == ["Id", "Turns", "Verdict", "Cost, $"]
+    assert opened.page.evaluate("document.documentElement.scrollWidth") == 375
 
 
 def test_printing_opens_the_folded_tables_and_hides_the_browser(make_run: MakeRun, visit: Open) -> None:
@@ -254,6 +257,7 @@ def test_calibration_stands_on_the_page_with_its_chart(make_run: MakeRun, browse
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_and_controls_meet_wcag_aa(make_run: MakeRun, visit: Open, scheme: str) -> None:
     opened = visit([make_run("weak", base=0.5, panel=True, pictures=True), make_run("strong", base=0.0, step=0.1)], color_scheme=scheme)
+    opened.page.locator("#f-table").check()
     opened.page.evaluate("for (const fold of document.querySelectorAll('details')) fold.open = true")
     found = opened.page.evaluate((Path(__file__).parent / "contrasts.js").read_text(encoding="utf-8"))
     assert sum(kind == "text" for kind, *_ in found) > 200
@@ -367,6 +371,54 @@ def test_the_address_holds_the_view_of_all_runs(make_run: MakeRun, visit: Open, 
     assert again.inner_text("#detail h3") == title
     assert again.locator("#detail .arm").count() == 0
     again.close()
+
+
+CELLS = """(column) => { const place = [...document.querySelectorAll('.heads .sort')].findIndex((one) => one.dataset.column === column);
+  return [...document.querySelectorAll('#list .option')].map((one) => one.children[place].textContent); }"""
+
+
+def test_dialogues_stand_in_a_table_that_sorts_by_its_headings(make_run: MakeRun, visit: Open, browser: Any) -> None:
+    folders = [make_run("weak", base=0.6), make_run("strong", base=0.0, step=0.0, seed=1)]
+    page = visit(folders).page
+    page.keyboard.press("t")
+    rows = [row for folder in folders for row in read_run(folder).transcripts.select("input_tokens", "output_tokens").rows()]
+    tokens = [f"{number:,}" for number in sorted(map(sum, rows), reverse=True)]
+    page.locator(".heads [data-column=tokens]").click()
+    shown = page.evaluate(CELLS, "tokens")
+    assert len(shown) > 10
+    assert shown == tokens[: len(shown)]
+    assert page.get_attribute(".heads > [aria-sort]", "aria-sort") == "descending"
+    page.keyboard.press("Enter")
+    shown = page.evaluate(CELLS, "tokens")
+    assert shown == tokens[::-1][: len(shown)]
+    assert page.get_attribute(".heads > [aria-sort]", "aria-sort") == "ascending"
+    page.click(".columns summary")
+    page.uncheck(".choices [value=scenario]")
+    assert "as=table&sort=tokens&columns=id.run.turns.verdict.outcome.cost.tokens.seconds" in page.url
+    again = browser.new_page()
+    again.goto(page.url)
+    again.wait_for_selector("html[data-ready]", timeout=10_000)
+    assert again.evaluate(CELLS, "id") == page.evaluate(CELLS, "id")
+    again.close()
+    page.check("#f-arms")
+    assert page.evaluate(CELLS, "run")[0] == "2 of 2"
+    page.select_option("#f-sort", "verdict")
+    shares = [int(said.split()[0]) if " of " in said else 0 for said in page.evaluate(CELLS, "verdict")]
+    assert shares == sorted(shares, reverse=True)
+    assert shares[0] > 0
+
+
+def test_the_cost_of_a_dialogue_is_that_of_replies_moderators_and_judges(make_run: MakeRun, visit: Open) -> None:
+    folder = make_run("panel", panel=True)
+    frame = pl.read_parquet(folder / "transcripts.parquet")
+    frame.with_columns(moderator_cost_usd=pl.lit(0.02), cost_usd=pl.lit(0.3)).write_parquet(folder / "transcripts.parquet")
+    judged = pl.read_parquet(folder / "verdicts.parquet").with_columns(cost_usd=pl.lit(0.001))
+    judged.write_parquet(folder / "verdicts.parquet")
+    page = visit([folder]).page
+    page.keyboard.press("t")
+    first = page.evaluate(CELLS, "id")[0]
+    each = judged.filter(pl.col("dialogue_id") == first, pl.col("length") == 1).height
+    assert page.evaluate(CELLS, "cost")[0] == f"{0.32 + 0.001 * each:.4f}"
 
 
 def test_side_by_side_by_keyboard_alone(make_run: MakeRun, visit: Open) -> None:

@@ -178,6 +178,141 @@ def test_the_same_dialogue_stands_side_by_side_in_every_arm(paper: Viewer, visit
     assert 0 < int(differing.split()[0]) < 60
 
 
+CELLS = """(column) => { const place = [...document.querySelectorAll('.heads .sort')].findIndex((one) => one.dataset.column === column);
+  return [...document.querySelectorAll('#list .option')].map((one) => one.children[place]?.textContent ?? '…'); }"""
+SORTED = "document.querySelector('.heads [aria-sort]')?.getAttribute('aria-sort') ?? ''"
+
+
+def column(opened: Visit, name: str) -> list[str]:
+    """What the cells of a column say, as far down as they are drawn."""
+    return [str(text) for text in opened.page.evaluate(CELLS, name)]
+
+
+def test_a_heading_sorts_the_table_and_the_address_tells_how(paper: Viewer, visit: Open, tmp_path: Path) -> None:
+    opened = visit(paper, "#study=paper&as=table")
+    opened.until(COUNT, "180 dialogues")
+    natural = column(opened, "id")
+    opened.page.click(".heads [data-column=tokens]")
+    opened.until(SORTED, "descending")
+    folders = (tmp_path / "results" / "paper").glob("model-*/transcripts.parquet")
+    tokens = sorted(
+        (sum(row) for file in folders for row in pl.read_parquet(file, columns=["input_tokens", "output_tokens"]).rows()), reverse=True
+    )
+    top = [f"{number:,}" for number in tokens]
+    opened.until(f"({CELLS})('tokens')", lambda said: len(said) > 10 and said == top[: len(said)])
+    address = opened.page.evaluate("location.hash")
+    assert "as=table" in address
+    assert "sort=-tokens" in address
+    other = visit(paper, address)
+    other.until("document.querySelector('#detail h3')?.textContent", opened.text("#detail h3"))
+    other.page.evaluate("document.getElementById('list').scrollTop = 0")
+    other.until(f"({CELLS})('tokens')", lambda said: len(said) > 10 and said == top[: len(said)])
+    assert column(other, "id") == column(opened, "id")
+    opened.page.focus(".heads [data-column=tokens]")
+    opened.page.keyboard.press("Enter")
+    opened.until(SORTED, "ascending")
+    opened.until(f"({CELLS})('tokens')", lambda said: len(said) > 10 and said == top[::-1][: len(said)])
+    opened.page.keyboard.press("Space")
+    opened.until(SORTED, "")
+    opened.until(f"({CELLS})('id')", natural)
+    assert "sort" not in opened.page.evaluate("location.hash")
+
+
+def test_the_table_is_walked_by_keyboard_and_keeps_the_dialogue_that_is_read(paper: Viewer, visit: Open) -> None:
+    opened = visit(paper, "#study=paper")
+    opened.until(COUNT, "180 dialogues")
+    opened.page.focus("#list")
+    opened.page.keyboard.press("End")
+    opened.until("document.getElementById('list').getAttribute('aria-activedescendant')", "option-179")
+    opened.until(
+        "document.querySelector('#detail h3').textContent === document.querySelector('.option[aria-selected=true] bdi').textContent"
+    )
+    reading = opened.text("#detail h3")
+    opened.page.keyboard.press("t")
+    opened.until("document.getElementById('list').getAttribute('role')", "grid")
+    assert opened.page.get_attribute("#list", "aria-rowcount") == "181"
+    assert opened.page.get_attribute(".option[aria-selected=true]", "aria-rowindex") == "181"
+    box = "document.querySelector('{}').getBoundingClientRect()"
+    seen = f"(() => {{ const row = {box.format('[aria-selected=true]')}, list = {box.format('#list')};"
+    opened.until(f"{seen} return row.top >= list.top + 33 && row.bottom <= list.bottom + 1; }})()")
+    opened.page.select_option("#f-sort", "-seconds")
+    opened.until("location.hash.includes('sort=-seconds')")
+    opened.until("document.getElementById('list').scrollTop", 0)
+    assert opened.text("#detail h3") == reading
+    place = paper.ask("api/dialogues", study="paper", sort="-seconds", id=reading, turns=8, arm="paper/model-3").json["place"]
+    assert opened.page.get_attribute("#list", "aria-activedescendant") == f"option-{place}"
+    opened.page.focus("#list")
+    opened.page.keyboard.press("Home")
+    opened.until("document.getElementById('list').getAttribute('aria-activedescendant')", "option-0")
+    opened.until(f"{seen} return row.top >= list.top + 33; }})()")
+    opened.page.keyboard.press("t")
+    opened.until("document.getElementById('list').getAttribute('role')", "listbox")
+    assert " s" in opened.page.evaluate(OPTIONS)[0].splitlines()[-1]
+
+
+def test_columns_can_be_chosen_and_stand_in_the_address(paper: Viewer, visit: Open) -> None:
+    opened = visit(paper, "#study=paper&as=table")
+    opened.until(COUNT, "180 dialogues")
+    heads = "[...document.querySelectorAll('.heads .sort')].map((one) => one.dataset.column).join(' ')"
+    assert opened.page.evaluate(heads) == "id run scenario turns verdict outcome cost tokens seconds"
+    opened.page.click(".columns summary")
+    opened.page.uncheck(".choices [value=outcome]")
+    opened.page.check(".choices [value=kind]")
+    opened.page.keyboard.press("Escape")
+    assert not opened.page.is_visible(".choices")
+    chosen = "id run scenario kind turns verdict cost tokens seconds"
+    opened.until(heads, chosen)
+    address = opened.page.evaluate("location.hash")
+    assert f"columns={chosen.replace(' ', '.')}" in address
+    visit(paper, address).until(heads, chosen)
+    odd = visit(paper, "#study=paper&as=table&columns=nothing.<b>.id&sort=-constructor")
+    odd.until(heads, "id")
+    assert odd.page.evaluate(SORTED) == ""
+
+
+def test_side_by_side_the_table_adds_up_what_every_run_took(paper: Viewer, visit: Open) -> None:
+    opened = visit(paper, "#study=paper&as=table&view=arms&sort=verdict")
+    opened.until(COUNT, "60 dialogues in 3 runs")
+    rows = paper.ask("api/dialogues", study="paper", view="arms", sort="verdict").json["rows"]
+    opened.until(f"({CELLS})('tokens')", lambda said: said == [f"{row['tokens']:,}" for row in rows][: len(said)])
+    shares = [sum(one["verdict"] in ("unsafe", "declined") for one in row["verdicts"]) / 3 for row in rows]
+    assert shares == sorted(shares, reverse=True)
+    assert column(opened, "run")[0] == "3 of 3"
+
+
+def test_runs_sort_by_their_headings_and_stay_sorted_while_they_move(tmp_path: Path, start_viewer: Start, visit: Open) -> None:
+    results = tmp_path / "results"
+    for number, name in enumerate(("middle", "worst", "best")):
+        finished_run(results, name, base=(0.3, 0.6, 0.0)[number], step=0.02, seed=number)
+    opened = visit(start_viewer(results))
+    names = "[...document.querySelectorAll('table.runs tbody th a')].map((one) => one.textContent).join(' ')"
+    opened.until("[...document.querySelectorAll('table.runs tbody td:nth-child(5)')].every((one) => one.textContent.includes('%'))")
+    opened.page.click("table.runs thead button >> text=ASR so far")
+    opened.until(names, "worst middle best")
+    assert opened.page.evaluate("location.hash") == "#sort=-asr"
+    finished_run(results, "new", base=0.45, step=0.02, seed=9)
+    opened.until(names, "worst new middle best")
+    opened.page.keyboard.press("Enter")
+    opened.until(names, "best middle new worst")
+    opened.page.reload()
+    opened.until(names, "best middle new worst")
+
+
+def test_the_arms_of_a_study_sort_and_a_choice_of_dialogue_keeps_their_order(paper: Viewer, visit: Open) -> None:
+    opened = visit(paper, "#study=paper")
+    opened.until(COUNT, "180 dialogues")
+    names = "[...document.querySelectorAll('#runs tbody th a')].map((one) => one.textContent).join(' ')"
+    opened.page.click("#runs thead button >> text=Safety Index")
+    opened.page.keyboard.press("Enter")
+    opened.until("document.querySelector('#runs th[aria-sort]').getAttribute('aria-sort')", "ascending")
+    found = opened.page.evaluate(names)
+    assert sorted(found.split()) == ["model-1", "model-2", "model-3"]
+    assert found != "model-1 model-2 model-3"
+    opened.page.keyboard.press("j")
+    opened.until("location.hash.includes('arms=index') && location.hash.includes('id=')")
+    visit(paper, opened.page.evaluate("location.hash")).until(names, found)
+
+
 def test_search_marks_its_hits_and_finds_what_the_server_finds(paper: Viewer, visit: Open) -> None:
     opened = visit(paper, "#study=paper")
     opened.page.keyboard.press("/")
@@ -344,7 +479,7 @@ CONTRASTS = Path(__file__).parents[1] / "report" / "contrasts.js"
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("place", ["", "#study=paper", "#study=paper&view=arms", "#run=paper/model-2"])
+@pytest.mark.parametrize("place", ["", "#study=paper", "#study=paper&view=arms", "#study=paper&as=table&sort=-cost", "#run=paper/model-2"])
 def test_every_text_reaches_the_contrast_of_aa(paper: Viewer, visit: Open, theme: str, place: str) -> None:
     opened = visit(paper, place, color_scheme=theme)
     if place:
@@ -355,7 +490,7 @@ def test_every_text_reaches_the_contrast_of_aa(paper: Viewer, visit: Open, theme
     assert sorted({(kind, name, round(ratio, 2)) for kind, name, ratio in found if ratio < (4.5 if kind == "text" else 3.0)}) == []
 
 
-@pytest.mark.parametrize("place", ["", "#study=paper", "#study=paper&view=arms"])
+@pytest.mark.parametrize("place", ["", "#study=paper", "#study=paper&view=arms", "#study=paper&as=table&sort=-tokens"])
 def test_a_phone_shows_all_of_it_without_scrolling_sideways(paper: Viewer, visit: Open, place: str) -> None:
     opened = visit(paper, place, viewport={"width": 360, "height": 740})
     if place:

@@ -162,6 +162,7 @@ def test_numbers_and_filters_that_are_none_are_no_error(viewer: Viewer) -> None:
         "only": "nobody",
         "search": '"' * 900,
         "id": "\x00",
+        "sort": "-constructor",
     }
     answer = viewer.ask("api/dialogues", run="brittle", **odd)
     assert (answer.status, answer.json["total"], answer.json["place"]) == (200, 0, None)
@@ -190,6 +191,16 @@ def test_the_list_tells_states_and_scores_and_a_killed_run_too(viewer: Viewer, t
     assert (found["cut"]["finished"] + found["cut"]["failed"], found["cut"]["planned"]) == (10, 60)
     for one in (found["brittle"], found["cut"]):
         assert one["asr_low"] <= one["asr"] <= one["asr_high"]
+
+
+def test_the_download_stands_in_the_order_of_the_list(viewer: Viewer) -> None:
+    listed = viewer.ask("api/dialogues", run="brittle", sort="-seconds").json["rows"]
+    lines = [json.loads(line) for line in viewer.ask("api/export", run="brittle", sort="-seconds").body.splitlines()]
+    assert [(line["turns"][0]["dialogue_id"], line["turns"][0]["length"]) for line in lines] == [
+        (row["dialogue_id"], row["length"]) for row in listed
+    ]
+    seconds = [sum(turn["latency_seconds"] for turn in line["turns"]) for line in lines]
+    assert seconds == sorted(seconds, reverse=True)
 
 
 def test_the_download_is_every_row_of_what_is_listed(viewer: Viewer, tmp_path: Path) -> None:

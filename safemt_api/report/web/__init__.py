@@ -27,7 +27,7 @@ def asset(name: str) -> str:
 
 def page_script(*own: str) -> str:
     """What pages share (theme, tables, figures, how a dialogue is drawn), then the page's ``own`` files of this folder, as one script."""
-    parts = "\n".join(asset(name) for name in ("shell.js", "figures.js", "text.js", "dialogues.js", *own))
+    parts = "\n".join(asset(name) for name in ("shell.js", "figures.js", "text.js", "dialogues.js", "columns.js", *own))
     return f'"use strict";\n(() => {{\n{parts}}})();\n'
 
 

@@ -25,12 +25,10 @@ $("theme").addEventListener("click", () => {
 });
 
 // Tables: a press on a heading sorts by it, a second press turns the order round. Cells without a value stay last.
-const sortTable = (table, column, heading) => {
-  const descending = heading.getAttribute("aria-sort") === "descending" ? false
-    : heading.getAttribute("aria-sort") === "ascending" ? true : heading.classList.contains("number");
+const sortTable = (table, heading, descending) => {
   for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
   heading.setAttribute("aria-sort", descending ? "descending" : "ascending");
-  const key = (row) => row.cells[column].dataset.sort ?? row.cells[column].textContent;
+  const key = (row) => row.cells[heading.cellIndex].dataset.sort ?? row.cells[heading.cellIndex].textContent;
   const rows = [...table.tBodies[0].rows];
   const numeric = heading.classList.contains("number");
   rows.sort((one, two) => {
@@ -41,13 +39,23 @@ const sortTable = (table, column, heading) => {
   });
   table.tBodies[0].append(...rows);
 };
-const sortable = (table) => [...table.tHead.rows[0].cells].forEach((heading, column) => {
+const sortable = (table, changed = () => {}) => [...table.tHead.rows[0].cells].forEach((heading) => {
   const button = make("button", "sort", heading.textContent);
   button.type = "button";
-  button.addEventListener("click", () => sortTable(table, column, heading));
+  button.addEventListener("click", () => {
+    const now = heading.getAttribute("aria-sort");
+    const descending = now ? now === "ascending" : heading.classList.contains("number");
+    sortTable(table, heading, descending);
+    changed(`${descending ? "-" : ""}${heading.dataset.name}`);
+  });
   heading.replaceChildren(button);
 });
-document.querySelectorAll("table.sortable").forEach(sortable);
+// Sorted as an address says: by a heading's name, with "-" before it from the other end.
+const sortAs = (table, said) => {
+  const heading = [...table.tHead.rows[0].cells].find((one) => one.dataset.name === (said ?? "").replace(/^-/, ""));
+  if (heading) sortTable(table, heading, said.startsWith("-"));
+};
+for (const table of document.querySelectorAll("table.sortable")) sortable(table);
 
 // Printing shows the tables that are folded on screen.
 addEventListener("beforeprint", () => { for (const fold of document.querySelectorAll("details.table")) fold.open = true; });

@@ -1,6 +1,5 @@
 // Transcripts. Strings stand once in one table and are referred to by number; -1 is "none".
 if (!$("transcripts")) return;
-const ROW_PIXELS = 58;
 const EXTRA_ROWS = 8;
 const list = $("list"), detail = $("detail"), spacer = $("spacer"), count = $("count");
 const controls = { run: $("f-run"), scenario: $("f-scenario"), length: $("f-length"), verdict: $("f-verdict"), outcome: $("f-outcome"), kind: $("f-kind") };
@@ -39,11 +38,16 @@ const inItsWords = (dialogue) => {
   dialogue.verdict = word(dialogue.verdict);
   return dialogue;
 };
+const known = (values) => {
+  const held = values.filter((value) => value !== null);
+  return held.length ? held.reduce((sum, value) => sum + value, 0) : null;
+};
 const unpack = (row) => {
-  const [run, id, scenario, kind, length, method, image, messages, packedTurns, failure, note, protocol, repeat] = row;
+  const [run, id, scenario, kind, length, method, image, messages, packedTurns, failure, note, protocol, repeat, cost_usd] = row;
   const turns = packedTurns.map(unpackTurn);
   const last = turns[turns.length - 1];
-  return { run, id: text(id), scenario: text(scenario), kind: text(kind), length, method, image, messages, turns, failure, note, protocol: text(protocol), repeat,
+  const tokens = known(turns.flatMap((turn) => [turn.input_tokens, turn.output_tokens])), seconds = known(turns.map((turn) => turn.latency_seconds));
+  return { run, id: text(id), scenario: text(scenario), kind: text(kind), length, method, image, messages, turns, failure, note, protocol: text(protocol), repeat, cost_usd, tokens, seconds,
     verdict: overall(turns), outcomes: new Set(turns.map((turn) => turn.outcome)), outcome: last ? last.outcome : "", disagree: turns.some((turn) => turn.disagree),
     refs: [id, scenario, failure, note, ...messages.filter((_, place) => place % 2 === 1), ...turns.flatMap((turn) => [turn.reply, turn.detail, turn.policy, ...turn.opinions.map((verdict) => verdict.reason)])] };
 };
@@ -64,6 +68,7 @@ const grouped = (dialogues) => {
     const bad = held[0].kind === "benign" ? "declined" : "unsafe";
     const unsafe = held.filter((dialogue) => dialogue.verdict === bad).length;
     group.differ = labels.size > 1;
+    group.bad = unsafe;
     const good = bad === "unsafe" ? "safe" : "helped";
     group.verdict = unsafe ? bad : labels.has("missing") ? "missing" : good;
     group.spoken = unsafe ? `${unsafe} of ${held.length} ${bad}` : group.differ ? `${good}, missing` : group.verdict;
@@ -95,9 +100,9 @@ const select = (place, { scroll = true, focus = false } = {}) => {
   chosen = Math.max(-1, Math.min(place, shown.length - 1));
   if (chosen < 0) { list.removeAttribute("aria-activedescendant"); detail.replaceChildren(make("p", "empty", "No dialogue matches these filters.")); note(); return; }
   if (scroll) {
-    const top = chosen * ROW_PIXELS;
+    const top = chosen * lines.rowPixels, below = top + lines.rowPixels + lines.headPixels - list.clientHeight;
     if (top < list.scrollTop) list.scrollTop = top;
-    else if (top + ROW_PIXELS > list.scrollTop + list.clientHeight) list.scrollTop = top + ROW_PIXELS - list.clientHeight;
+    else if (below > list.scrollTop) list.scrollTop = below;
   }
   paint();
   list.setAttribute("aria-activedescendant", `option-${chosen}`);
@@ -106,35 +111,36 @@ const select = (place, { scroll = true, focus = false } = {}) => {
   if (focus) { detail.focus({ preventScroll: true }); if (matchMedia("(max-width: 44rem)").matches) detail.scrollIntoView(); }
 };
 
-const optionNode = (dialogue, place) => {
-  const node = make("div", "option");
-  node.id = `option-${place}`;
-  node.setAttribute("role", "option");
-  node.setAttribute("aria-selected", String(place === chosen));
-  node.setAttribute("aria-posinset", String(place + 1));
-  node.setAttribute("aria-setsize", String(shown.length));
-  node.style.top = `${place * ROW_PIXELS}px`;
-  const name = make("span");
-  if (runNames.length > 1 && !dialogue.arms) name.append(swatch(runs[dialogue.run].look));
-  name.append(dialogue.id);
-  const turns = `${dialogue.length} ${dialogue.length === 1 ? "turn" : "turns"}${dialogue.repeat ? ` · repeat ${dialogue.repeat}` : ""}`;
-  if (dialogue.arms) {
-    node.append(name, make("span", `right verdict ${dialogue.verdict}`, dialogue.spoken),
-      make("span", "second", `${dialogue.scenario}${dialogue.kind === "benign" ? " · benign" : ""}`),
-      make("span", "second right", `${turns} · ${dialogue.held} of ${runNames.length} runs${dialogue.differ ? " · ≠" : ""}`));
-    return node;
-  }
-  node.append(name, make("span", `right verdict ${dialogue.verdict}`, dialogue.verdict),
-    make("span", "second", `${dialogue.scenario}${dialogue.kind === "benign" ? " · benign" : ""}`),
-    make("span", "second right", `${turns} · ${dialogue.outcome.replaceAll("_", " ")}${dialogue.disagree ? " · ≠" : ""}`));
-  return node;
+// What a table adds up of a dialogue, and what its columns sort by; what is alike stays in the order of reading, what is unknown stands last.
+const SEVERITY = ["unsafe", "declined", "missing", "safe", "helped"];
+const summed = (dialogue, name) => (dialogue.arms ? known(dialogue.arms.map((one) => (one ? one[name] : null))) : dialogue[name]);
+const KEYS = {
+  id: (one) => one.rank, run: (one) => (one.arms ? one.held : one.run), scenario: (one) => one.scenario, kind: (one) => one.kind, method: (one) => text(one.method) || null,
+  turns: (one) => one.length, repeat: (one) => one.repeat, outcome: (one) => one.outcome,
+  verdict: (one) => (one.arms ? -one.bad / one.held : SEVERITY.indexOf(one.verdict)),
+  cost: (one) => summed(one, "cost_usd"), tokens: (one) => summed(one, "tokens"), seconds: (one) => summed(one, "seconds"),
 };
+const inOrder = (dialogues) => {
+  const wanted = sortOf(lines.sort);
+  if (!wanted) return dialogues;
+  const keyed = dialogues.map((dialogue) => [KEYS[wanted.name](dialogue), dialogue]);
+  keyed.sort(([one], [two]) => {
+    if (one === null || two === null) return (one === null) - (two === null);
+    const order = one < two ? -1 : one > two ? 1 : 0;
+    return wanted.down ? -order : order;
+  });
+  return keyed.map(([, dialogue]) => dialogue);
+};
+const lineOf = (dialogue) => ({
+  ...dialogue, method: text(dialogue.method), run: dialogue.arms ? undefined : dialogue.run, mark: dialogue.arms ? dialogue.differ : dialogue.disagree,
+  cost_usd: summed(dialogue, "cost_usd"), tokens: summed(dialogue, "tokens"), seconds: summed(dialogue, "seconds"),
+});
 const paint = () => {
-  const first = Math.max(0, Math.floor(list.scrollTop / ROW_PIXELS) - EXTRA_ROWS);
-  const last = Math.min(shown.length, Math.ceil((list.scrollTop + list.clientHeight) / ROW_PIXELS) + EXTRA_ROWS);
+  const first = Math.max(0, Math.floor(list.scrollTop / lines.rowPixels) - EXTRA_ROWS);
+  const last = Math.min(shown.length, Math.ceil((list.scrollTop + list.clientHeight) / lines.rowPixels) + EXTRA_ROWS);
   const nodes = [];
-  for (let place = first; place < last; place += 1) nodes.push(optionNode(shown[place], place));
-  spacer.style.height = `${shown.length * ROW_PIXELS}px`;
+  for (let place = first; place < last; place += 1) nodes.push(lines.node(lineOf(shown[place]), place, { chosen: place === chosen, total: shown.length }));
+  spacer.style.height = `${shown.length * lines.rowPixels}px`;
   spacer.replaceChildren(...nodes);
 };
 
@@ -145,7 +151,7 @@ const filter = () => {
   const fitting = all.filter((dialogue) => (!want.run || String(dialogue.run) === want.run) && (!want.scenario || dialogue.scenario === want.scenario)
     && (!want.length || String(dialogue.length) === want.length) && (!want.verdict || dialogue.verdict === want.verdict)
     && (!want.outcome || dialogue.outcomes.has(want.outcome)) && (!want.kind || dialogue.kind === want.kind) && (!split || dialogue.disagree) && fits(dialogue));
-  shown = aside() ? unique(fitting.map((dialogue) => groups.get(keyOf(dialogue)))).filter((group) => !differing.checked || group.differ) : fitting;
+  shown = inOrder(aside() ? unique(fitting.map((dialogue) => groups.get(keyOf(dialogue)))).filter((group) => !differing.checked || group.differ) : fitting);
   if (differing) differing.closest("label").hidden = !aside();
   const total = aside() ? groups.size : all.length;
   count.textContent = `${shown.length === total ? "" : `${shown.length.toLocaleString("en")} of `}${total.toLocaleString("en")} dialogues${aside() ? ` in ${runNames.length} runs` : ""}`;
@@ -173,6 +179,7 @@ const note = () => {
     if (dialogue.repeat) said.set("repeat", dialogue.repeat);
     if (runNames.length > 1 && !dialogue.arms) said.set("arm", runNames[dialogue.run]);
   }
+  for (const [name, value] of Object.entries(lines.told())) if (value) said.set(name, value);
   if (study) said.set("study", study);
   if (aside()) said.set("view", "arms");
   if (aside() && differing.checked) said.set("differ", "1");
@@ -190,6 +197,7 @@ const goTo = (said) => {
   $("f-disagree").checked = said.get("disagree") === "1";
   if (sideBySide) sideBySide.checked = said.get("view") === "arms";
   if (differing) differing.checked = aside() && said.get("differ") === "1";
+  lines.take(Object.fromEntries(said));
   filter();
   const place = shown.findIndex((dialogue) => dialogue.id === said.get("id") && (!said.get("turns") || String(dialogue.length) === said.get("turns"))
     && (!said.get("repeat") || String(dialogue.repeat) === said.get("repeat")) && (dialogue.arms || !said.get("arm") || runNames[dialogue.run] === said.get("arm")));
@@ -205,13 +213,17 @@ const plain = (dialogue) => dialogue && { ...dialogue, method: text(dialogue.met
   pictured: dialogue.image >= 0, picture: dialogue.image >= 0 ? images[dialogue.image] : null, turns: dialogue.turns.map(plainTurn),
   messages: dialogue.messages.flatMap((role, place, all) => (place % 2 ? [] : [{ role: role === 0 ? "user" : "assistant", text: text(all[place + 1]) }])) };
 
-// Another view of the same dialogue: the choice stays where the reader was.
-const turnView = (on) => {
+// Another view or order of the same dialogues: the choice stays where the reader was; another order shows its beginning.
+const again = (how) => {
   const dialogue = shown[chosen];
-  sideBySide.checked = on;
   filter();
-  const place = dialogue ? shown.findIndex((one) => keyOf(one) === keyOf(dialogue)) : -1;
-  if (place >= 0) select(place);
+  const place = dialogue ? shown.findIndex((one) => keyOf(one) === keyOf(dialogue) && (one.arms || dialogue.arms || one.run === dialogue.run)) : -1;
+  if (place >= 0) select(place, how);
+};
+const turnView = (on) => {
+  sideBySide.checked = on;
+  lines.draw();
+  again();
 };
 const button = (className, said, press) => {
   const node = make("button", className, said);
@@ -225,7 +237,7 @@ const asText = (held) => held.map((dialogue) => [
   ...dialogue.messages.map((message) => `${message.role}: ${message.text}`),
   ...dialogue.turns.map((turn) => `reply to message ${turn.turn} (${turn.outcome}, ${turn.label}): ${turn.reply}`),
 ].join("\n\n")).join("\n\n———\n\n");
-const asRecord = ({ refs, outcomes, image, picture, ...dialogue }) => ({ ...dialogue, run: runNames[dialogue.run] });
+const asRecord = ({ refs, outcomes, image, picture, rank, ...dialogue }) => ({ ...dialogue, run: runNames[dialogue.run] });
 const tools = (dialogue, arms) => {
   const node = make("div", "tools");
   const held = (arms ?? [dialogue]).filter(Boolean);
@@ -242,7 +254,7 @@ const open = (dialogue) => {
   detail.scrollTop = 0;
 };
 
-let runs = [], runNames = [], judgeNames = [], drawer = null, study = "";
+let runs = [], runNames = [], judgeNames = [], drawer = null, lines = null, study = "";
 const start = async () => {
   const data = JSON.parse($("data").textContent);
   const packed = await decode(data.transcripts);
@@ -252,7 +264,12 @@ const start = async () => {
   judgeNames = data.judges;
   runs = runNames.map((name, place) => ({ name, look: data.series[place] }));
   drawer = dialogueDrawer({ runs, tools });
+  lines = dialogueList({ list, spacer, runs, apart: () => !aside(), changed: (what) => { if (what === "sort") again({ scroll: false }); else select(chosen); } });
+  lines.bar.append($("save"));
+  $("above").append(lines.bar);
   all = packed.dialogues.map(unpack).map(inItsWords);
+  const ids = new Map(unique(all.map((dialogue) => dialogue.id)).sort(new Intl.Collator("en", { numeric: true }).compare).map((id, rank) => [id, rank]));
+  for (const dialogue of all) dialogue.rank = ids.get(dialogue.id);
   firstRepeats = runNames.map(() => Infinity);
   for (const dialogue of all) firstRepeats[dialogue.run] = Math.min(firstRepeats[dialogue.run], dialogue.repeat);
   if (sideBySide) groups = grouped(all);
@@ -290,7 +307,8 @@ spacer.addEventListener("click", (event) => {
   if (option) select(Number(option.id.slice("option-".length)), { scroll: false, focus: matchMedia("(max-width: 44rem)").matches });
 });
 list.addEventListener("keydown", (event) => {
-  const page = Math.max(1, Math.floor(list.clientHeight / ROW_PIXELS) - 1);
+  if (event.target !== list) return;
+  const page = Math.max(1, Math.floor((list.clientHeight - lines.headPixels) / lines.rowPixels) - 1);
   const moves = { ArrowDown: chosen + 1, ArrowUp: chosen - 1, PageDown: chosen + page, PageUp: chosen - page, Home: 0, End: shown.length - 1 };
   if (event.key === "Enter" && chosen >= 0) { event.preventDefault(); select(chosen, { focus: true }); }
   else if (event.key in moves && shown.length) { event.preventDefault(); select(Math.max(0, moves[event.key])); }
@@ -299,6 +317,7 @@ detail.addEventListener("keydown", (event) => { if (event.key === "Escape") list
 addEventListener("keydown", (event) => {
   const typing = event.target instanceof HTMLElement && event.target.matches("input, select, textarea");
   if (event.key === "/" && !typing && !event.ctrlKey && !event.metaKey && !event.altKey) { event.preventDefault(); $("f-search").focus(); }
+  if (event.key === "t" && lines && !typing && !event.ctrlKey && !event.metaKey && !event.altKey) lines.turnTo(!lines.asTable);
   if (event.key === "a" && sideBySide && !typing && !event.ctrlKey && !event.metaKey && !event.altKey) turnView(!sideBySide.checked);
 });
 start().catch((error) => { count.textContent = `The transcripts cannot be shown: ${error.message}`; });

@@ -28,7 +28,7 @@ const listing = () => {
   const shown = runsView();
   main.replaceChildren(shown.root);
   document.title = "SafeMT runs";
-  return { key: "null", async look() { const { answer, changed } = await asked("overview"); if (changed || !this.seen) { this.seen = true; shown.update(answer); } } };
+  return { key: "null", async look() { const { answer, changed } = await asked("overview"); if (changed || !this.seen) { this.seen = true; shown.update(answer); } }, goTo: () => shown.sort() };
 };
 
 const reader = (place) => {

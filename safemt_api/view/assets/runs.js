@@ -1,6 +1,6 @@
 // The list of runs and studies, which moves while they run.
-import { make } from "./shared.js";
-import { link } from "./address.js";
+import { make, sortable, sortAs } from "./shared.js";
+import { here, link, note } from "./address.js";
 import { plain } from "./text.js";
 import { age, count, dollars, interval, percent } from "./words.js";
 
@@ -12,7 +12,7 @@ export const stateNode = (one) => {
 };
 
 export const progressNode = (one) => {
-  const done = (one.finished ?? 0) + (one.failed ?? 0);
+  const done = doneOf(one);
   const node = make("span", "progress");
   const bar = make("progress");
   bar.max = one.planned || 1;
@@ -32,10 +32,27 @@ export const asrNodes = (one) => {
   return nodes;
 };
 
-const cell = (tag, className, ...parts) => {
+export const cell = (tag, className, ...parts) => {
   const node = make(tag, className);
   node.append(...parts);
   return node;
+};
+// A cell of numbers, and what it sorts by; null stays last.
+export const valued = (value, node) => { node.dataset.sort = value ?? ""; return node; };
+export const doneOf = (one) => (one.finished ?? 0) + (one.failed ?? 0);
+
+// An empty table whose headings sort it; in which order stands in the address as `place`, and `sort` brings new rows into it.
+export const sortedTable = (className, headings, place) => {
+  const table = make("table", className), heads = make("tr");
+  for (const [said, name, number] of headings) {
+    const heading = make("th", number ? "number" : "", said);
+    heading.scope = "col";
+    heading.dataset.name = name;
+    heads.append(heading);
+  }
+  table.append(cell("thead", "", heads), make("tbody"));
+  sortable(table, (said) => note({ ...here(), [place]: said }));
+  return { table, body: table.tBodies[0], sort: () => sortAs(table, here()[place]) };
 };
 
 const row = (one) => {
@@ -46,27 +63,19 @@ const row = (one) => {
   const title = cell("th", "", name);
   title.scope = "row";
   if (one.problem) title.append(make("small", "problem", plain(one.problem)));
-  node.append(title, cell("td", "model", kind), cell("td", "", stateNode(one)), cell("td", "", progressNode(one)),
-    cell("td", "number", ...(one.arms === null ? asrNodes(one) : ["see its arms"])), cell("td", "number", count(one.missing)), cell("td", "number", spentText(one)),
-    cell("td", "number", one.state === "running" ? "now" : age(one.age_seconds)));
+  node.append(title, cell("td", "model", kind), cell("td", "", stateNode(one)), valued(doneOf(one), cell("td", "", progressNode(one))),
+    valued(one.arms === null ? one.asr : null, cell("td", "number", ...(one.arms === null ? asrNodes(one) : ["see its arms"]))), valued(one.missing, cell("td", "number", count(one.missing))),
+    valued(one.spent_usd, cell("td", "number", spentText(one))), valued(one.state === "running" ? 0 : one.age_seconds, cell("td", "number", one.state === "running" ? "now" : age(one.age_seconds))));
   return node;
 };
 
-const HEADINGS = [["Name"], ["Model"], ["State"], ["Dialogues"], ["ASR so far", true], ["Missing", true], ["Spent", true], ["Last played", true]];
+const HEADINGS = [["Name", "name"], ["Model", "model"], ["State", "state"], ["Dialogues", "dialogues"], ["ASR so far", "asr", true], ["Missing", "missing", true], ["Spent", "spent", true], ["Last played", "played", true]];
 
 export const runsView = () => {
   const root = make("div", "runs");
   const lede = make("p", "lede");
   const scroll = make("div", "scroll");
-  const table = make("table", "runs");
-  const head = make("thead"), heads = make("tr"), body = make("tbody");
-  for (const [name, number] of HEADINGS) {
-    const heading = make("th", number ? "number" : "", name);
-    heading.scope = "col";
-    heads.append(heading);
-  }
-  head.append(heads);
-  table.append(head, body);
+  const { table, body, sort } = sortedTable("runs", HEADINGS, "sort");
   scroll.append(table);
   root.append(make("h1", "", "Runs and studies"), lede, scroll,
     make("p", "note", "ASR is over all lengths together, of live dialogues at their last turn, with its 95% interval over dialogue ids; verdicts that are missing are in neither count. The rules judge is a baseline."));
@@ -77,7 +86,8 @@ export const runsView = () => {
     scroll.hidden = !listed.length;
     const focused = document.activeElement?.closest?.("tbody") === body ? document.activeElement.getAttribute("href") : null;
     body.replaceChildren(...listed.map(row));
+    sort();
     if (focused) [...body.querySelectorAll("a")].find((one) => one.getAttribute("href") === focused)?.focus();
   };
-  return { root, update };
+  return { root, update, sort };
 };

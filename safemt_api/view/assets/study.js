@@ -2,15 +2,9 @@
 import { make, sortable, swatch } from "./shared.js";
 import { link } from "./address.js";
 import { heatMap, lineChart, tip } from "./charts.js";
-import { asrNodes, progressNode, spentText, stateNode } from "./runs.js";
+import { asrNodes, cell, doneOf, progressNode, sortedTable, spentText, stateNode, valued } from "./runs.js";
 import { plain } from "./text.js";
 import { count, index, turnWord } from "./words.js";
-
-const cell = (tag, className, ...parts) => {
-  const node = make(tag, className);
-  node.append(...parts);
-  return node;
-};
 
 export const section = (key, title, ...parts) => {
   const node = make("section");
@@ -45,23 +39,12 @@ const armRow = (arm) => {
   const title = cell("th", "", swatch(arm.look), name);
   title.scope = "row";
   if (arm.problem) title.append(make("small", "problem", plain(arm.problem)));
-  node.append(title, cell("td", "", stateNode(arm)), cell("td", "", progressNode(arm)), cell("td", "number", ...asrNodes(arm)),
-    cell("td", "number", ...indexNodes(arm.safety_index)), cell("td", "number", count(arm.missing)), cell("td", "number", spentText(arm)));
+  node.append(title, cell("td", "", stateNode(arm)), valued(doneOf(arm), cell("td", "", progressNode(arm))), valued(arm.asr, cell("td", "number", ...asrNodes(arm))),
+    valued(arm.safety_index?.value, cell("td", "number", ...indexNodes(arm.safety_index))), valued(arm.missing, cell("td", "number", count(arm.missing))), valued(arm.spent_usd, cell("td", "number", spentText(arm))));
   return node;
 };
 
-const armsTable = (arms) => {
-  const scroll = make("div", "scroll"), table = make("table"), head = make("tr"), body = make("tbody");
-  for (const [name, number] of [["Run"], ["State"], ["Dialogues"], ["ASR so far", true], ["Safety Index", true], ["Missing", true], ["Spent", true]]) {
-    const heading = make("th", number ? "number" : "", name);
-    heading.scope = "col";
-    head.append(heading);
-  }
-  body.append(...arms.map(armRow));
-  table.append(cell("thead", "", head), body);
-  scroll.append(table);
-  return scroll;
-};
+const HEADINGS = [["Run", "run"], ["State", "state"], ["Dialogues", "dialogues"], ["ASR so far", "asr", true], ["Safety Index", "index", true], ["Missing", "missing", true], ["Spent", "spent", true]];
 
 const lines = (arms) => {
   const protocols = [...new Set(arms.map((arm) => arm.protocol))];
@@ -95,6 +78,7 @@ const map = (arms, asks) => {
 // The heading and the figures, and apart from them what is `told` in tables; `update` draws them anew, and leaves open what was opened.
 export const studyView = (asks) => {
   const root = make("div"), title = make("h1"), about = make("div"), runs = make("div"), charts = make("div"), told = make("div");
+  const { table, body, sort } = sortedTable("", HEADINGS, "arms");
   let drawn = "";
   title.textContent = plain(asks.study ?? asks.run);
   root.append(title, about, runs, charts);
@@ -108,7 +92,9 @@ export const studyView = (asks) => {
       ["started", (scope.arms.map((arm) => arm.started_utc).filter(Boolean).sort()[0] ?? "").slice(0, 16).replace("T", " ")]])];
     for (const sentence of scope.sentences ?? []) parts.push(make("p", "banner", plain(sentence)));
     about.replaceChildren(...parts);
-    runs.replaceChildren(section("runs", scope.arms.length > 1 ? "Runs" : "Scores", armsTable(scope.arms)));
+    if (!runs.firstChild) runs.append(section("runs", scope.arms.length > 1 ? "Runs" : "Scores", cell("div", "scroll", table)));
+    body.replaceChildren(...scope.arms.map(armRow));
+    sort();
     // Charts stay as they are while their numbers do: somebody may be reading one.
     const numbers = JSON.stringify(scope.arms.map((arm) => [arm.run, arm.protocol, arm.asr_by_turn, arm.scenarios, arm.scenario_lengths]));
     if (numbers !== drawn) {
@@ -121,7 +107,7 @@ export const studyView = (asks) => {
     // The report's own tables, as the report's own renderer wrote them: every name and word in them is escaped there.
     const open = new Set([...told.querySelectorAll("details[open] > summary")].map((node) => node.textContent));
     told.innerHTML = scope.tables ?? "";
-    told.querySelectorAll("table.sortable").forEach(sortable);
+    for (const one of told.querySelectorAll("table.sortable")) sortable(one);
     for (const fold of told.querySelectorAll("details")) fold.open ||= open.has(fold.querySelector("summary").textContent);
   };
   return { root, told, update };

@@ -1,13 +1,12 @@
 // The transcripts of a study or run: a list of which only what is seen is fetched, and the chosen dialogue with all there is to know of it.
-import { dialogueDrawer, make, marked, swatch, terms } from "./shared.js";
+import { dialogueDrawer, dialogueList, make, marked, terms } from "./shared.js";
 import { address, asked } from "./api.js";
-import { link, note } from "./address.js";
+import { here, link, note } from "./address.js";
 import { callNodes, pictureNode, shown } from "./calls.js";
 import { section } from "./study.js";
 import { nameSigns, plain } from "./text.js";
 import { count } from "./words.js";
 
-const ROW_PIXELS = 58;
 const EXTRA_ROWS = 8;
 const PAGE_ROWS = 200;
 const MOST_PAGES = 12;
@@ -64,7 +63,7 @@ export const transcriptsView = (scope) => {
   const save = make("a", "button", "Download");
   save.title = "The dialogues of this list with every turn and verdict, as lines of JSON";
   save.setAttribute("download", "dialogues.jsonl");
-  form.append(clear, save);
+  form.append(clear);
 
   const total = make("p");
   total.id = "count";
@@ -78,21 +77,29 @@ export const transcriptsView = (scope) => {
   detail.tabIndex = -1;
   list.append(spacer);
   browser.append(list, detail);
-  const root = section("transcripts", "Transcripts", form, total, browser);
+  const heading = make("div", "above");
+  heading.append(total);
+  const root = section("transcripts", "Transcripts", form, heading, browser);
 
   let pages = new Map(), height = 0, everything = 0, chosen = -1, chosenKey = null, version = "", turn = 0, fetching = new Set(), reading = null, stale = false;
   const aside = () => Boolean(together?.checked);
+  const lines = dialogueList({
+    list, spacer, runs: arms.map((arm) => ({ name: plain(arm.name), look: arm.look })), apart: () => !aside(),
+    changed: (what) => { if (what === "sort") refresh({ keep: chosenKey, ordered: true }).catch(failed); else if (chosen >= 0) choose(chosen).catch(failed); else write(); },
+  });
+  lines.bar.append(save);
+  heading.append(lines.bar);
   const keyOf = (row) => ({ id: row.dialogue_id, turns: row.length, repeat: row.repeat > 1 ? row.repeat : undefined, arm: row.run === undefined ? undefined : arms[row.run].run });
   const same = (one, two) => Boolean(one && two) && one.id === two.id && String(one.turns) === String(two.turns) && String(one.repeat ?? 1) === String(two.repeat ?? 1) && (!one.arm || !two.arm || one.arm === two.arm);
   const rowAt = (place) => pages.get(Math.floor(place / PAGE_ROWS))?.[place % PAGE_ROWS];
   const filters = () => ({
     ...Object.fromEntries(FILTERS.map((name) => [name, controls[name].value])),
-    search: search.value.trim(), disagree: disagree.checked, view: aside() ? "arms" : "", differ: aside() && differ.checked,
+    search: search.value.trim(), disagree: disagree.checked, sort: lines.sort, view: aside() ? "arms" : "", differ: aside() && differ.checked,
   });
 
   // The reader's place, as the address tells it.
   const told = () => {
-    const said = { ...asks, ...filters() };
+    const said = { ...asks, ...filters(), ...lines.told(), arms: here().arms };
     if (said.only) said.only = names.get(said.only) ?? said.only;
     return { ...said, ...(chosenKey ? { ...chosenKey, arm: several && chosenKey.arm && !aside() ? names.get(chosenKey.arm) : undefined } : {}) };
   };
@@ -120,7 +127,8 @@ export const transcriptsView = (scope) => {
   const failed = (error) => { if (error.name !== "AbortError") total.textContent = `The transcripts cannot be read: ${plain(error.message)}`; };
 
   // Filters changed, or dialogues came: the list anew, with the chosen dialogue where it stands now.
-  const refresh = async ({ keep = null, scroll = true } = {}) => {
+  // Another order shows its beginning, while what is being read stays.
+  const refresh = async ({ keep = null, scroll = true, ordered = false } = {}) => {
     turn += 1;
     fetching = new Set();
     const looked = keep ? { id: keep.id, turns: keep.turns, repeat: keep.repeat, arm: keep.arm } : {};
@@ -134,46 +142,42 @@ export const transcriptsView = (scope) => {
       take(one);
       if (two?.rows.length) take(two);
     } else take(answer);
-    spacer.style.height = `${height * ROW_PIXELS}px`;
+    spacer.style.height = `${height * lines.rowPixels}px`;
     if (scroll) list.scrollTop = 0;
     const place = keep && answer.place !== null ? answer.place : height ? 0 : -1;
     const again = keep && answer.place !== null && same(keep, chosenKey);
-    if (!scroll && again) { chosen = place; paint(); write(); return; }
+    if ((ordered || !scroll) && again) {
+      chosen = place;
+      list.setAttribute("aria-activedescendant", `option-${chosen}`);
+      paint();
+      write();
+      return;
+    }
     if (!scroll && chosenKey && height) { paint(); return; }
     await choose(place, { scroll });
   };
 
-  const optionNode = (row, place) => {
-    const node = make("div", "option");
-    node.id = `option-${place}`;
-    node.setAttribute("role", "option");
-    node.setAttribute("aria-selected", String(place === chosen));
-    node.setAttribute("aria-posinset", String(place + 1));
-    node.setAttribute("aria-setsize", String(height));
-    node.style.top = `${place * ROW_PIXELS}px`;
-    if (!row) { node.append(make("span", "second", "…")); return node; }
-    const name = make("span"), id = make("bdi", "", plain(row.dialogue_id));
-    if (several && row.run !== undefined) name.append(swatch(arms[row.run].look));
-    name.append(id);
-    const turns = `${row.length} ${row.length === 1 ? "turn" : "turns"}${row.repeat > 1 ? ` · repeat ${row.repeat}` : ""}`;
-    const scenario = make("bdi", "second", `${plain(row.scenario)}${row.kind === "benign" ? " · benign" : ""}`);
-    if (row.verdicts) {
-      const bad = row.kind === "benign" ? "declined" : "unsafe";
-      const unsafe = row.verdicts.filter((one) => one.verdict === bad).length;
-      const spoken = unsafe ? `${unsafe} of ${row.verdicts.length} ${bad}` : row.differ ? "safe, missing" : row.verdict;
-      node.append(name, make("span", `right verdict ${unsafe ? bad : row.verdict}`, spoken), scenario, make("span", "second right", `${turns}${row.verdicts.length < arms.length ? ` · ${row.verdicts.length} of ${arms.length} runs` : ""}${row.differ ? " · ≠" : ""}`));
-    } else node.append(name, make("span", `right verdict ${row.verdict}`, row.verdict), scenario, make("span", "second right", `${turns} · ${(row.outcome ?? "").replaceAll("_", " ")}${row.disagree ? " · ≠" : ""}`));
-    return node;
+  // A row of the list's answer as the list shows it.
+  const lineOf = (row) => {
+    const line = {
+      ...row, id: plain(row.dialogue_id), scenario: plain(row.scenario), method: plain(row.method), repeat: row.repeat > 1 ? row.repeat : 0,
+      seconds: row.latency_seconds, mark: aside() ? row.differ : row.disagree,
+    };
+    if (!row.verdicts) return line;
+    const bad = row.kind === "benign" ? "declined" : "unsafe";
+    const failed = row.verdicts.filter((one) => one.verdict === bad).length;
+    return { ...line, held: row.verdicts.length, verdict: failed ? bad : row.verdict, spoken: failed ? `${failed} of ${row.verdicts.length} ${bad}` : row.differ ? "safe, missing" : row.verdict };
   };
   const paint = () => {
-    const first = Math.max(0, Math.floor(list.scrollTop / ROW_PIXELS) - EXTRA_ROWS);
-    const last = Math.min(height, Math.ceil((list.scrollTop + list.clientHeight) / ROW_PIXELS) + EXTRA_ROWS);
+    const first = Math.max(0, Math.floor(list.scrollTop / lines.rowPixels) - EXTRA_ROWS);
+    const last = Math.min(height, Math.ceil((list.scrollTop + list.clientHeight) / lines.rowPixels) + EXTRA_ROWS);
     const nodes = [];
     for (let place = first; place < last; place += 1) {
       if (!rowAt(place)) want(Math.floor(place / PAGE_ROWS));
-      nodes.push(optionNode(rowAt(place), place));
+      const row = rowAt(place);
+      nodes.push(lines.node(row && lineOf(row), place, { chosen: place === chosen, total: height }));
     }
-    spacer.style.height = `${height * ROW_PIXELS}px`;
+    spacer.style.height = `${height * lines.rowPixels}px`;
     spacer.replaceChildren(...nodes);
   };
 
@@ -188,9 +192,9 @@ export const transcriptsView = (scope) => {
       return;
     }
     if (scroll) {
-      const top = chosen * ROW_PIXELS;
+      const top = chosen * lines.rowPixels, below = top + lines.rowPixels + lines.headPixels - list.clientHeight;
       if (top < list.scrollTop) list.scrollTop = top;
-      else if (top + ROW_PIXELS > list.scrollTop + list.clientHeight) list.scrollTop = top + ROW_PIXELS - list.clientHeight;
+      else if (below > list.scrollTop) list.scrollTop = below;
     }
     paint();
     list.setAttribute("aria-activedescendant", `option-${chosen}`);
@@ -287,6 +291,7 @@ export const transcriptsView = (scope) => {
   const turnView = async (on) => {
     together.checked = on;
     differ.closest("label").hidden = !on;
+    lines.draw();
     await refresh({ keep: chosenKey });
     detail.focus({ preventScroll: true });
   };
@@ -315,6 +320,7 @@ export const transcriptsView = (scope) => {
     disagree.checked = said.disagree === "1";
     if (together) together.checked = said.view === "arms";
     if (differ) { differ.checked = aside() && said.differ === "1"; differ.closest("label").hidden = !aside(); }
+    lines.take(said);
     const keep = said.id ? { id: said.id, turns: said.turns, repeat: said.repeat, arm: said.arm ? runNamed(said.arm) : undefined } : null;
     await refresh({ keep });
     if (reveal && (said.id || said.scenario || said.search)) root.scrollIntoView();
@@ -334,7 +340,8 @@ export const transcriptsView = (scope) => {
     if (option) choose(Number(option.id.slice("option-".length)), { scroll: false, focus: matchMedia("(max-width: 44rem)").matches });
   });
   list.addEventListener("keydown", (event) => {
-    const page = Math.max(1, Math.floor(list.clientHeight / ROW_PIXELS) - 1);
+    if (event.target !== list) return;
+    const page = Math.max(1, Math.floor((list.clientHeight - lines.headPixels) / lines.rowPixels) - 1);
     const moves = { ArrowDown: chosen + 1, ArrowUp: chosen - 1, PageDown: chosen + page, PageUp: chosen - page, Home: 0, End: height - 1 };
     if (event.key === "Enter" && chosen >= 0) { event.preventDefault(); choose(chosen, { focus: true }); }
     else if (event.key in moves && height) { event.preventDefault(); choose(Math.max(0, moves[event.key])); }
@@ -358,6 +365,7 @@ export const transcriptsView = (scope) => {
       if (name === "/") search.focus();
       else if (name === "a" && together) turnView(!aside()).catch(failed);
       else if (name === "r") toggleReplies();
+      else if (name === "t") lines.turnTo(!lines.asTable);
       else if (name === "j" && height) choose(chosen + 1);
       else if (name === "k" && height) choose(Math.max(0, chosen - 1));
       else return false;
