@@ -4,7 +4,7 @@
 
 - first paint and the first page of transcripts, from the start of a fresh load, on a server that has just been started and on one that
   has been looked at before;
-- a filter, from the change of the control to the painted list: the median and the worst of many;
+- a filter or another order, from the change of the control to the painted list: the median and the worst of many;
 - a search for a word over all words of all dialogues, the first time;
 - a dialogue side by side in 17 arms;
 - memory: the server's, and the page's after scrolling through the whole list and reading many dialogues (JavaScript heap after a garbage
@@ -49,6 +49,7 @@ FILTERS = (
     *[("f-length", value) for value in ("8", "1", "")],
     *[("f-only", value) for value in ("study/m09", "study/m17", "")],
     *[("f-outcome", value) for value in ("refused", "error", "")],
+    *[("f-sort", value) for value in ("-cost", "verdict", "-seconds", "id", "")],
 )
 
 

@@ -73,8 +73,15 @@ def _listed(one: RunOverview, entry: Entry | None) -> dict[str, Any]:
 def figures(library: Library, shelf: Shelf, *, study: str | None) -> dict[str, Any]:
     """A study or some runs: what it is, how far it came, what it found."""
     there = {one.run: one for one in library.overview()}
-    record = _record(library.results / study) if study in there else None
     names = {name: name.partition("/")[2] or name if study else name for name in shelf.entries}
+    folder = library.results / study if study in there else None
+    # Pages look again and again, and every list waits meanwhile: what has not changed is not drawn anew.
+    state = (None if folder is None else stamp(folder / STUDY_FILE), [scores_now(entry).state for entry in shelf.entries.values()])
+    if shelf.told is None or shelf.told[0] != state:
+        record = None if folder is None else _record(folder)
+        tables = web.fragment([*_study_sections(record, list(names.values())), *_run_sections(shelf, names)])
+        shelf.told = (state, [] if record is None else list(study_sentences(record)), tables)
+    _, sentences, tables = shelf.told
     return {
         "name": study or " · ".join(names.values()),
         "study": _listed(there[study], None) if study in there else None,
@@ -82,8 +89,8 @@ def figures(library: Library, shelf: Shelf, *, study: str | None) -> dict[str, A
             {"run": name, "name": names[name], "look": list(series_of(place)), **_arm(entry, there.get(name), alone=len(names) == 1)}
             for place, (name, entry) in enumerate(shelf.entries.items())
         ],
-        "sentences": [] if record is None else list(study_sentences(record)),
-        "tables": web.fragment([*_study_sections(record, list(names.values())), *_run_sections(shelf, names)]),
+        "sentences": sentences,
+        "tables": tables,
     }
 
 

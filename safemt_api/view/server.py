@@ -117,7 +117,7 @@ class Desk:
         """A study or some runs: states, scores, tables, what there is to filter by."""
         with self._lock:
             shelf = self._shelf(asked)
-            return {**figures(self.holdings, shelf, study=asked.get("study")), "facets": shelf.facets(), "version": shelf.version}
+            return {**figures(self.holdings, shelf, study=asked.get("study")), "facets": shelf.facets, "version": shelf.version}
 
     def dialogues(self, asked: QueryParams) -> dict[str, Any]:
         """One page of the list of dialogues; with ``id`` also where that one stands."""

@@ -65,11 +65,16 @@ class Filters:
 
 @dataclass
 class Shelf:
-    """Some runs side by side under their names; ``look`` brings it up to date. Not for several threads at once."""
+    """Some runs side by side under their names; ``look`` brings it up to date. Not for several threads at once.
+
+    ``facets`` is what there is to filter by; ``told`` what was last said of the runs in sentences and tables, and of which state.
+    """
 
     entries: Mapping[str, Entry]
     versions: tuple[int, ...] = ()
     lines: pl.DataFrame = field(default_factory=pl.DataFrame)
+    facets: Mapping[str, list[Any]] = field(default_factory=dict)
+    told: tuple[object, list[str], str] | None = None
     _groups: pl.DataFrame = field(default_factory=pl.DataFrame)
     _lists: OrderedDict[Filters, pl.Series] = field(default_factory=OrderedDict)
     _ranks: dict[str, list[str | int]] = field(default_factory=dict)
@@ -91,6 +96,7 @@ class Shelf:
         ]
         self.lines = self._ordered(pl.concat(parts))
         self._groups, self.versions = _together(self.lines), versions
+        self.facets = self._facets()
         self._lists.clear()
 
     def _ordered(self, lines: pl.DataFrame) -> pl.DataFrame:
@@ -104,8 +110,7 @@ class Shelf:
         first = pl.col("repeat") - pl.col("repeat").min().over("run")
         return lines.with_columns(rank=rank, turn_of=first).sort("scenario", "rank", "length", "turn_of", "run").with_row_index("line")
 
-    def facets(self) -> dict[str, list[Any]]:
-        """What there is to filter by."""
+    def _facets(self) -> dict[str, list[Any]]:
         names = {"scenario": "scenarios", "length": "lengths", "verdict": "verdicts", "kind": "kinds"}
         found = {plural: sorted(self.lines[name].drop_nulls().unique().to_list()) for name, plural in names.items()}
         seen = 0 if self.lines.is_empty() else int(np.bitwise_or.reduce(self.lines["outcomes"].to_numpy()))
