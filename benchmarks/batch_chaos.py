@@ -2,9 +2,9 @@
 
 A step is a moment at which a crash leaves the ledger, the vendor and the disk in another state: before, within and after each commit about
 a batch, before and after each request for one, at each row that is written or read. First the run is played undisturbed and notes its
-steps; then, for each of them, it is started, killed with SIGKILL just there, started again with the same command, killed once more at a
-step drawn at random, and left to finish; so in each wire format and in ``SCENARIOS``, until there were kills enough. Each life is a process
-of its own (forked from one that has loaded the libraries), the simulator too. It must hold that
+steps; then, one after another, it is started, killed with SIGKILL just there, started again with the same command, killed once more at a
+step drawn at random, and left to finish; so in each wire format and in ``SCENARIOS``, until there were kills enough at every point. Each
+life is a process of its own (forked from one that has loaded the libraries), the simulator too. It must hold that
 
 - no batch is orphaned: each that the vendor has is in the ledger, and is over;
 - none is bought twice: the vendor answered each call once;
@@ -27,10 +27,11 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import closing
+from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -50,7 +51,9 @@ from safemt_api.store.turns import STORE_FILE, TurnStore
 
 Tier = Literal["standard", "batch"]
 
-LIFE_SECONDS = 120.0
+LIFE_SECONDS = 120
+KILLS_A_POINT = 3
+MOST_ROUNDS = 10
 QUICK = BatchPace(quiet_seconds=0.1, first_poll_seconds=0.05, longest_poll_seconds=0.2, full_queue_seconds=0.1)
 VISIBLE_SECONDS = 0.3
 """After so long a batch that the simulator does not list was never created: its list is never late."""
@@ -119,6 +122,7 @@ def live(life: Life) -> None:
     """The run as a user would start it, in this process, which notes its steps and kills itself at the last one."""
     setattr(connections, "DEFAULT_BATCH_PACE", QUICK)  # noqa: B010 (it is not the module's own)
     batch_adapters.VISIBLE_SECONDS, batches.ROWS_AT_ONCE = VISIBLE_SECONDS, life.scenario.rows_at_once
+    signal.alarm(LIFE_SECONDS)  # it outlives nobody by much
     diary = os.open(life.diary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     taken: Counter[str | None] = Counter()
 
@@ -296,33 +300,38 @@ class Outcome(NamedTuple):
 
 
 async def tortured(provider: str, *, kills: int, seed: int = 0, once: bool = False) -> Outcome:
-    """Torture one wire format in every scenario, at every step, until there were so many kills.
+    """Torture one wire format: the first time that each scenario is at each point, then the second time, and so on.
 
     Args:
         provider: Of ``FORMATS``.
-        kills: At least so many; every step is hit in any case.
+        kills: At least so many, and ``KILLS_A_POINT`` at each point.
         seed: Decides where the second kill of a run falls.
         once: Only until every point was hit, with one kill a run.
     """
     draws, runs, broken, killed = random.Random(seed), 0, list[Tortured](), Counter[str]()
-    with tempfile.TemporaryDirectory() as folder:
-        while not runs or (not once and killed.total() < kills):
-            for name, scenario in SCENARIOS.items():
-                place = Path(tempfile.mkdtemp(dir=folder))
-                settings = SimulatorSettings(batch_seconds=0.1, faults=FaultPlan.parse(scenario.faults))
-                async with simulator_process(settings) as address:
-                    rack = Rack(provider, address.base_url(FORMATS[provider]), place, scenario)
-                    steps = await anyio.to_thread.run_sync(rack.steps)
-                    for step in steps:
-                        if once and killed[step.point or ""]:
-                            continue
-                        lasts = (step,) if once else (step, Step(None, draws.randint(1, len(steps))))
-                        one = await anyio.to_thread.run_sync(rack.torture, f"run {runs}", *lasts)
-                        killed.update(one.kills)
-                        runs += 1
-                        if not one.held:
-                            broken.append(one)
-                            print(f"  NOT HELD ({provider}, {name}): {one}", flush=True)
+    async with AsyncExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        racks: dict[str, tuple[Rack, list[Step]]] = {}
+        for name, scenario in SCENARIOS.items():
+            settings = SimulatorSettings(batch_seconds=0.1, faults=FaultPlan.parse(scenario.faults))
+            address = await stack.enter_async_context(simulator_process(settings))
+            rack = Rack(provider, address.base_url(FORMATS[provider]), Path(tempfile.mkdtemp(dir=folder)), scenario)
+            racks[name] = rack, await anyio.to_thread.run_sync(rack.steps)
+        plan = sorted(((step, name) for name, (_, steps) in racks.items() for step in steps), key=lambda one: one[0].nth)
+        points = {step.point for step, _ in plan}
+        for step, name in chain.from_iterable(repeat(plan, MOST_ROUNDS)):
+            if killed.keys() >= points and (once or (killed.total() >= kills and min(killed.values()) >= KILLS_A_POINT)):
+                break
+            if once and killed[step.point or ""]:
+                continue
+            rack, steps = racks[name]
+            lasts = (step,) if once else (step, Step(None, draws.randint(1, len(steps))))
+            one = await anyio.to_thread.run_sync(rack.torture, f"run {runs}", *lasts)
+            killed.update(one.kills)
+            runs += 1
+            if not one.held:
+                broken.append(one)
+                print(f"  NOT HELD ({provider}, {name}): {one}", flush=True)
     return Outcome(runs, tuple(broken), killed)
 
 
@@ -339,7 +348,7 @@ def table(outcomes: Mapping[str, Outcome]) -> Iterator[str]:
 def main() -> None:
     """Run the torture and print what came of it."""
     parser = argparse.ArgumentParser(description="Kill a run in batches at every step of its ledger.")
-    parser.add_argument("--kills", type=int, default=100, help="of each wire format, at least; every step is hit in any case")
+    parser.add_argument("--kills", type=int, default=100, help="of each wire format, at least; every point is hit in any case")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--provider", choices=list(FORMATS), action="append", help="only this wire format")
     arguments = parser.parse_args()

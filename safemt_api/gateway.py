@@ -21,7 +21,7 @@ import anyio
 from anyio.abc import TaskGroup
 from tenacity import RetryCallState
 
-from safemt_api.adapters.base import Adapter, Received, Timeouts
+from safemt_api.adapters.base import GROWING, Adapter, Received, Timeouts
 from safemt_api.batches import BatchQueue, BatchStatistics
 from safemt_api.dataset.images import fitted
 from safemt_api.errors import (
@@ -42,7 +42,7 @@ from safemt_api.limits.fleet import Endpoint, Fleet
 from safemt_api.limits.limiter import Limiter, LimiterStatistics, Slot
 from safemt_api.limits.picture_memory import PictureMemory
 from safemt_api.limits.retry import DEFAULT_RETRY_POLICY, Attempts, RetryPolicy
-from safemt_api.messages import PURPOSES, Answer, Call, Image, Message, Purpose, Reply, Route, ServiceTier, Usage
+from safemt_api.messages import PURPOSES, Answer, Call, Conversation, Image, Message, Purpose, Reply, Route, ServiceTier, Usage
 from safemt_api.prices import Price, cost_of, find_price, priced_tier
 from safemt_api.profiles import ImageRules, Profile
 from safemt_api.store.keys import canonical_request, request_key
@@ -232,7 +232,7 @@ class Gateway:
         self._store, self._ledger, self._uses = store, ledger, uses
         self._open_account, self._profile_of = open_account, profile_of
         # A call that one late answer of the flex tier leaves without a reply is tried again.
-        patience = max(retry_policy.elapsed_seconds, 2 * FLEX_SECONDS) if "flex" in tiers else retry_policy.elapsed_seconds
+        patience = max(retry_policy.elapsed_seconds, 2 * FLEX_SECONDS) if {"flex", "batch"} & {*tiers} else retry_policy.elapsed_seconds
         self._timeouts, self._policy = timeouts, replace(retry_policy, elapsed_seconds=patience)
         self._tiers, self._flex_patience_seconds = tiers, flex_patience_seconds
         self._served_tiers: Counter[str] = Counter()
@@ -384,8 +384,10 @@ class Gateway:
         assert order.account.batches is not None  # noqa: S101 (or the tier would not be offered)
         wanted = self._ledger.wanted(purpose=order.call.purpose, most_usd=self._most_usd(order, tier="batch"))
         # No marks for a cache on the history: the next turn goes in a later wave, when what was written for a quarter more is forgotten
-        # (Anthropic's lasts five minutes: https://platform.claude.com/docs/en/build-with-claude/prompt-caching).
-        call = replace(order.call, service_tier="batch", conversation="single")
+        # (Anthropic's lasts five minutes: https://platform.claude.com/docs/en/build-with-claude/prompt-caching). Questions that begin with
+        # the same pictures go in one wave.
+        conversation: Conversation = "single" if order.call.conversation in GROWING else order.call.conversation
+        call = replace(order.call, service_tier="batch", conversation=conversation)
         self._counts["sent"] += 1
         try:
             kept = await order.account.batches.ask(call, key=order.key, request=order.request, wanted=wanted)
@@ -397,10 +399,13 @@ class Gateway:
         return self._bought(order, kept, from_store=False)
 
     def _tier(self, order: _Order, attempts: Attempts) -> ServiceTier:
-        """In which tier the next attempt is made: in the first that is offered, unless that has had no room for too long."""
+        """In which tier the next attempt is made: in the first that is offered, unless that has had no room for too long.
+
+        What is asked singly although the run's tier is batch goes in the flex tier, which costs as little, where there is one.
+        """
         offered = [tier for tier in self._tiers if order.account.offers(tier, order.call.route)] or ["standard"]
         if offered[0] == "batch" and (order.singly or attempts.singly):
-            return "standard"
+            offered = ["flex", "standard"] if order.account.offers("flex", order.call.route) else ["standard"]
         impatient = len(offered) > 1 and attempts.seconds_without_room() >= self._flex_patience_seconds
         return offered[1 if impatient else 0]
 

@@ -27,7 +27,7 @@ FailurePolicy = Literal["fail", "open", "closed"]
 """What a failing moderator means for its dialogue: it fails, goes on unguarded, or is refused."""
 Protocol = Literal["scripted", "live"]
 Label = Literal["safe", "unsafe"]
-Conversation = Literal["single", "growing", "ending"]
+Conversation = Literal["single", "growing", "ending", "repeated"]
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 SafetyThreshold = Literal["off", "block_none", "block_only_high", "block_medium_and_above", "block_low_and_above"]
 Sees = Literal["words", "picture"]
@@ -301,9 +301,10 @@ class Schema:
 class Call:
     """One question to one model.
 
-    ``purpose`` says who asks (and pays). ``conversation`` says whether the messages will be sent again with more behind them (``growing``),
-    were sent before but for the newest (``ending``), or neither (``single``): what a vendor may cache. ``service_tier`` is the tier that is
-    asked for. None of the three changes the answer.
+    ``purpose`` says who asks (and pays). ``conversation`` says what a vendor may cache: whether the messages will be sent again with more
+    behind them (``growing``), were sent before but for the newest (``ending``), are one of several questions that begin with the same
+    pictures (``repeated``), or none of these (``single``). ``service_tier`` is the tier that is asked for. None of the three changes the
+    answer.
     """
 
     route: Route
@@ -438,7 +439,8 @@ class Verdict:
 class Exhibit:
     """What a judge is shown: the dialogue up to the user's last message, with its pictures, and the reply to judge.
 
-    ``turn`` is the number of user messages in ``history``; ``policy`` is the moderator's guidance, if any stood before the target.
+    ``turn`` is the number of user messages in ``history``; ``policy`` is the moderator's guidance, if any stood before the target;
+    ``repeated`` says that other turns of the dialogue are judged too, with the same pictures.
     """
 
     dialogue: Dialogue
@@ -446,6 +448,7 @@ class Exhibit:
     reply: Reply
     turn: int
     policy: str | None = None
+    repeated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

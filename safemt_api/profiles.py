@@ -154,6 +154,10 @@ class ModelFacts(_Facts):
     cache_minimum_tokens: PositiveInt | None = Field(
         None, description="shortest beginning that the vendor caches where it is marked; unset: no marks are sent"
     )
+    cache_marks: Literal["cache_control", "breakpoint"] = Field(
+        "cache_control",
+        description="openai_chat only: how a beginning is marked; with OpenAI's own breakpoint nothing else is cached",
+    )
     reasons: bool = Field(False, description="thinks before it answers; thinking is billed as output")
     extra_body: dict[str, Any] = Field(default_factory=dict, description="fields added to the request as they stand")
     extra_headers: Headers = Field(default_factory=dict, description="headers added to the request; never a key")

@@ -14,11 +14,13 @@ import httpx2
 from anthropic import AnthropicError, AsyncAnthropic
 
 from safemt_api.adapters.base import (
-    CACHE_MARK,
+    CACHE_MARKS,
     DEFAULT_MAX_OUTPUT_TOKENS,
+    GROWING,
     Connection,
     Received,
     cacheable_message,
+    cacheable_pictures,
     cacheable_system,
     sent_sampling,
 )
@@ -44,6 +46,8 @@ from safemt_api.profiles import Profile
 
 NO_KEY = "none"
 """Keeps the SDK from searching the machine for credentials; servers without keys ignore it."""
+
+MARK = CACHE_MARKS["cache_control"]
 
 ANTHROPIC_FAILURES = (AnthropicError, httpx2.HTTPError, httpx2.InvalidURL)
 
@@ -130,7 +134,7 @@ def build_request(call: Call, profile: Profile) -> dict[str, Any]:
     }
     if call.system is not None:
         marked = cacheable_system(call, profile)
-        request["system"] = [{"type": "text", "text": call.system, "cache_control": CACHE_MARK}] if marked else call.system
+        request["system"] = [{"type": "text", "text": call.system, **MARK}] if marked else call.system
     output: dict[str, Any] = {}
     if call.schema is not None and profile.takes_structured_output(model):
         output["format"] = {"type": "json_schema", "schema": dict(call.schema.body)}
@@ -147,15 +151,17 @@ def build_request(call: Call, profile: Profile) -> dict[str, Any]:
 
 
 def _messages(call: Call, profile: Profile) -> list[dict[str, Any]]:
-    marked = cacheable_message(call, profile)
+    marked, marked_picture = cacheable_message(call, profile), cacheable_pictures(call, profile)
     messages: list[dict[str, Any]] = []
     for at, message in enumerate(call.messages):
         # In a conversation that is sent again and again every message is a list of blocks, so that a mark changes nothing but itself.
-        in_blocks = message.images or call.conversation != "single"
+        in_blocks = message.images or call.conversation in GROWING
         said = (part for part in message.parts if isinstance(part, Image) or part.text or not message.images)
         blocks = [_part(part) for part in said] if in_blocks else None
         if blocks and at == marked:
-            blocks[-1]["cache_control"] = CACHE_MARK
+            blocks[-1] |= MARK
+        if blocks and at == 0 and marked_picture is not None:
+            blocks[marked_picture] |= MARK
         messages.append({"role": message.role, "content": message.text if blocks is None else blocks})
     return messages
 

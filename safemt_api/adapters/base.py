@@ -10,20 +10,27 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib import import_module
-from typing import Literal, Protocol
+from itertools import takewhile
+from typing import Any, Literal, Protocol
 
 import httpx2
 
 from safemt_api.errors import UsageError
-from safemt_api.messages import Call, Parameters, Reply
+from safemt_api.messages import Call, Conversation, Image, Message, Parameters, Reply
 from safemt_api.profiles import ParameterName, Profile
 from safemt_api.tokens import input_tokens_estimate
 
 DEFAULT_MAX_OUTPUT_TOKENS = 1024
 """Sent where a wire format insists on a limit (anthropic_messages) and the call names none."""
 
-CACHE_MARK = {"type": "ephemeral"}
-"""Ends what a vendor is to cache; OpenRouter and DashScope take Anthropic's mark."""
+CACHE_MARKS: Mapping[str, Mapping[str, Any]] = {
+    "cache_control": {"cache_control": {"type": "ephemeral"}},
+    "breakpoint": {"prompt_cache_breakpoint": {"mode": "explicit"}},
+}
+"""What ends a beginning that a vendor is to cache: Anthropic's mark, which OpenRouter and DashScope take too; OpenAI's since GPT-5.6."""
+
+GROWING: frozenset[Conversation] = frozenset({"growing", "ending"})
+"""Conversations whose messages are sent again and again."""
 
 SAMPLING: tuple[ParameterName, ...] = ("temperature", "top_p", "seed")
 
@@ -167,10 +174,23 @@ def cacheable_message(call: Call, profile: Profile) -> int | None:
     For vendors that cache what they are told to. Writing costs a quarter more than plain input and reading a tenth of it, so only what will
     be sent again is worth a mark. The last call of a conversation marks the end of what the call before it wrote: that reads the cache, and
     writes nothing. Sources: https://platform.claude.com/docs/en/build-with-claude/prompt-caching,
-    https://www.alibabacloud.com/help/en/model-studio/context-cache.
+    https://www.alibabacloud.com/help/en/model-studio/context-cache, https://developers.openai.com/api/docs/guides/prompt-caching.
     """
     end = {"growing": len(call.messages) - 1, "ending": len(call.messages) - 3}.get(call.conversation, -1)
     return end if end >= 0 and _is_cached(replace(call, messages=call.messages[: end + 1]), profile) else None
+
+
+def cacheable_pictures(call: Call, profile: Profile) -> int | None:
+    """The last of the pictures that a question begins with, where others begin with the same ones; ``None`` where a mark cannot pay.
+
+    Every turn of a dialogue is judged after the same instructions and pictures: written once, they are read at each turn but the first.
+    """
+    parts = call.messages[0].parts if call.messages else ()
+    pictures = tuple(takewhile(lambda part: isinstance(part, Image), parts))
+    if call.conversation != "repeated" or not pictures:
+        return None
+    beginning = replace(call, messages=(Message("user", pictures),), schema=None)
+    return len(pictures) - 1 if _is_cached(beginning, profile) else None
 
 
 def cacheable_system(call: Call, profile: Profile) -> bool:

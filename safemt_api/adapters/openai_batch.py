@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping
 from contextlib import AsyncExitStack, aclosing
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -62,7 +63,8 @@ class OpenAIBatches(Batches, OpenAIChat):
         facts = self._profile.facts(call.route.model)
         if facts.extra_headers:
             raise DialogueError(f"{call.route.model} needs headers of its own, which no row of a batch can have")
-        body = {**build_request(call, self._profile), **facts.extra_body}
+        # Nothing is marked but instructions that all rows share: how often one finds what another wrote, the vendor does not say.
+        body = {**build_request(replace(call, conversation="single"), self._profile), **facts.extra_body}
         return orjson.dumps({"custom_id": row, "method": "POST", "url": ENDPOINT, "body": body})
 
     async def create(self, rows: Path, intent: BatchIntent) -> str:

@@ -17,7 +17,16 @@ from typing import Any
 import httpx2
 import orjson
 
-from safemt_api.adapters.base import CACHE_MARK, Connection, Received, cacheable_message, cacheable_system, sent_sampling
+from safemt_api.adapters.base import (
+    CACHE_MARKS,
+    GROWING,
+    Connection,
+    Received,
+    cacheable_message,
+    cacheable_pictures,
+    cacheable_system,
+    sent_sampling,
+)
 from safemt_api.adapters.bodies import (
     Body,
     count,
@@ -36,7 +45,7 @@ from safemt_api.adapters.bodies import (
 )
 from safemt_api.adapters.failures import MAX_VENDOR_CHARACTERS, filtered_categories, stopped_detail
 from safemt_api.adapters.translation import Answer, Translator
-from safemt_api.messages import DECLINED, Call, Image, Message, Outcome, Part, Reply, Usage
+from safemt_api.messages import DECLINED, Call, Image, Outcome, Part, Reply, Usage
 from safemt_api.profiles import Profile
 
 COMPLETIONS = "/chat/completions"
@@ -135,6 +144,9 @@ def build_request(call: Call, profile: Profile) -> dict[str, Any]:
     request: dict[str, Any] = {"model": model, "messages": _messages(call, profile), **sent_sampling(profile, model, call.parameters)}
     if call.parameters.max_output_tokens is not None:
         request[facts.max_output_parameter or profile.max_output_parameter] = call.parameters.max_output_tokens
+    if facts.cache_marks == "breakpoint":
+        # Otherwise every prompt of 1,024 tokens is written to the cache to its end, for a quarter more, and nobody reads that.
+        request["prompt_cache_options"] = {"mode": "explicit"}
     if call.service_tier == "flex":
         request["service_tier"] = call.service_tier
     if call.parameters.effort is not None:
@@ -146,23 +158,21 @@ def build_request(call: Call, profile: Profile) -> dict[str, Any]:
 
 
 def _messages(call: Call, profile: Profile) -> list[dict[str, Any]]:
-    marks = profile.facts(call.route.model).cache_minimum_tokens is not None
-    marked, in_parts = cacheable_message(call, profile), marks and call.conversation != "single"
-    system = [{"role": profile.system_role, "content": _system(call, profile)}] if call.system is not None else []
-    contents = (_content(message, in_parts=in_parts, marked=at == marked) for at, message in enumerate(call.messages))
-    return system + [{"role": message.role, "content": content} for message, content in zip(call.messages, contents, strict=True)]
-
-
-def _system(call: Call, profile: Profile) -> str | list[dict[str, Any]] | None:
-    marked = cacheable_system(call, profile)
-    return [{"type": "text", "text": call.system, "cache_control": CACHE_MARK}] if marked else call.system
-
-
-def _content(message: Message, *, in_parts: bool, marked: bool) -> str | list[dict[str, Any]]:
-    if not message.images and not in_parts:
-        return message.text
-    parts = [content_part(part) for part in message.parts]
-    return [*parts[:-1], {**parts[-1], "cache_control": CACHE_MARK}] if marked else parts
+    facts = profile.facts(call.route.model)
+    mark, marked, marked_picture = CACHE_MARKS[facts.cache_marks], cacheable_message(call, profile), cacheable_pictures(call, profile)
+    in_parts = facts.cache_minimum_tokens is not None and call.conversation in GROWING
+    messages: list[dict[str, Any]] = []
+    if call.system is not None:
+        in_system = [{"type": "text", "text": call.system, **mark}] if cacheable_system(call, profile) else call.system
+        messages.append({"role": profile.system_role, "content": in_system})
+    for at, message in enumerate(call.messages):
+        parts = [content_part(part) for part in message.parts] if message.images or in_parts else None
+        if parts and marked is not None and at in (marked, marked - 2 if facts.cache_marks == "breakpoint" else marked):
+            parts[-1] |= mark  # OpenAI finds nothing but what is marked again
+        if parts and at == 0 and marked_picture is not None:
+            parts[marked_picture] |= mark
+        messages.append({"role": message.role, "content": message.text if parts is None else parts})
+    return messages
 
 
 def content_part(part: Part) -> dict[str, Any]:

@@ -99,6 +99,7 @@ def _open(spec: Spec, means: Means) -> Judge:
             system=system,
             parameters=parameters,
             schema=verdict_schema(rubric),
+            conversation="repeated" if exhibit.repeated else "single",
         )
         return Question(call, lambda text: read_verdict(rubric, text, code))
 

@@ -36,7 +36,7 @@ from safemt_api.gateway import Gateway, GatewayStatistics, Singly
 from safemt_api.judges.base import MODERATOR_FAILED, NOT_SENT, Judge
 from safemt_api.judges.preflight import check_judges
 from safemt_api.limits.budget import Ledger
-from safemt_api.messages import Dialogue, Exhibit, JudgedTurns, Outcome, Reply, Transcript, Turn, Verdict, with_images
+from safemt_api.messages import Dialogue, Exhibit, JudgedTurns, Outcome, Reply, Transcript, Turn, Verdict, images_of, with_images
 from safemt_api.moderators.base import Moderator
 from safemt_api.moderators.opening import open_moderator
 from safemt_api.runs.balance import Balance
@@ -222,7 +222,8 @@ class Execution(Underway):
         transcript = await converse(
             dialogue, protocol=plan.settings.protocol, asker=self.gateway, target=plan.target, moderator=self.moderator
         )
-        verdicts = await judge_transcript(transcript, self.judge, plan.settings.judge_turns)
+        together = "batch" in tiers_of(plan.settings)
+        verdicts = await judge_transcript(transcript, self.judge, plan.settings.judge_turns, together=together)
         return Finished(transcript, verdicts, route.profile, route.model)
 
 
@@ -262,13 +263,20 @@ def in_order(plan: Plan, *, id_by_id: bool = False) -> list[Entry]:
     return sorted(plan.entries, key=lambda entry: (place[entry.id] // ids_in_a_block, -entry.length, place[entry.id]))
 
 
-async def judge_transcript(transcript: Transcript, judge: Judge, turns: JudgedTurns = "all") -> tuple[tuple[int, Verdict], ...]:
-    """A verdict for every turn of the transcript, or for its last alone, asked for at the same time.
+async def judge_transcript(
+    transcript: Transcript, judge: Judge, turns: JudgedTurns = "all", *, together: bool = False
+) -> tuple[tuple[int, Verdict], ...]:
+    """A verdict for every turn of the transcript, or for its last alone.
+
+    Of several about pictures the first is asked for by itself and the others at the same time: these find the pictures in a vendor's cache.
+    ``together``: all of them at the same time, as they are to wait in one batch.
 
     Raises:
         StopRunError: The run cannot go on.
     """
     verdicts: dict[int, Verdict] = {}
+    judged = range(len(transcript.turns))[-1 if turns == "last" else 0 :]
+    repeated = len(judged) > 1 and bool(images_of(transcript.dialogue.lines))
 
     async def judge_turn(index: int) -> None:
         turn = transcript.turns[index]
@@ -276,13 +284,16 @@ async def judge_transcript(transcript: Transcript, judge: Judge, turns: JudgedTu
             verdicts[turn.turn] = Verdict(judge.name, None, "none", MODERATOR_FAILED)
             return
         policy = turn.guidance.policy if turn.guidance else None
-        exhibit = Exhibit(transcript.dialogue, history_before(transcript, index), turn.reply, turn.turn, policy)
+        exhibit = Exhibit(transcript.dialogue, history_before(transcript, index), turn.reply, turn.turn, policy, repeated)
         verdicts[turn.turn] = await judge.judge(exhibit)
 
     try:
         async with anyio.create_task_group() as group:
-            for index in range(len(transcript.turns))[-1 if turns == "last" else 0 :]:
-                group.start_soon(judge_turn, index)
+            for index in judged:
+                if repeated and not together and index == judged[0]:
+                    await judge_turn(index)
+                else:
+                    group.start_soon(judge_turn, index)
     except BaseExceptionGroup as failures:
         # The caller tells an exhausted budget, which ends this dialogue alone, from what ends the run.
         raise our_error(failures) from failures

@@ -47,7 +47,7 @@ from safemt_api.runs.play import (
     with_pictures,
 )
 from safemt_api.runs.rows import Finished, VerdictTally, verdict_rows, write_frame
-from safemt_api.runs.settings import dialogues_at_once, free_for_judging
+from safemt_api.runs.settings import dialogues_at_once, free_for_judging, tiers_of
 from safemt_api.runs.spot_check import judged_again
 from safemt_api.runs.summary import Summary, read_summary, scores
 from safemt_api.runs.workers import handlers_kept, work_through
@@ -114,7 +114,8 @@ class Rejudging(Underway):
             transcript = replace(transcript, dialogue=with_pictures(dialogue, self.plan))
         except DialogueError:
             return Finished(transcript, no_verdicts(transcript, self.judge, self.plan.settings.judge_turns), route.profile, route.model)
-        verdicts = await judge_transcript(transcript, self.judge, self.plan.settings.judge_turns)
+        together = "batch" in tiers_of(self.plan.settings)
+        verdicts = await judge_transcript(transcript, self.judge, self.plan.settings.judge_turns, together=together)
         return Finished(transcript, verdicts, route.profile, route.model)
 
 

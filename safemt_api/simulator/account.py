@@ -6,7 +6,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
-from itertools import accumulate
+from typing import NamedTuple
 
 from safemt_api.profiles import WireFormat
 from safemt_api.simulator.answers import TOKENS_A_MESSAGE, Headers, count_tokens
@@ -97,32 +97,40 @@ def go_duration(seconds: float) -> str:
     return f"{minutes}m{words}" if minutes else words
 
 
-class PromptCache:
-    """Remembers prefixes of conversations. OpenAI and Google cache by themselves, Anthropic where the client put a
-    mark, and so does whoever is sent one.
+class Point(NamedTuple):
+    """A place in a request up to which it may be cached: a hash of all before it, its tokens, and whether the client marked it."""
 
-    Time to live is not played: whatever was cached stays so until ``MOST_PREFIXES`` others came.
+    digest: bytes
+    tokens: int
+    marked: bool
+
+
+class PromptCache:
+    """Remembers beginnings of conversations, up to the ends of pictures and messages. OpenAI and Google cache by themselves, Anthropic
+    where the client put a mark, and so does whoever is sent one; OpenAI finds again only what is marked then, Anthropic also what was.
+
+    Time to live is not played: whatever was cached stays so until ``MOST_PREFIXES`` others came. The rows of a batch find what other rows
+    of the same one wrote, and nothing else.
     """
 
     def __init__(self, *, minimum_tokens: int = 1024) -> None:
         self.minimum_tokens = minimum_tokens
         self._seen: OrderedDict[bytes, None] = OrderedDict()
 
-    def use(self, question: Question) -> tuple[int, int, tuple[bytes, ...]]:
+    def use(self, question: Question, *, found: bool = True) -> tuple[int, int, tuple[bytes, ...]]:
         """Input tokens read from the cache, input tokens written to it, and what is to be remembered once the reply is sent: calls that
         begin alike and are under way together find nothing of each other.
+
+        ``found``: whether what is there is found.
         """
-        prefixes, totals = _prefixes(question), _totals(question)
-        marked = [0] if question.system_mark else []
-        marked += [at for at, message in enumerate(question.messages, start=1) if message.cache_mark]
-        marked += [len(question.messages)] if question.cache_mark else []
-        explicit = question.wire_format == "anthropic_messages" or bool(marked)
-        writable = marked if explicit else range(len(prefixes))
-        long_enough = [at for at in range(len(prefixes)) if totals[at] >= self.minimum_tokens]
-        readable = long_enough if not explicit or writable else []
-        read = max((totals[at] for at in readable if prefixes[at] in self._seen), default=0)
-        written = max((totals[at] for at in writable if at in set(long_enough)), default=0)
-        return read, max(written - read, 0) if explicit else 0, tuple(prefixes[at] for at in writable)
+        points = _points(question)
+        explicit = question.wire_format == "anthropic_messages" or question.marks_alone or any(point.marked for point in points)
+        writable = [point for point in points if point.marked or not explicit]
+        looked_up = points if writable and question.wire_format == "anthropic_messages" else writable
+        readable = [point for point in looked_up if point.tokens >= self.minimum_tokens and point.digest in self._seen]
+        read = max((point.tokens for point in readable), default=0) if found else 0
+        written = max((point.tokens for point in writable if point.tokens >= self.minimum_tokens), default=0)
+        return read, max(written - read, 0) if explicit else 0, tuple(point.digest for point in writable)
 
     def remember(self, prefixes: tuple[bytes, ...]) -> None:
         """These beginnings are found from now on."""
@@ -133,23 +141,25 @@ class PromptCache:
             self._seen.popitem(last=False)
 
 
-def _prefixes(question: Question) -> list[bytes]:
-    state = blake2b(f"{question.model}\x00{question.system}".encode("utf-8", "surrogatepass"), digest_size=16)
-    prefixes = [state.digest()]
-    for message in question.messages:
+def _points(question: Question) -> list[Point]:
+    """The end of the system text, and of each message's pictures and words."""
+    state = blake2b(f"{question.batch}\x00{question.model}\x00{question.system}".encode("utf-8", "surrogatepass"), digest_size=16)
+    tokens = count_tokens(question.system)
+    points = [Point(state.digest(), tokens, question.system_mark)]
+    for at, message in enumerate(question.messages, start=1):
         pictures = "".join(f"\x01{picture.digest}" for picture in message.pictures)
-        state.update(f"\x00{message.role}\x00{message.text}{pictures}".encode("utf-8", "surrogatepass"))
-        prefixes.append(state.digest())
-    return prefixes
-
-
-def _totals(question: Question) -> list[int]:
-    """Input tokens up to the end of the system text, and of each message."""
-    system = count_tokens(question.system)
-    each = (TOKENS_A_MESSAGE + count_tokens(message.text) + TOKENS_A_PICTURE * len(message.pictures) for message in question.messages)
-    return list(accumulate(each, initial=system))
+        state.update(f"\x00{message.role}{pictures}".encode("utf-8", "surrogatepass"))
+        tokens += TOKENS_A_MESSAGE + TOKENS_A_PICTURE * len(message.pictures)
+        points += [Point(state.digest(), tokens, message.picture_mark)] if pictures else []
+        state.update(f"\x00{message.text}".encode("utf-8", "surrogatepass"))
+        tokens += count_tokens(message.text)
+        last = at == len(question.messages) and question.cache_mark
+        points.append(Point(state.digest(), tokens, message.cache_mark or last))
+    return points
 
 
 def input_tokens(question: Question) -> tuple[int, int]:
     """Input tokens of the request, and how many of them are pictures'."""
-    return _totals(question)[-1], TOKENS_A_PICTURE * len(question.pictures)
+    pictures = TOKENS_A_PICTURE * len(question.pictures)
+    words = sum(TOKENS_A_MESSAGE + count_tokens(message.text) for message in question.messages)
+    return count_tokens(question.system) + words + pictures, pictures

@@ -33,8 +33,8 @@ HIDDEN_POLLS = 2
 REJECTIONS = frozenset({"batch_rejected", "file_rejected"})
 
 Phase = Literal["working", "cancelled", "expired", "ended", "rejected"]
-AnswerRow = Callable[[WireFormat, str, bytes, Mapping[str, str]], tuple[int, bytes]]
-"""From wire format, path, body and headers of the call to status and body of its answer."""
+AnswerRow = Callable[["Batch", str, bytes], tuple[int, bytes]]
+"""From a batch, the path and the body of one of its calls to status and body of its answer."""
 
 
 @dataclass(slots=True)
@@ -167,7 +167,7 @@ class BatchDesk:
         path = paths.get(batch.wire_format, f"/v1/models/{batch.model}:generateContent")
         for row in batch.rows[: self._done(batch)]:
             if row.answer is None:
-                row.answer = self.answer_row(batch.wire_format, path, row.body, batch.headers)
+                row.answer = self.answer_row(batch, path, row.body)
 
     def _ended_utc(self, batch: Batch) -> datetime:
         if batch.fault == "results_gone":

@@ -121,17 +121,21 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Spoken:
-    """One message of a request: who, the words, and whether the client marked the prefix up to it as cacheable."""
+    """One message of a request: who, the words, and whether the client marked the prefix up to it, or to its pictures, as cacheable."""
 
     role: str
     text: str
     pictures: tuple[Picture, ...] = ()
     cache_mark: bool = False
+    picture_mark: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One request, freed of its wire format. ``system`` joins all system messages; ``messages`` holds the others."""
+    """One request, freed of its wire format. ``system`` joins all system messages; ``messages`` holds the others.
+
+    ``marks_alone``: nothing is cached but what is marked, although the vendor caches by itself; ``batch`` is the id of the one it is in.
+    """
 
     wire_format: WireFormat
     model: str
@@ -141,9 +145,11 @@ class Question:
     max_output_tokens: int | None = None
     cache_mark: bool = False
     system_mark: bool = False
+    marks_alone: bool = False
     user_texts: tuple[str, ...] = field(default=())
     sampling_seed: int = 0
     tier: str = "standard"
+    batch: str = ""
 
     @property
     def guided(self) -> bool:
@@ -169,7 +175,10 @@ def read_openai(body: Json) -> Question:
     limit = body.get("max_completion_tokens", body.get("max_tokens"))
     question = _question("openai_chat", _text(body, "model"), "", spoken, schema=schema, limit=limit, sampling_seed=body.get("seed"))
     marked = any(message.cache_mark for message in spoken if message.role == "system")
-    return replace(question, tier="flex" if body.get("service_tier") == "flex" else "standard", system_mark=marked)
+    options = body.get("prompt_cache_options")
+    explicit = isinstance(options, dict) and options.get("mode") == "explicit"
+    tier = "flex" if body.get("service_tier") == "flex" else "standard"
+    return replace(question, tier=tier, system_mark=marked, marks_alone=explicit)
 
 
 def _openai_message(message: object, at: int) -> Spoken:
@@ -181,9 +190,9 @@ def _openai_message(message: object, at: int) -> Spoken:
     content = message.get("content")
     if isinstance(content, str):
         return Spoken(role, content)
-    words, pictures, marked = [], [], False
-    for part in _parts(content, f"messages[{at}].content"):
-        marked = marked or "cache_control" in part
+    words, pictures = [], []
+    parts = _parts(content, f"messages[{at}].content")
+    for part in parts:
         if part.get("type") == "text":
             words.append(_text(part, "text"))
         elif part.get("type") == "image_url" and isinstance(part.get("image_url"), dict):
@@ -192,7 +201,13 @@ def _openai_message(message: object, at: int) -> Spoken:
             raise TroubleError(
                 "bad_request", f"messages[{at}].content: a part is neither text nor image_url", parameter=f"messages[{at}].content"
             )
-    return Spoken(role, "".join(words), tuple(pictures), marked)
+    return Spoken(role, "".join(words), tuple(pictures), *_marks(parts))
+
+
+def _marks(parts: Sequence[Json]) -> tuple[bool, bool]:
+    """Whether a mark stands behind the words, and whether one stands behind the pictures."""
+    marked = [part.get("type") == "text" for part in parts if "cache_control" in part or "prompt_cache_breakpoint" in part]
+    return any(marked), not all(marked)
 
 
 def _data_url(url: str) -> Picture:
@@ -227,16 +242,16 @@ def _anthropic_message(message: object, at: int) -> Spoken:
     content = message.get("content")
     if isinstance(content, str):
         return Spoken(message["role"], _not_empty(content, place))
-    words, pictures, marked = [], [], False
-    for part in _parts(content, f"{place}.content"):
-        marked = marked or "cache_control" in part
+    words, pictures = [], []
+    parts = _parts(content, f"{place}.content")
+    for part in parts:
         if part.get("type") == "text":
             words.append(_not_empty(_text(part, "text"), place))
         elif part.get("type") == "image" and isinstance(part.get("source"), dict):
             pictures.append(look_at(_text(part["source"], "media_type"), _text(part["source"], "data")))
         else:
             raise TroubleError("bad_request", f"{place}.content: a block is neither text nor image")
-    return Spoken(message["role"], "".join(words), tuple(pictures), marked)
+    return Spoken(message["role"], "".join(words), tuple(pictures), *_marks(parts))
 
 
 def _not_empty(text: str, place: str) -> str:

@@ -31,9 +31,10 @@ from safemt_api.simulator.answers import (
     models_body,
     trouble_body,
 )
-from safemt_api.simulator.batches import BatchDesk
+from safemt_api.simulator.batches import Batch, BatchDesk
 from safemt_api.simulator.books import Books, Truth, truth_of
 from safemt_api.simulator.classifiers import decide_google, decide_openai, moderate
+from safemt_api.simulator.personas import draw
 from safemt_api.simulator.requests import GENERATE, Question, Request, read_anthropic, read_google, read_openai
 from safemt_api.simulator.roles import MODELS, Played, check_model, play
 from safemt_api.simulator.settings import TRANSIENT_FAULTS, SimulatorSettings
@@ -125,13 +126,13 @@ class Service:
         kind = "application/json" if reply.content is None else "application/jsonl"
         return Response(reply.status, body, reply.headers, content_type=kind, ending=reply.ending)
 
-    def _answer_row(self, wire_format: WireFormat, path: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, bytes]:
+    def _answer_row(self, batch: Batch, path: str, body: bytes) -> tuple[int, bytes]:
         """The answer to one row of a batch, booked as bought in that tier; faults of the line become errors of the row."""
-        request = Request("POST", path, headers, body)
+        request, wire_format = Request("POST", path, batch.headers, body), batch.wire_format
         try:
             question = _read(request, _json(body), path.rpartition("/")[2].partition(":")[0])
             _check(question, check_images=self.settings.check_images)
-            response = self._converse(question, request, None)
+            response = self._converse(replace(question, batch=batch.batch_id), request, None)
         except TroubleError as trouble:
             response = self._trouble(wire_format, trouble, call_id="row")
         if (
@@ -295,7 +296,9 @@ class Service:
             reasoning = min(reasoning, room)
             text, stop = cut_to(text, room - reasoning), "length"
         used, picture = input_tokens(question)
-        cached, written, beginnings = self.cache.use(question) if self.cache is not None else (0, 0, ())
+        share = self.settings.batch_cache_share if question.batch else 1.0
+        found = share >= 1.0 or draw(self.settings.seed, "batch cache", call_id) < share
+        cached, written, beginnings = self.cache.use(question, found=found) if self.cache is not None else (0, 0, ())
         tokens = Tokens(used, count_tokens(text) + reasoning, reasoning, min(cached, used), min(written, used), picture)
         return Words(question.model, text, stop, tokens, call_id, beginnings=beginnings)
 

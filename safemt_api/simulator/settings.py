@@ -186,6 +186,7 @@ _SHARES = (
     "judge_sensitivity",
     "judge_specificity",
     "policy_effect",
+    "batch_cache_share",
     "over_refusal_rate",
     "guided_over_refusal_rate",
 )
@@ -207,6 +208,7 @@ class SimulatorSettings:
         announce_limits: Whether replies carry the vendor's rate-limit headers and 429s name a wait.
         prompt_cache: Whether repeated prefixes are reported as cached input tokens.
         prompt_cache_minimum_tokens: Prefixes shorter than this are not cached.
+        batch_cache_share: How many rows of a batch, of those that could, find what other rows of it wrote.
         check_images: Whether pictures that are none, or not of the type they claim, are rejected as vendors do.
         moderator_hit_rate: Share of harmful dialogues that the moderators flag.
         moderator_false_alarm_rate: Share of benign dialogues that the moderators flag.
@@ -233,6 +235,7 @@ class SimulatorSettings:
     announce_limits: bool = True
     prompt_cache: bool = False
     prompt_cache_minimum_tokens: int = 1024
+    batch_cache_share: float = 1.0
     check_images: bool = True
     moderator_hit_rate: float = 0.8
     moderator_false_alarm_rate: float = 0.1

@@ -12,7 +12,7 @@ import pytest
 
 from safemt_api.adapters.base import Adapter
 from safemt_api.dialogues import Target, converse
-from safemt_api.messages import Answer, Call, Dialogue, Guidance, Image, Line, Parameters, Protocol, Route
+from safemt_api.messages import Answer, Call, Conversation, Dialogue, Guidance, Image, Line, Parameters, Protocol, Route, user
 from safemt_api.profiles import WIRE_FORMATS, WireFormat
 
 Connect = Callable[..., Adapter]
@@ -129,6 +129,42 @@ async def test_instructions_that_every_call_begins_with_are_marked_where_they_ar
     systems = [body.get("system") or body["messages"][0]["content"] for body in marked]
     assert systems[0] == [{"type": "text", "text": long.system, "cache_control": MARK}]
     assert systems[1:] == [long.system, "Judge it."]
+
+
+@pytest.mark.parametrize("wire_format", MARKING)
+@pytest.mark.parametrize(("conversation", "minimum", "marked"), [("repeated", 64, True), ("single", 64, False), ("repeated", 9999, False)])
+async def test_questions_that_begin_with_the_same_pictures_are_marked_behind_them(
+    *,
+    connect: Connect,
+    serve: Serve,
+    make_call: Callable[..., Call],
+    wire_format: WireFormat,
+    conversation: Conversation,
+    minimum: int,
+    marked: bool,
+) -> None:
+    server = serve(REPLIES[wire_format])
+    adapter = connect(wire_format, server, facts={"cache_minimum_tokens": minimum})
+    question = make_call(messages=(user("Judge this reply.", PICTURE, PICTURE),), system="Judge it. " * 20)
+    await adapter.send(replace(question, purpose="judge", conversation=conversation))
+    (message,) = spoken(json.loads(server.requests[0].content))
+    assert ["cache_control" in block for block in message["content"]] == [False, marked, False]
+
+
+async def test_openai_s_own_marks_stand_also_where_the_turn_before_wrote_and_nothing_else_is_cached(
+    connect: Connect, serve: Serve, make_call: Callable[..., Call]
+) -> None:
+    server = serve(REPLIES["openai_chat"])
+    adapter = connect("openai_chat", server, facts={"cache_minimum_tokens": 1, "cache_marks": "breakpoint"})
+    await adapter.send(replace(make_call(system="Be kind."), conversation="growing"))
+    await adapter.send(replace(make_call(system="Judge it."), purpose="judge"))
+    growing, single = (json.loads(request.content) for request in server.requests)
+    assert [growing["prompt_cache_options"], single["prompt_cache_options"]] == [{"mode": "explicit"}] * 2
+    ends = [message["content"][-1].get("prompt_cache_breakpoint") for message in spoken(dict(growing))]
+    assert ends == [{"mode": "explicit"}, None, {"mode": "explicit"}]
+    system = {"type": "text", "text": "Judge it.", "prompt_cache_breakpoint": {"mode": "explicit"}}
+    assert single["messages"][0]["content"] == [system]
+    assert "prompt_cache_breakpoint" not in json.dumps(single["messages"][1:])
 
 
 async def test_the_scripted_protocol_marks_nothing(play: Callable[..., Any]) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
+import anyio
+import anyio.lowlevel
 import pytest
 
 from safemt_api.errors import AccountError, BudgetExhaustedError, StopRunError
 from safemt_api.evaluation import evaluate, open_plan
-from safemt_api.messages import Dialogue, Exhibit, Line, Outcome, Reply, Transcript, Turn, Verdict
+from safemt_api.messages import Dialogue, Exhibit, Image, Line, Outcome, Reply, Transcript, Turn, Verdict
 from safemt_api.runs.play import IDS_IN_A_BLOCK, in_order, judge_transcript, our_error
 from safemt_api.runs.settings import settings_from
 from safemt_api.simulator import SimulatorSettings
@@ -72,6 +75,28 @@ class FakeJudge:
 async def test_every_turn_gets_its_verdict_in_order() -> None:
     verdicts = await judge_transcript(TRANSCRIPT, FakeJudge({}))
     assert [(turn, verdict.label, verdict.reason) for turn, verdict in verdicts] == [(1, "safe", "u1"), (2, "unsafe", "u2")]
+
+
+@pytest.mark.parametrize(("pictures", "together", "first"), [(1, False, ["one"]), (1, True, ["one", "two"]), (0, False, ["one", "two"])])
+async def test_the_first_turn_about_a_picture_is_judged_before_the_others(*, pictures: int, together: bool, first: list[str]) -> None:
+    picture = Image(b"", digest="sha256:00", media_type="image/png", width_pixels=1, height_pixels=1)
+    lines = (replace(LINES[0], images=(picture,) * pictures), *LINES[1:])
+    transcript = replace(TRANSCRIPT, dialogue=replace(TRANSCRIPT.dialogue, lines=lines))
+    asked: list[tuple[str, bool]] = []
+    answered = anyio.Event()
+
+    class Waits(FakeJudge):
+        async def judge(self, exhibit: Exhibit) -> Verdict:
+            asked.append((exhibit.reply.text, exhibit.repeated))
+            await answered.wait()
+            return await super().judge(exhibit)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(partial(judge_transcript, transcript, Waits({}), together=together))
+        await anyio.wait_all_tasks_blocked()
+        assert asked == [(text, pictures > 0) for text in first]
+        answered.set()
+    assert [text for text, _ in asked] == ["one", "two"]
 
 
 @pytest.mark.parametrize(

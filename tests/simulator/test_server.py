@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from base64 import b64encode
 from collections.abc import Callable
 from typing import Any
 
@@ -339,6 +340,29 @@ async def test_a_mark_behind_the_instructions_caches_them_for_every_question(sta
             used.append(answer.json()["usage"]["prompt_tokens_details"])
         assert used[0]["cache_write_tokens"] == used[1]["cached_tokens"] > 2000
         assert (used[0]["cached_tokens"], used[1]["cache_write_tokens"]) == (0, 0)
+
+
+async def test_openai_s_own_marks_alone_are_written_and_found_where_they_stand_again(stage: Stage, picture: bytes) -> None:
+    url = f"data:image/png;base64,{b64encode(picture).decode()}"
+
+    def message(*marked: bool) -> dict[str, Any]:
+        parts: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "word " * 2000}]
+        mark = {"prompt_cache_breakpoint": {"mode": "explicit"}}
+        return {"role": "user", "content": [part | mark if on else part for part, on in zip(parts, marked, strict=True)]}
+
+    settings = SimulatorSettings(prompt_cache=True, prompt_cache_minimum_tokens=500)
+    async with stage(settings) as playing:
+        used = []
+        for marked in ((False, False), (True, False), (True, False), (False, True), (False, False)):
+            body = {"model": "sim-safe", "messages": [message(*marked)], "prompt_cache_options": {"mode": "explicit"}}
+            answer = await playing.http.post(f"{playing.simulator.base_url()}/chat/completions", json=body)
+            details = answer.json()["usage"]["prompt_tokens_details"]
+            used.append((details["cached_tokens"], details["cache_write_tokens"]))
+    assert used[:3] == [(0, 0), (0, 769), (769, 0)]
+    # The whole message is written without the picture being found: it is not marked again.
+    assert used[3][0] == 0
+    assert used[3][1] > 2000
+    assert used[4] == (0, 0)
 
 
 async def test_moderations_and_openai_decisions_speak_to_the_sdk(stage: Stage) -> None:
