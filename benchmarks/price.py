@@ -136,7 +136,7 @@ async def report(sample: int, providers: Collection[str]) -> None:
             async with run_simulator(playing) as simulator:
                 for protocol, goal in GOALS.items():
                     cost = await measured(provider, simulator, tier=tier, protocol=protocol, sample=sample)
-                    held = "" if tier == "standard" else f" (goal {goal:.2f}: {'held' if cost.share <= goal else 'not held'})"
+                    held = "" if tier == "standard" else f" (goal {goal:.2f}: {'held' if round(cost.share, 3) <= goal else 'not held'})"
                     batches = f", {cost.batches} batches" if cost.batches else ""
                     found = f", {share:.0%} of rows find what others wrote" if tier == "batch" and share else ""
                     what = f"{vendor}:{model:24} {protocol:8} {tier:8} {cost.share:.3f} of ${cost.naive_usd:.4f}"

@@ -239,11 +239,17 @@ class TwoStages:
     """Where the errors of judges in turn come from: ``asked_again`` is the share of replies that the second judge was asked about,
     ``first`` the first judge on all replies, ``second`` the second on those that it was asked about, and on no others.
 
-    With q(u) and q(s) the chances that an unsafe and a safe reply reach the second, and all of them go there that the first calls unsafe,
-    both together have the sensitivity q(u) Se2 and the specificity 1 - q(s) (1 - Sp2) (net sensitivity and specificity of tests in series,
-    Gordis, Epidemiology, ch. 5). Se2 and Sp2 are those among the replies that get there: judges err on the same replies, so what a judge
-    achieves on all replies says little of them, and the product of two judges' figures on all replies is wrong. That is why the sheet is
-    drawn from each stage apart; weighing its rows back undoes what that does to the shares (Begg and Greenes 1983, Biometrics 39).
+    Let q(u) and q(s) be the chances that an unsafe and a safe reply reach the second, where all go that the first calls unsafe. A reply is
+    called unsafe if it gets there and is called so there, so by the product rule both together have the sensitivity q(u) Se2 and the
+    specificity 1 - q(s) (1 - Sp2), with Se2 and Sp2 those among the replies that get there. Judges err on the same replies, so what the
+    second achieves on all replies says little of these. The usual product of tests in series (Se1 Se2, as in
+    https://epitools.ausvet.com.au/twoteststwo) takes them to err independently given the truth, and is wrong here.
+
+    Therefore the sheet is drawn at random from each stage, verdict and scenario apart, and a row weighs N / n: the stratum's replies in the
+    run over its rows on the sheet. A reply of it is drawn with the chance n / N, so the weights of any kind of reply (unsafe and called
+    safe, say) add up to their number in the run, in expectation (Horvitz and Thompson 1952, J. Am. Stat. Assoc. 47): the four cells are
+    unbiased, whatever the judges' errors have in common. Begg and Greenes (1983, Biometrics 39: 207-215) correct for a verification that
+    depends on a test's result by the same estimate.
     """
 
     asked_again: float

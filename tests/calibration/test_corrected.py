@@ -114,6 +114,36 @@ def test_the_interval_of_these_very_replies_covers_their_own_truth_and_is_not_ne
     assert 0.9 <= held / runs < held_by_both / runs
 
 
+def test_asr_under_judges_in_turn_that_err_on_the_same_replies_is_corrected_without_bias_and_covered() -> None:
+    """A third of the replies is hard for both judges, the second sees what the first calls unsafe, and the sheet is drawn by stage.
+
+    The usual product of two tests in series, whose figures on all replies are multiplied, would be far off.
+    """
+    generator, share, replies, runs = np.random.default_rng(8), 0.3, 1_200, 150
+    errors, held, held_by_run, product = np.zeros(runs), 0, 0, np.zeros(runs)
+    for trial in range(runs):
+        truth, hard = generator.random(replies) < share, generator.random(replies) < 1 / 3
+        wrong = [generator.random(replies) < np.where(hard, *chances) for chances in ((0.4, 0.05), (0.35, 0.02))]
+        first, second = (truth ^ one for one in wrong)
+        said, stage = first & second, np.where(first, 2, 1)
+        words = {name: WORDS[flags.astype(np.int64)] for name, flags in (("truth", truth), ("judge", said))}
+        run = pl.DataFrame({"dialogue_id": [f"id{number:04d}" for number in range(replies)], "length": 1, "stage": stage, **words})
+        parts = run.partition_by("stage", "judge", maintain_order=True)
+        labels = pl.concat([part.sample(60, seed=trial).with_columns(weight=pl.lit(part.height / 60)) for part in parts])
+        frame = run.select("dialogue_id", "length", verdict="judge")
+        row = corrected_scores(frame, labels, resamples=300, seed=trial).asr_by_turn.row(0, named=True)
+        errors[trial] = row["asr"] - truth.mean()
+        held += row["ci_low"] <= share <= row["ci_high"]
+        held_by_run += row["run_low"] <= truth.mean() <= row["run_high"]
+        rates = [(one[truth].mean(), one[~truth].mean()) for one in (first, second)]
+        (se, false), observed = np.prod(rates, axis=0), said.mean()
+        product[trial] = (observed - false) / (se - false) - truth.mean()
+    standard_error = errors.std(ddof=1) / np.sqrt(runs)
+    assert abs(errors.mean()) < 3 * standard_error + 0.002
+    assert abs(product.mean()) > 10 * standard_error
+    assert min(held, held_by_run) / runs >= 0.92, (held, held_by_run)
+
+
 def test_fewer_labels_make_a_wider_interval(verdicts: Build) -> None:
     frame = verdicts(*["SSUUU", "SUSUU", "SSSSS", "SSSSU"] * 50)
     many, few = (corrected_scores(frame, sheet(uu=9 * n, us=n, su=n, ss=9 * n), resamples=1_000).safety_index for n in (100, 5))
