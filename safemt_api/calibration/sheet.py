@@ -181,9 +181,14 @@ def _labels(path: Path, reader: Any) -> Iterable[HandLabel]:
     line = reader.line_num + 1
     for cells in reader:
         if any(cell.strip() for cell in cells):
-            label = _label(f"{path}: line {line}", _named(f"{path}: line {line}", header, cells))
-            if label is not None:
-                yield label
+            place = f"{path}: line {line}"
+            named = _named(place, header, cells)
+            written = named.get("label", "").strip()
+            if written:
+                label = LABELS.get(written.casefold())
+                if label is None:
+                    raise UsageError(f"{place}: the label is {written!r}; it must be safe or unsafe (or empty while undecided)")
+                yield HandLabel(plain_cell(named["id"]), _number(place, "length", named), _number(place, "turn", named), label)
         line = reader.line_num + 1
 
 
@@ -191,16 +196,6 @@ def _named(place: str, header: list[str], cells: list[str]) -> dict[str, str]:
     if len(cells) != len(header):
         raise UsageError(f"{place}: has {len(cells)} cells where the first line has {len(header)}; save the sheet as comma-separated CSV")
     return dict(zip(header, cells, strict=True))
-
-
-def _label(place: str, cells: Mapping[str, str]) -> HandLabel | None:
-    written = cells.get("label", "").strip()
-    if not written:
-        return None
-    label = LABELS.get(written.casefold())
-    if label is None:
-        raise UsageError(f"{place}: the label is {written!r}; it must be safe or unsafe (or empty while undecided)")
-    return HandLabel(plain_cell(cells["id"]), _number(place, "length", cells), _number(place, "turn", cells), label)
 
 
 def _number(place: str, column: str, cells: Mapping[str, str]) -> int:

@@ -30,25 +30,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and end the process with its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = DEBUG_FLAG in given or bool(os.environ.get(DEBUG_VARIABLE))
-    sys.exit(_guarded([word for word in given if word != DEBUG_FLAG], debug=debug))
-
-
-def _guarded(arguments: list[str], *, debug: bool) -> int:
+    code = 0
     try:
         load_environment(Path.cwd())
-        _run(arguments)
+        _run([word for word in given if word != DEBUG_FLAG])
     except KeyboardInterrupt:
         _say("interrupted; whatever was paid for is kept")
-        return EXIT_INTERRUPTED
+        code = EXIT_INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output has gone; Python must not complain when it flushes at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_DEFECT
+        code = EXIT_DEFECT
     except Exception as error:
         if debug:
             raise
-        return _explained(error)
-    return 0
+        code = _explained(error)
+    sys.exit(code)
 
 
 def _run(arguments: list[str]) -> None:

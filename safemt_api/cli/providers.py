@@ -101,7 +101,19 @@ async def _check(settings: EvalSettings) -> int:
         profile = router.profile(name)
         profile.api_key()
         destination = router.destination(name, await _model(settings, profile, router.destination(name, "").route.base_urls[0]))
-        return await _try(destination)
+        colour = choice(tuple(simulator.COLOURS))
+        title = f"{destination.profile.name}:{destination.route.model} at {destination.route.base_urls[0]}"
+        try:
+            received = await _ask(destination, user(COLOUR_QUESTION, circle(colour)))
+        except DialogueError as error:
+            return await _without_picture(destination, title, error)
+        except SafeMTError as error:
+            terminal.say(f"{title} does not work: {error}")
+            terminal.say(*_cures(error))
+            return EXIT_FAILS
+        terminal.say(*_report(destination, received, colour))
+        declined = received.reply.outcome in DECLINED
+        return EXIT_WORKS if declined or names_colour(received.reply.text, colour) else EXIT_FAILS
 
 
 async def _model(settings: EvalSettings, profile: Profile, url: str) -> str:
@@ -111,22 +123,6 @@ async def _model(settings: EvalSettings, profile: Profile, url: str) -> str:
     if model is None:
         raise UsageError(f"{profile.name} has no default model: give --model")
     return model
-
-
-async def _try(destination: Destination) -> int:
-    colour = choice(tuple(simulator.COLOURS))
-    title = f"{destination.profile.name}:{destination.route.model} at {destination.route.base_urls[0]}"
-    try:
-        received = await _ask(destination, user(COLOUR_QUESTION, circle(colour)))
-    except DialogueError as error:
-        return await _without_picture(destination, title, error)
-    except SafeMTError as error:
-        terminal.say(f"{title} does not work: {error}")
-        terminal.say(*_cures(error))
-        return EXIT_FAILS
-    terminal.say(*_report(destination, received, colour))
-    declined = received.reply.outcome in DECLINED
-    return EXIT_WORKS if declined or names_colour(received.reply.text, colour) else EXIT_FAILS
 
 
 async def _without_picture(destination: Destination, title: str, first: DialogueError) -> int:

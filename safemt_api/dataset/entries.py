@@ -144,8 +144,14 @@ def load_dataset(
     known = layout if isinstance(layout, Layout) else layout_of(folder, layout)
     if not known.is_own_form:
         return _load_other(folder, known, lengths=lengths, skip_invalid=skip_invalid)
-    files = _chosen_files(folder, lengths)
-    scan = _Scan(folder, available_lengths(folder).get(1), known.values.get("source", {}))
+    available = available_lengths(folder)
+    wanted_lengths = sorted(set(available if lengths is None else lengths))
+    missing = [f"{length}_turn.json" for length in wanted_lengths if length not in available]
+    if missing or not wanted_lengths:
+        what = f"no {', '.join(missing)} in {folder}" if missing else "no length is chosen"
+        raise UsageError(f"{what}; lengths there: {', '.join(map(str, available))}")
+    files = [(length, available[length]) for length in wanted_lengths]
+    scan = _Scan(folder, available.get(1), known.values.get("source", {}))
     entries = tuple(entry for length, file in files for entry in scan.file(file, length))
     problems = tuple(scan.problems)
     if problems and (not skip_invalid or not entries):
@@ -213,17 +219,6 @@ def available_lengths(folder: Path) -> dict[int, Path]:
     if not found:
         raise UsageError(f"{folder} holds no 1_turn.json, 2_turn.json, …: give the folder of the official layout")
     return dict(sorted(found.items()))
-
-
-def _chosen_files(folder: Path, lengths: Collection[int] | None) -> list[tuple[int, Path]]:
-    available = available_lengths(folder)
-    wanted = sorted(set(available if lengths is None else lengths))
-    missing = [length for length in wanted if length not in available]
-    if missing or not wanted:
-        there = ", ".join(map(str, available))
-        what = f"no {', '.join(f'{length}_turn.json' for length in missing)} in {folder}" if missing else "no length is chosen"
-        raise UsageError(f"{what}; lengths there: {there}")
-    return [(length, available[length]) for length in wanted]
 
 
 class _Scan:

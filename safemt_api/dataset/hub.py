@@ -76,7 +76,12 @@ def fetch_dataset(target: Path, layout: Layout, *, revision: str | None = None, 
         download(repo_id=hub.repository, repo_type="dataset", revision=revision, local_dir=str(target), allow_patterns=list(hub.patterns))
     except Exception as error:  # the hub's exceptions differ between its versions; whatever it is, the user gets one sentence
         raise UsageError(_failure(hub.repository, revision, error)) from error
-    folder = _data_folder(target, layout)
+    # Our own form may lie deeper; of several folders that hold it the outermost is taken.
+    folders = {path.parent for path in _visible_files(target, "[1-9]*_turn.json")} if layout.is_own_form else {target}
+    if not folders or (not layout.is_own_form and not files_of(target, layout)):
+        wanted = "1_turn.json, 2_turn.json, …" if layout.is_own_form else " or ".join(layout.files[0].patterns)
+        raise UsageError(f"what was downloaded into {target} holds no {wanted}; the repository may have a new layout")
+    folder = min(folders, key=lambda folder: (len(folder.parts), str(folder)))
     under = "images" if layout.pictures is None else layout.pictures.unpack_to
     for archive in sorted(file for pattern in ("*.zip", "*.tar", "*.tar.gz", "*.tgz") for file in _visible_files(target, pattern)):
         unpack_pictures(archive, folder, under)
@@ -97,14 +102,6 @@ def _failure(repository: str, revision: str | None, error: Exception) -> str:
         f"the download of {where} failed ({type(error).__name__}{f': {reason}' if reason else ''}); check the network and run the same "
         "command again (it goes on where it stopped), or copy the data by hand and give its folder with --data"
     )
-
-
-def _data_folder(target: Path, layout: Layout) -> Path:
-    folders = {path.parent for path in _visible_files(target, "[1-9]*_turn.json")} if layout.is_own_form else {target}
-    if not folders or (not layout.is_own_form and not files_of(target, layout)):
-        wanted = "1_turn.json, 2_turn.json, …" if layout.is_own_form else " or ".join(layout.files[0].patterns)
-        raise UsageError(f"what was downloaded into {target} holds no {wanted}; the repository may have a new layout")
-    return min(folders, key=lambda folder: (len(folder.parts), str(folder)))
 
 
 def _visible_files(target: Path, pattern: str) -> Iterator[Path]:

@@ -149,28 +149,23 @@ def _shrunk(picture: PIL.Image.Image, size: tuple[int, int], stopped: Callable[[
     if rows >= size[1]:
         whole = plain(picture)
         return whole if whole.size == size else whole.resize(size, PIL.Image.Resampling.LANCZOS, reducing_gap=SHRINK_GAP)
+    scale = picture.height / size[1]
+    reach = ceil((LANCZOS_REACH + 1) * max(scale, 1.0))
     result: PIL.Image.Image | None = None
     for top in range(0, size[1], rows):
         if stopped():
             raise StoppedError
-        strip = _strip(picture, size, (top, min(top + rows, size[1])), plain)
+        # Some rows of the small picture, from the rows of the large one that the filter looks at.
+        bottom = min(top + rows, size[1])
+        first, last = top * scale, bottom * scale
+        above, below = max(0, int(first) - reach), min(picture.height, ceil(last) + reach)
+        part = plain(picture.crop((0, above, picture.width, below)))
+        box = (0.0, first - above, float(picture.width), min(last - above, float(part.height)))
+        strip = part.resize((size[0], bottom - top), PIL.Image.Resampling.LANCZOS, box=box, reducing_gap=SHRINK_GAP)
         result = result or PIL.Image.new(strip.mode, size)
         result.paste(strip, (0, top))
     assert result is not None  # noqa: S101 (a picture has at least one row)
     return result
-
-
-def _strip(
-    picture: PIL.Image.Image, size: tuple[int, int], rows: tuple[int, int], plain: Callable[[PIL.Image.Image], PIL.Image.Image]
-) -> PIL.Image.Image:
-    """Some rows of the small picture, from the rows of the large one that the filter looks at."""
-    scale = picture.height / size[1]
-    first, last = rows[0] * scale, rows[1] * scale
-    reach = ceil((LANCZOS_REACH + 1) * max(scale, 1.0))
-    top, bottom = max(0, int(first) - reach), min(picture.height, ceil(last) + reach)
-    part = plain(picture.crop((0, top, picture.width, bottom)))
-    box = (0.0, first - top, float(picture.width), min(last - top, float(part.height)))
-    return part.resize((size[0], rows[1] - rows[0]), PIL.Image.Resampling.LANCZOS, box=box, reducing_gap=SHRINK_GAP)
 
 
 def _plainer(picture: PIL.Image.Image) -> Callable[[PIL.Image.Image], PIL.Image.Image]:

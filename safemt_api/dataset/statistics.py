@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import PurePosixPath
 from statistics import fmean, median
+from typing import TypeVar
 
 from safemt_api.dataset.elements import shown
-from safemt_api.dataset.entries import Dataset
+from safemt_api.dataset.entries import Dataset, Entry
 from safemt_api.dataset.picture_files import ImageError, Inspection, inspect_image, open_image
 from safemt_api.messages import Dialogue, Kind
 from safemt_api.words import first_few
+
+G = TypeVar("G")
 
 MOST_NAMES_TOLD = 3
 MOST_GROUPS_TOLD = 5
@@ -213,6 +216,9 @@ def dataset_statistics(dataset: Dataset) -> DatasetStatistics:
     pairs = {frozenset((entry.id, entry.pair)) for entry in dataset.entries if entry.pair in id_kinds}
     languages = Counter({entry.id: entry.language for entry in dataset.entries if entry.language}.values())
     words, duplicates = _words_of(dataset)
+    by_scenario = _counted(dataset, lambda entry: (entry.kind, entry.scenario))
+    scenarios = sorted(by_scenario.items(), key=lambda one: (one[0][0] != "harmful", one[0][1]))
+    methods = _counted(dataset, lambda entry: entry.method)
     return DatasetStatistics(
         name=dataset.name,
         fingerprint=dataset.fingerprint,
@@ -222,10 +228,10 @@ def dataset_statistics(dataset: Dataset) -> DatasetStatistics:
         complete_ids=sum(count == len(dataset.lengths) for count in lengths_per_id.values()),
         kinds=_most_first(Counter(id_kinds.values())),
         sources=_most_first(Counter(id_sources.values())),
-        scenarios=_scenario_counts(dataset),
+        scenarios=tuple(ScenarioCount(scenario, kind, *counts) for (kind, scenario), counts in scenarios),
         words=words,
         pictures=_picture_count(dataset),
-        methods=_method_counts(dataset),
+        methods=tuple(MethodCount(method, *counts) for method, counts in sorted(methods.items())),
         languages=_most_first({str(language): count for language, count in languages.items()}),
         twins=len(pairs),
         without_picture=sum(not entry.image_paths for entry in dataset.entries),
@@ -249,23 +255,12 @@ def _source(dialogue_id: str) -> str:
     return f"{prefix}_" if separator else "(no prefix)"
 
 
-def _scenario_counts(dataset: Dataset) -> tuple[ScenarioCount, ...]:
-    cells = Counter((entry.kind, entry.scenario, entry.length) for entry in dataset.entries)
-    ids = Counter((kind, scenario) for kind, scenario, _ in {(entry.kind, entry.scenario, entry.id) for entry in dataset.entries})
-    order = sorted(ids, key=lambda key: (key[0] != "harmful", key[1]))
-    return tuple(
-        ScenarioCount(scenario, kind, ids[kind, scenario], tuple(cells[kind, scenario, length] for length in dataset.lengths))
-        for kind, scenario in order
-    )
-
-
-def _method_counts(dataset: Dataset) -> tuple[MethodCount, ...]:
-    named = [entry for entry in dataset.entries if entry.method is not None]
-    cells = Counter((entry.method, entry.length) for entry in named)
-    ids = Counter(method for method, _ in {(entry.method, entry.id) for entry in named})
-    return tuple(
-        MethodCount(str(method), count, tuple(cells[method, length] for length in dataset.lengths)) for method, count in sorted(ids.items())
-    )
+def _counted(dataset: Dataset, group_of: Callable[[Entry], G | None]) -> dict[G, tuple[int, tuple[int, ...]]]:
+    """The ids of each group, and its dialogues of each length; what is of no group is left out."""
+    grouped = [(group, entry) for entry in dataset.entries if (group := group_of(entry)) is not None]
+    cells = Counter((group, entry.length) for group, entry in grouped)
+    ids = Counter(group for group, _ in {(group, entry.id) for group, entry in grouped})
+    return {group: (count, tuple(cells[group, length] for length in dataset.lengths)) for group, count in ids.items()}
 
 
 def _gaps(dataset: Dataset) -> Iterator[Gap]:

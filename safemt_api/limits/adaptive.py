@@ -272,7 +272,11 @@ class AdaptiveRate:
             self._answered.popleft()
         if self._blocked_at is not None and call.admitted_at > self._blocked_at:
             if call.admitted_at < self._asked_until - ROUNDED_SECONDS:
-                return self._wait_meant_nothing(now)
+                # Answered before the wait is over that was asked for: that was one call's, and nothing is wrong with the pace.
+                self._waits_mean_little = True
+                self._blocked_at, self._probing, self._next = None, False, now
+                self._set(now, self.per_second)
+                return "chance"
             return self._unblock(now, self._blocked_at)
         return self._look(now)
 
@@ -290,7 +294,13 @@ class AdaptiveRate:
         asked = 0.0 if retry_after_seconds is None else min(retry_after_seconds, LONGEST_HOLD_SECONDS)
         self._sequence.refused(now, call, asked)
         if self._blocked_at is not None and call.admitted_at > self._blocked_at:
-            self._probe_failed(now, asked)
+            self._probing = False
+            self._failed_probes += 1
+            if self._failed_probes >= self._recent.probes():
+                self._failed_probes = 0
+                self._failed_rounds += 1
+                self._hold_seconds = min(self._hold_seconds * 2.0, LONGEST_HOLD_SECONDS)
+                self._next = now + max(asked, self._hold_seconds)
         if call.told:
             return self._count(now, call)
         return self._look(now)
@@ -307,35 +317,15 @@ class AdaptiveRate:
             self._streak = 0
             return self._counted(now, refused=False)
         self._streak += 1
-        if not self._is_wall(call.asked_seconds):
+        speaks_of_a_quota = call.asked_seconds >= WALL_WAIT_SECONDS and not (self.chance_share or self._waits_mean_little or self._trial)
+        likely = self._recent.chance(self._streak) * (WAIT_ODDS if speaks_of_a_quota else 1.0)
+        if likely >= WALL_CHANCE or (self._streak == 1 and not speaks_of_a_quota):
             return self._counted(now, refused=True)
         self._blocked_at, self._failed_rounds, self._failed_probes = now, 0, 0
         self._hold_seconds = FIRST_HOLD_SECONDS
         self._asked_until = now + call.asked_seconds
         self._next = now + max(min(call.asked_seconds, WALL_WAIT_SECONDS), self._hold_seconds)
         return "wall"
-
-    def _wait_meant_nothing(self, now: float) -> Move:
-        """The vendor answers before the wait is over that it asked for: that was one call's, and nothing is wrong with the pace."""
-        self._waits_mean_little = True
-        self._blocked_at, self._probing, self._next = None, False, now
-        self._set(now, self.per_second)
-        return "chance"
-
-    def _is_wall(self, asked_seconds: float) -> bool:
-        speaks_of_a_quota = asked_seconds >= WALL_WAIT_SECONDS and not (self.chance_share or self._waits_mean_little or self._trial)
-        likely = self._recent.chance(self._streak) * (WAIT_ODDS if speaks_of_a_quota else 1.0)
-        return likely < WALL_CHANCE and (self._streak > 1 or speaks_of_a_quota)
-
-    def _probe_failed(self, now: float, asked: float) -> None:
-        self._probing = False
-        self._failed_probes += 1
-        if self._failed_probes < self._recent.probes():
-            return
-        self._failed_probes = 0
-        self._failed_rounds += 1
-        self._hold_seconds = min(self._hold_seconds * 2.0, LONGEST_HOLD_SECONDS)
-        self._next = now + max(asked, self._hold_seconds)
 
     def _unblock(self, now: float, blocked_at: float) -> Move:
         self._windowed = self._windowed or self._failed_rounds > 1
@@ -373,8 +363,14 @@ class AdaptiveRate:
             verdict = self._trial.verdict()
             if verdict == "cured":
                 self._former, self._trial = (now, self._trial.before), None
+            elif verdict == "chance":
+                self.chance_share, self._chance_since = self._trial.share_in_all, now
+                before, self._trial, self._windowed = self._trial.before, None, False
+                self._set(now, before)
+                self._next = now
+                return "chance"
             elif verdict is not None:
-                return self._was_chance(now, self._trial) if verdict == "chance" else self._slower(now, self._trial.share)
+                return self._slower(now, self._trial.share)
         return self._epoch_ended(now) if self._trial is None else None
 
     def _epoch_ended(self, now: float) -> Move | None:
@@ -387,16 +383,14 @@ class AdaptiveRate:
         if counted < (2 * EPOCH_CALLS if few else enough):
             return None
         share = self._epoch_refused / counted
-        if share > self._tolerated(now, counted):
+        if now - self._chance_since > CHANCE_SECONDS:
+            self.chance_share = 0.0
+        spread = sqrt(self.chance_share * (1.0 - self.chance_share) / counted)
+        if share > TOLERATED_SHARE + self.chance_share + CHANCE_DEVIATIONS * spread:
             return self._slower(now, share)
         self._epoch_refused = self._epoch_answered = 0
         self.chance_share += (share - self.chance_share) * CHANCE_WEIGHT if self.chance_share else 0.0
         return None
-
-    def _tolerated(self, now: float, counted: int) -> float:
-        if now - self._chance_since > CHANCE_SECONDS:
-            self.chance_share = 0.0
-        return TOLERATED_SHARE + self.chance_share + CHANCE_DEVIATIONS * sqrt(self.chance_share * (1.0 - self.chance_share) / counted)
 
     def _slower(self, now: float, share: float) -> Move:
         rate = self._pace(now) * max(LEAST_KEPT_RATE, 1.0 - share) * BELOW_WHAT_PASSED
@@ -416,13 +410,6 @@ class AdaptiveRate:
         """The pace to return to: that of the last trial where it ended a moment ago."""
         ended, before = self._former
         return before if now - ended < CHANCE_SECONDS else self.per_second
-
-    def _was_chance(self, now: float, trial: Trial) -> Move:
-        self.chance_share, self._chance_since = trial.share_in_all, now
-        self._trial, self._windowed = None, False
-        self._set(now, trial.before)
-        self._next = now
-        return "chance"
 
     def _pace(self, now: float) -> float:
         """Calls a second that go out."""

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from safemt_api.metrics.frames import ABSENT, SAFE, UNSAFE, Codes, Flags, Floats, encode
+from safemt_api.metrics.frames import ABSENT, SAFE, UNSAFE, Codes, Floats, encode
 from safemt_api.metrics.uncertainty import DEFAULT_LEVEL, DEFAULT_RESAMPLES, bayesian_sums, bounds_of_shares, ratio
 
 
@@ -44,7 +44,10 @@ def failure_curve(
     missing = np.logical_or.accumulate(codes < SAFE, axis=1) & ~failed
     units, failed, missing = len(codes), failed.sum(axis=0), missing.sum(axis=0)
     by_id = np.zeros((int(clusters.max(initial=-1)) + 1, 2 * codes.shape[1]))
-    np.add.at(by_id, clusters, np.hstack(_at_risk(codes)).astype(np.float64))
+    # At risk are units with every earlier verdict safe and a verdict here; those of them fail that are unsafe.
+    safe_before = np.hstack([np.ones((units, 1), dtype=bool), np.logical_and.accumulate(codes == SAFE, axis=1)[:, :-1]])
+    at_risk = safe_before & (codes >= SAFE)
+    np.add.at(by_id, clusters, np.hstack([at_risk & (codes == UNSAFE), at_risk]).astype(np.float64))
     share = _kaplan_meier(by_id.sum(axis=0, keepdims=True))[0]
     low, high = bounds_of_shares(share, _share_samples(by_id, units, resamples=resamples, seed=seed), level=level)
     columns = {
@@ -74,13 +77,6 @@ def _share_samples(columns: Floats, units: int, *, resamples: int, seed: int) ->
     at_risk = at_risk + extra.sum(axis=1, keepdims=True)
     surviving_before = np.cumprod(np.hstack([np.ones((len(sums), 1)), 1 - (failing / at_risk)[:, :-1]]), axis=1)
     return np.asarray(1 - surviving_before * (1 - (failing + extra[:, 1:]) / at_risk), dtype=np.float64)
-
-
-def _at_risk(codes: Codes) -> tuple[Flags, Flags]:
-    """Who fails and who could: units with every earlier verdict safe and a verdict here, and those of them that are unsafe."""
-    safe_before = np.hstack([np.ones((len(codes), 1), dtype=bool), np.logical_and.accumulate(codes == SAFE, axis=1)[:, :-1]])
-    at_risk = safe_before & (codes >= SAFE)
-    return at_risk & (codes == UNSAFE), at_risk
 
 
 def _kaplan_meier(sums: Floats) -> Floats:

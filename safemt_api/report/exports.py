@@ -242,9 +242,6 @@ def _figures(runs: Sequence[RunData], drawing: ModuleType) -> Iterator[tuple[str
             number += 1
             scores = scores_by(run)
             width = CELL_PIXELS * max(1, scores["turn"].n_unique())
-            yield f"heat-map-{number}-{_file_name(run.name)}", drawing.heat_map(scores, palette, width=width, turn_title=title)
-
-
-def _file_name(name: str) -> str:
-    """A run's name as part of a file name: nothing that leads out of the folder."""
-    return "".join(sign if sign.isalnum() or sign in "-_" else "-" for sign in name)[:60] or "run"
+            # A run's name may hold what leads out of the folder.
+            name = "".join(sign if sign.isalnum() or sign in "-_" else "-" for sign in run.name)[:60] or "run"
+            yield f"heat-map-{number}-{name}", drawing.heat_map(scores, palette, width=width, turn_title=title)

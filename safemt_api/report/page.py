@@ -182,7 +182,12 @@ def run_heading(runs: Sequence[RunData]) -> Heading:
         banners.append((f"{run.name} is {run.summary.status.replace('_', ' ')}", f"{counts}. Scores cover what is there."))
     if len(runs) > 1:
         note = f" Scores of the runs marked {MARK} do not compare with the others'." if all_differences(runs) else ""
-        lede = f"{_safest_run(runs)} Judged by {judges_of(runs)}.{note}"
+        known = [(run.summary.safety_index.value, run.name) for run in runs if run.summary.safety_index.value is not None]
+        safest = ""
+        if len(comparable_groups(runs)) == 1 and not note and len(known) > 1:
+            (low, worst), (high, best) = min(known), max(known)
+            safest = f"By Safety Index, {best} is the safest ({words.index(high)}) and {worst} the least safe ({words.index(low)})."
+        lede = f"{safest} Judged by {judges_of(runs)}.{note}"
         return Heading(f"{len(runs)} runs side by side", lede, banners=banners)
     run, summary = runs[0], runs[0].summary
     facts = {
@@ -225,15 +230,6 @@ def _in_words(run: RunData) -> str:
     if first is last:
         return start
     return f"{start} ASR is {words.percent(first.asr)} at {word} {first.turn} and {words.percent(last.asr)} at {word} {last.turn}."
-
-
-def _safest_run(runs: Sequence[RunData]) -> str:
-    """Which run is safest, where their Safety Indexes may be compared; else nothing."""
-    known = [(run.summary.safety_index.value, run.name) for run in runs if run.summary.safety_index.value is not None]
-    if len(comparable_groups(runs)) > 1 or all_differences(runs) or len(known) < 2:
-        return ""
-    (low, worst), (high, best) = min(known), max(known)
-    return f"By Safety Index, {best} is the safest ({words.index(high)}) and {worst} the least safe ({words.index(low)})."
 
 
 def _tiles(run: RunData) -> list[Tile]:

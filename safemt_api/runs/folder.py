@@ -281,22 +281,16 @@ def _known(run: str, results: Path) -> str:
 
 def _root(folder: Path) -> Path:
     """The results folder: where the run file says that its store is, else the nearest folder above that holds one."""
-    recorded = _recorded_store(folder)
-    if recorded is not None:
-        return recorded.parent
-    return next((above for above in folder.parents if (above / STORE_FILE).is_file()), folder.parent)
-
-
-def _recorded_store(folder: Path) -> Path | None:
     try:
         store = (read_manifest(folder) or {}).get("store")
     except StoreError:
-        return None  # a report of what is left says what is wrong with the run file; it needs no store
+        store = None  # a report of what is left says what is wrong with the run file; it needs no store
     path = store.get("path") if isinstance(store, Mapping) else None
-    if not isinstance(path, str) or Path(path).name != STORE_FILE:
-        return None
-    found = (folder / path).resolve()
-    return found if found.parent in folder.parents else None
+    if isinstance(path, str) and Path(path).name == STORE_FILE:
+        found = (folder / path).resolve()
+        if found.parent in folder.parents:
+            return found.parent
+    return next((above for above in folder.parents if (above / STORE_FILE).is_file()), folder.parent)
 
 
 def store_record(folder: Path, store: Path, store_id: str) -> dict[str, Any]:
@@ -332,18 +326,6 @@ def playing(folder: Path, run: str) -> Iterator[Callable[[str], None]]:
         RunBusyError: Another process plays the run.
         StoreError: The folder cannot be written.
     """
-    lock = _acquired(folder, run)
-    note = folder / PLAYER_FILE
-    try:
-        _note_player(note)
-        yield partial(_note_player, note)
-    finally:
-        with suppress(OSError):
-            note.unlink(missing_ok=True)
-        lock.release()
-
-
-def _acquired(folder: Path, run: str) -> filelock.BaseFileLock:
     lock = filelock.FileLock(folder / LOCK_FILE, mode=FILE_MODE, thread_local=False)
     try:
         private_folder(folder)
@@ -354,7 +336,14 @@ def _acquired(folder: Path, run: str) -> filelock.BaseFileLock:
         reason = getattr(error, "strerror", None) or error
         cure = "make it writable, free space or give another --results folder"
         raise StoreError(folder, f"cannot be written ({reason})", cure) from error
-    return lock
+    note = folder / PLAYER_FILE
+    try:
+        _note_player(note)
+        yield partial(_note_player, note)
+    finally:
+        with suppress(OSError):
+            note.unlink(missing_ok=True)
+        lock.release()
 
 
 def _note_player(note: Path, store_id: str | None = None) -> None:

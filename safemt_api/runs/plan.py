@@ -286,17 +286,13 @@ def choose_data(settings: EvalSettings, environ: Mapping[str, str]) -> ChosenDat
     chosen = select(dataset, sample=settings.sample, scenarios=settings.scenarios, kinds=set(settings.kinds), seed=settings.seed)
     if not chosen.entries:
         raise UsageError(f"no dialogues are left in {folder} after --lengths, --scenario and the kinds {', '.join(settings.kinds)}")
-    _check_can_be_scripted(chosen, settings)
-    return chosen.repeated(settings.repeats, after=settings.repeats_from), tuple(remarks)
-
-
-def _check_can_be_scripted(dataset: Dataset, settings: EvalSettings) -> None:
-    user_only = sum(entry.user_only for entry in dataset.entries)
+    user_only = sum(entry.user_only for entry in chosen.entries)
     if user_only and settings.protocol == "scripted":
         raise UsageError(
-            f"{user_only:,} of the {len(dataset.entries):,} dialogues hold the user's messages alone, and the scripted protocol needs what "
+            f"{user_only:,} of the {len(chosen.entries):,} dialogues hold the user's messages alone, and the scripted protocol needs what "
             "the assistant said between them: give --protocol live, in which the model's own replies stand there"
         )
+    return chosen.repeated(settings.repeats, after=settings.repeats_from), tuple(remarks)
 
 
 def default_name(provider: str, model: str, settings: EvalSettings, identity: Mapping[str, Any]) -> str:

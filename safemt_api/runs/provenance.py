@@ -5,10 +5,9 @@ Imports polars: import it late.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import orjson
 import polars as pl
@@ -18,7 +17,7 @@ from safemt_api.dataset.entries import Dataset
 from safemt_api.dataset.images import open_source
 from safemt_api.errors import DialogueError
 from safemt_api.frames import TRANSCRIPT_SCHEMA, read_frame
-from safemt_api.messages import Dialogue, Protocol
+from safemt_api.messages import Protocol
 from safemt_api.runs.folder import TRANSCRIPTS_FILE
 from safemt_api.runs.record import waiting_frames
 from safemt_api.runs.rows import messages_json
@@ -51,18 +50,17 @@ def word_changes(dataset: Dataset, folder: Path, protocol: Protocol) -> Iterator
     for row in played_rows(folder).iter_rows(named=True):
         dialogue = (row["dialogue_id"], row["length"])
         played.add(dialogue)
-        if dialogue in entries and not _same_words(row, dataset.read(entries[dialogue]), protocol):
-            others.add(dialogue)
+        if dialogue in entries:
+            now = dataset.read(entries[dialogue])
+            if protocol == "live":
+                same = row["user_text"] == now.user_texts[row["turn"] - 1]
+            else:
+                same = orjson.loads(row["messages"]) == orjson.loads(messages_json(now.lines))
+            others.update(() if same else (dialogue,))
     new = entries.keys() - played if played else set()
     for dialogues, what in ((others, "with other words"), (played - entries.keys(), "gone"), (new, "not played before")):
         if dialogues:
             yield f"dialogues {what}: {_listed(f'{name}, length {length}' for name, length in sorted(dialogues))}"
-
-
-def _same_words(row: Mapping[str, Any], now: Dialogue, protocol: Protocol) -> bool:
-    if protocol == "live":
-        return bool(row["user_text"] == now.user_texts[row["turn"] - 1])
-    return bool(orjson.loads(row["messages"]) == orjson.loads(messages_json(now.lines)))
 
 
 def picture_changes(dataset: Dataset, folder: Path) -> Iterator[str]:

@@ -6,7 +6,6 @@ Imported when the first settings are made: pydantic takes longer to load than ``
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -56,27 +55,21 @@ class Values:
         return {one.name: self._value(one, getattr(given, one.name)) for one in self._options}
 
     def _value(self, option: OptionField, given: object) -> object:
-        if option.several and isinstance(given, (tuple, list)) and (twice := _twice(given)) is not None:
+        counted = Counter(map(str, given)) if option.several and isinstance(given, (tuple, list)) else Counter[str]()
+        twice = next((one for one, count in counted.items() if count > 1), None)
+        if twice is not None:
             raise UsageError(f"{option.flags[-1]} {_shown(twice)} was given twice")
         try:
-            return self._adapters[option.name].validate_python(_spread(option, given))
+            value = given
+            if isinstance(given, str) and option.option.read is not None:
+                value = option.option.read(given)
+            elif isinstance(given, str) and option.several:
+                value = (given,)
+            return self._adapters[option.name].validate_python(value)
         except UsageError as error:
             raise UsageError(f"{option.flags[-1]} {_shown(given)}: {error}") from None
         except ValidationError as error:
             raise UsageError(f"{option.flags[-1]} {_explained(error, given)}") from None
-
-
-def _twice(given: Iterable[object]) -> object:
-    """What stands there more than once, or ``None``."""
-    return next((one for one, count in Counter(map(str, given)).items() if count > 1), None)
-
-
-def _spread(option: OptionField, given: object) -> object:
-    if not isinstance(given, str):
-        return given
-    if option.option.read is not None:
-        return option.option.read(given)
-    return (given,) if option.several else given
 
 
 def _explained(error: ValidationError, given: object) -> str:

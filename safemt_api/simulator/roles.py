@@ -241,19 +241,15 @@ def _value(name: str, schema: Mapping[str, Any], facts: Mapping[str, Any]) -> An
     if isinstance(choices, list) and choices:
         return choose(choices, unsafe=bool(facts.get("unsafe", facts.get("malicious"))), refused=bool(facts.get("refused")))
     if name in facts:
-        return _within(facts[name], schema)
+        items, value = schema.get("items"), facts[name]
+        allowed = items.get("enum") if isinstance(items, dict) else None
+        if not isinstance(value, list) or not isinstance(allowed, list) or not allowed:
+            return value
+        return [one if one in allowed else "General" if "General" in allowed else allowed[0] for one in value]
     kind = schema.get("type")
     kind = next((one for one in kind if one != "null"), "string") if isinstance(kind, list) else kind
     blank = {"boolean": facts.get("unsafe", False), "number": 0.9, "integer": 1, "array": [], "object": {}}
     return blank.get(str(kind).lower(), facts.get("reason", ""))
-
-
-def _within(value: Any, schema: Mapping[str, Any]) -> Any:
-    items = schema.get("items")
-    allowed = items.get("enum") if isinstance(items, dict) else None
-    if not isinstance(value, list) or not isinstance(allowed, list) or not allowed:
-        return value
-    return [one if one in allowed else "General" if "General" in allowed else allowed[0] for one in value]
 
 
 def choose(choices: Sequence[Any], *, unsafe: bool, refused: bool) -> Any:

@@ -181,7 +181,10 @@ class _Connection(asyncio.Protocol):
             raise _BadRequestError(400, "the request's first line is not HTTP")
         headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
         self._body_bytes = _body_bytes(headers)
-        _check_host(headers.get("host", ""))
+        # A web page that points its own name at 127.0.0.1 must not reach the simulator (DNS rebinding).
+        host = headers.get("host", "")
+        if (host if host.endswith("]") else host.rpartition(":")[0] or host).lower() not in LOOPBACK_NAMES:
+            raise _BadRequestError(421, "the simulator answers to loopback names only")
         self._head = (first[0], first[1], headers)
         if headers.get("expect", "").lower() == "100-continue":
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -247,13 +250,6 @@ def _body_bytes(headers: dict[str, str]) -> int:
     if len(length) > 12 or int(length) > MAX_BODY_BYTES:
         raise _BadRequestError(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
     return int(length)
-
-
-def _check_host(host: str) -> None:
-    """A web page that points its own name at 127.0.0.1 must not reach the simulator (DNS rebinding)."""
-    name = host if host.endswith("]") else host.rpartition(":")[0] or host
-    if name.lower() not in LOOPBACK_NAMES:
-        raise _BadRequestError(421, "the simulator answers to loopback names only")
 
 
 def _head(response: Response, *, close: bool) -> bytes:

@@ -76,7 +76,12 @@ class Study:
             raise UsageError(f"the study {self.name} has two arms called {twice}; give each [[arm]] a name of its own")
         for arm in self.arms:
             check_run_name(f"{self.name}/{arm.name}")
-            self._check_reference(arm)
+            seen, at = {arm.name}, arm
+            while at.reference is not None:
+                at = self.arm(at.reference)
+                if at.name in seen:
+                    raise UsageError(f"the references of the study {self.name} go round in a circle at the arm {at.name}")
+                seen.add(at.name)
 
     def settings(self, arm: Arm, *, results: Path = Path("results")) -> EvalSettings:
         """What the arm runs, as a run of its own below the study's folder.
@@ -100,14 +105,6 @@ class Study:
         if name not in names:
             raise UsageError(f"the study {self.name} has no arm {name!r}{did_you_mean(name, names)}; there are: {', '.join(names)}")
         return self.arms[names.index(name)]
-
-    def _check_reference(self, arm: Arm) -> None:
-        seen, at = {arm.name}, arm
-        while at.reference is not None:
-            at = self.arm(at.reference)
-            if at.name in seen:
-                raise UsageError(f"the references of the study {self.name} go round in a circle at the arm {at.name}")
-            seen.add(at.name)
 
 
 def made_study(kind: str, arms: tuple[Arm, ...], shared: Given, *, name: str | None, max_usd: float | None) -> Study:
@@ -188,17 +185,12 @@ def product_arms(axes: Sequence[Axis], read: Callable[[Mapping[str, Any]], dict[
     arms = []
     for at in combinations:
         given = read({axis.key: axis.values[index] for axis, index in zip(axes, at, strict=True)})
-        reference = _reference(axes, at)
+        # An arm's own target at the first values of all else; and for those arms the first target.
+        own = tuple(index if axis.key == TARGET else 0 for axis, index in zip(axes, at, strict=True))
+        first = (0,) * len(axes)
+        reference = own if at != own else None if at == first else first
         arms.append(Arm(names[at], MappingProxyType(given), None if reference is None else names[reference]))
     return tuple(arms)
-
-
-def _reference(axes: Sequence[Axis], at: tuple[int, ...]) -> tuple[int, ...] | None:
-    own = tuple(index if axis.key == TARGET else 0 for axis, index in zip(axes, at, strict=True))
-    first = (0,) * len(axes)
-    if at != own:
-        return own
-    return None if at == first else first
 
 
 def _value_words(axis: Axis) -> list[str]:

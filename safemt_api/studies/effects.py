@@ -7,7 +7,7 @@ alarms, over-refusal and the length of replies from benign ones.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TypedDict
 
@@ -141,15 +141,14 @@ def corrected(effects: Sequence[Effect]) -> tuple[Effect, ...]:
         if effect.asr is not None and len(turns) > 1:
             p_values[place, TOGETHER] = _number(effect.asr.p_value)
     adjusted = dict(zip(p_values, holm(list(p_values.values())), strict=True))
-    return tuple(_with_holm(effect, {turn: p for (at, turn), p in adjusted.items() if at == place}) for place, effect in enumerate(effects))
-
-
-def _with_holm(effect: Effect, adjusted: Mapping[int, float]) -> Effect:
-    if effect.asr_by_turn is None or effect.asr is None:
-        return effect
-    turns = tuple(turn.model_copy(update={"p_holm": _known(adjusted[turn.turn])}) for turn in effect.asr_by_turn)
-    together = adjusted.get(TOGETHER, adjusted[turns[0].turn] if turns else math.nan)
-    return effect.model_copy(update={"asr_by_turn": turns, "asr": effect.asr.model_copy(update={"p_holm": _known(together)})})
+    found = list(effects)
+    for place, effect in enumerate(effects):
+        if effect.asr_by_turn is not None and effect.asr is not None:
+            turns = tuple(turn.model_copy(update={"p_holm": _known(adjusted[place, turn.turn])}) for turn in effect.asr_by_turn)
+            alone = adjusted[place, turns[0].turn] if turns else math.nan
+            together = effect.asr.model_copy(update={"p_holm": _known(adjusted.get((place, TOGETHER), alone))})
+            found[place] = effect.model_copy(update={"asr_by_turn": turns, "asr": together})
+    return tuple(found)
 
 
 def _why_not(reference: ArmFrames, arm: ArmFrames, unlike: str) -> str:
@@ -202,18 +201,18 @@ def _bounds(reference: ArmFrames, arm: ArmFrames, again: Resampling) -> Bounds |
     last = stopped.filter(pl.col("turn") == pl.col("length")).select(KEY).unique()
     kept = after.join(last, on=KEY, how="anti")
     lent = after.join(last, on=KEY, how="semi").with_columns(verdict=pl.col("verdict").fill_null("safe"))
-    without, with_them = (_bound(before, frame, again) for frame in (after, pl.concat([kept, lent])))
-    return Bounds(without_failures=without, with_failures=with_them)
-
-
-def _bound(before: pl.DataFrame, after: pl.DataFrame, again: Resampling) -> BoundFigures:
-    effect = arm_effect(before, after, **again)
-    return BoundFigures(
-        prevented=effect.prevented,
-        introduced=effect.introduced,
-        asr_after=effect.comparison.asr_b,
-        safety_index_after=effect.safety_index_after.value,
-    )
+    figures = []
+    for frame in (after, pl.concat([kept, lent])):
+        effect = arm_effect(before, frame, **again)
+        figures.append(
+            BoundFigures(
+                prevented=effect.prevented,
+                introduced=effect.introduced,
+                asr_after=effect.comparison.asr_b,
+                safety_index_after=effect.safety_index_after.value,
+            )
+        )
+    return Bounds(without_failures=figures[0], with_failures=figures[1])
 
 
 def _pooled(compared: Comparison) -> PooledEffect:
