@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from urllib.request import getproxies
 
 import httpx2
 
 from safemt_api.adapters.base import Timeouts
+from safemt_api.adapters.connections import Connections
 
 KEEPALIVE_SECONDS = 60.0
 """Longer than a slow reply leaves a connection idle between turns; the default of 5 s would mean a TLS handshake for nearly every call."""
@@ -71,6 +73,9 @@ def open_http_client(*, connections: int, timeouts: Timeouts, transport: httpx2.
         # SDKs put their own timeouts on each request (google-genai one number for all four, overriding the client's); ours hold.
         request.extensions["timeout"] = timeout.as_dict() | {"read": max(timeouts.idle_seconds, _least_patience.get())}
 
+    # Where the environment names a proxy, httpx2 goes through it, and by its own pool.
+    if transport is None and not getproxies():
+        transport = Connections(most=connections, keep_seconds=KEEPALIVE_SECONDS)
     return httpx2.AsyncClient(
         limits=httpx2.Limits(max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=KEEPALIVE_SECONDS),
         timeout=timeout,
