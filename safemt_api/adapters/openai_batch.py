@@ -31,7 +31,7 @@ from safemt_api.adapters.bodies import Body, count, first, label, mapping, words
 from safemt_api.adapters.failures import Case, meaning, read_failure
 from safemt_api.adapters.http_client import room_for
 from safemt_api.adapters.openai_chat import OpenAIChat, build_request
-from safemt_api.adapters.openai_sdk import OPENAI_FAILURES, open_client
+from safemt_api.adapters.openai_verdicts import OPENAI_FAILURES, open_client
 from safemt_api.errors import CallError, DialogueError, RateLimitedError, StopRunError
 from safemt_api.messages import Call
 

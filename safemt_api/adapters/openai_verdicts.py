@@ -14,13 +14,28 @@ from typing import Any
 
 import httpx2
 import orjson
+from openai import AsyncOpenAI, OpenAIError
 
 from safemt_api.adapters.base import Connection, Received
 from safemt_api.adapters.bodies import Body, count, first, identity, is_probability, known_usage, label, mapping, optional_count
-from safemt_api.adapters.openai_chat import content_part
-from safemt_api.adapters.openai_sdk import OPENAI_FAILURES, open_client
+from safemt_api.adapters.openai_chat import NO_KEY, content_part
 from safemt_api.adapters.translation import Answer, Translator
 from safemt_api.messages import Call, Image, Message, Outcome, Part, Reply, Usage
+
+OPENAI_FAILURES = (OpenAIError, httpx2.HTTPError, httpx2.InvalidURL)
+
+
+def open_client(connection: Connection) -> AsyncOpenAI:
+    """The SDK's client with its retries off, over the shared HTTP client; batches are made with it too."""
+    return AsyncOpenAI(
+        api_key=connection.api_key or NO_KEY,
+        base_url=connection.base_url,
+        max_retries=0,
+        timeout=connection.http_timeout,
+        http_client=connection.client,
+        default_headers=connection.profile.extra_headers,
+        default_query=connection.profile.extra_query,
+    )
 
 
 class OpenAIDecisions:
