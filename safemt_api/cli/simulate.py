@@ -32,6 +32,14 @@ def simulate(
     tpm: Annotated[
         float | None, typer.Option("--tpm", "--tokens-per-minute", metavar="N", min=1, max=MOST, help="The same for tokens.")
     ] = None,
+    change: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--change",
+            metavar="SPEC",
+            help="From a call on another model answers under the name: CALL[@MODEL]:served=NAME,fingerprint=NAME/NAME,persona=NAME.",
+        ),
+    ] = None,
     prompt_cache: Annotated[bool, typer.Option("--prompt-cache", help="Report repeated prefixes as cached input.")] = False,
     max_seconds: Annotated[
         float | None, typer.Option("--max-seconds", metavar="S", min=0, max=MOST, help="End by itself after so long.")
@@ -44,6 +52,7 @@ def simulate(
         faults=simulator.FaultPlan.parse(fault),
         requests_per_minute=None if rpm is None else int(rpm),
         tokens_per_minute=None if tpm is None else int(tpm),
+        changes=tuple(map(simulator.Change.parse, change or ())),
         prompt_cache=prompt_cache,
     )
     terminal.run_loop(partial(simulator.serve, played, port=port, max_seconds=max_seconds, announce=_announce))

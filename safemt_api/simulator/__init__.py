@@ -8,7 +8,7 @@ from safemt_api.simulator.process import SimulatorAddress, serve, simulator_proc
 from safemt_api.simulator.requests import COLOURS
 from safemt_api.simulator.roles import MODELS
 from safemt_api.simulator.server import Simulator, base_url, run_simulator
-from safemt_api.simulator.settings import FAULTS, OUTCOME_FAULTS, TRANSIENT_FAULTS, Fault, FaultPlan, SimulatorSettings
+from safemt_api.simulator.settings import FAULTS, OUTCOME_FAULTS, TRANSIENT_FAULTS, Change, Fault, FaultPlan, SimulatorSettings
 
 __all__ = [
     "COLOURS",
@@ -16,6 +16,7 @@ __all__ = [
     "MODELS",
     "OUTCOME_FAULTS",
     "TRANSIENT_FAULTS",
+    "Change",
     "Fault",
     "FaultPlan",
     "Simulator",

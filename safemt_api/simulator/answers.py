@@ -44,6 +44,7 @@ class Words:
     call_id: str
     usage_readable: bool = True
     tier: str = "standard"
+    fingerprint: str | None = None
     beginnings: tuple[bytes, ...] = ()
 
 
@@ -79,6 +80,7 @@ def _openai(words: Words) -> Mapping[str, Any]:
         "created": CREATED,
         "model": words.model,
         "service_tier": "default" if words.tier == "standard" else words.tier,
+        **({} if words.fingerprint is None else {"system_fingerprint": words.fingerprint}),
         "choices": [{"index": 0, "message": message, "finish_reason": finish, "logprobs": None}],
         "usage": {
             "prompt_tokens": tokens.input,

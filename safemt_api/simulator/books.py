@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from safemt_api.messages import Outcome
 from safemt_api.profiles import WireFormat
+from safemt_api.simulator.answers import Words
 from safemt_api.simulator.requests import Question
 from safemt_api.simulator.roles import Played
 
@@ -43,7 +44,8 @@ class Truth:
     """What was played for one body.
 
     ``user_texts`` holds the beginning of the last user message, or all of them in full where the settings say so; ``user_texts_sha`` tells
-    conversations apart in any case. ``unsafe`` is ``None`` where nothing was played (judges, moderators, a conversation that was too long).
+    conversations apart in any case. ``unsafe`` is ``None`` where nothing was played (judges, moderators, a conversation that was too long);
+    ``served_model`` and ``fingerprint`` are what the reply told of who answered.
     """
 
     wire_format: WireFormat
@@ -57,6 +59,8 @@ class Truth:
     outcome: str
     fault: str | None = None
     guided: bool = False
+    served_model: str = ""
+    fingerprint: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The same for JSON."""
@@ -73,7 +77,9 @@ def digest_of_texts(texts: tuple[str, ...]) -> str:
     return sha256("\x00".join(text.strip() for text in texts).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def truth_of(question: Question, played: Played, *, outcome: Outcome, unsafe: bool | None, fault: str | None, keep_texts: bool) -> Truth:
+def truth_of(
+    question: Question, played: Played, words: Words, *, outcome: Outcome, unsafe: bool | None, fault: str | None, keep_texts: bool
+) -> Truth:
     """The truth behind an answer."""
     texts = played.user_texts
     shown = texts if keep_texts else tuple(text.strip()[:BEGINNING_CHARACTERS] for text in texts[-1:])
@@ -89,6 +95,8 @@ def truth_of(question: Question, played: Played, *, outcome: Outcome, unsafe: bo
         outcome.value,
         fault,
         question.guided,
+        words.model,
+        words.fingerprint,
     )
 
 

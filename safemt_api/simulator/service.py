@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -36,7 +37,7 @@ from safemt_api.simulator.books import Books, Truth, truth_of
 from safemt_api.simulator.classifiers import decide_google, decide_openai, moderate
 from safemt_api.simulator.personas import draw
 from safemt_api.simulator.requests import GENERATE, Question, Request, read_anthropic, read_google, read_openai
-from safemt_api.simulator.roles import MODELS, Played, check_model, play
+from safemt_api.simulator.roles import MODELS, Played, check_model, play, role_of
 from safemt_api.simulator.settings import TRANSIENT_FAULTS, SimulatorSettings
 
 Ending = Literal["whole", "reset", "stall", "cut"]
@@ -95,6 +96,7 @@ class Service:
         )
         self.cache = PromptCache(minimum_tokens=settings.prompt_cache_minimum_tokens) if settings.prompt_cache else None
         self.desk = BatchDesk(settings, self._answer_row)
+        self._asked: Counter[str] = Counter()
         self._slots_free_at = [0.0] * (settings.slots or 0)
 
     def work_seconds(self, now: float) -> float:
@@ -262,9 +264,18 @@ class Service:
 
     def _play_outcome(self, fault: str | None, question: Question, call_id: str, digest: str, tier: str) -> Response:
         wire_format = question.wire_format
-        played = play(question, self.settings)
+        self._asked[question.model] += 1
+        now = self.settings.changed(question.model, self._asked[question.model])
+        player = now.persona if now.persona is not None and role_of(question.model) == "target" else question.model
+        played = play(replace(question, model=player), self.settings)
         trouble = _outcome_trouble(fault, question)
-        words = replace(self._words(question, played, _stop(fault), call_id), usage_readable=fault != "unreadable_usage", tier=tier)
+        words = replace(
+            self._words(question, played, _stop(fault), call_id),
+            usage_readable=fault != "unreadable_usage",
+            tier=tier,
+            model=now.served_model or question.model,
+            fingerprint=_dealt(now.fingerprints, self.settings.seed, call_id),
+        )
         self.quotas.spend(words.tokens.output)
         if trouble is not None:
             words = replace(words, text="", tokens=Tokens(0, 0))
@@ -278,6 +289,7 @@ class Service:
         truth = truth_of(
             question,
             played,
+            words,
             outcome=_outcome(fault, wire_format, words),
             unsafe=None if played.unsafe is None or fault in NOT_ANSWERED else played.unsafe and SIMULATED_UNSAFE in words.text,
             fault=fault,
@@ -310,6 +322,11 @@ class Service:
         names = {"openai_chat": "x-request-id", "anthropic_messages": "request-id"}
         own = ((names[wire_format], f"req_{call_id}"),) if wire_format in names else ()
         return own + (self.quotas.headers(wire_format) if self.settings.announce_limits else ())
+
+
+def _dealt(fingerprints: tuple[str, ...], seed: int, call_id: str) -> str | None:
+    """The back end that a load balancer gives the call to."""
+    return fingerprints[int(draw(seed, "back end", call_id) * len(fingerprints))] if fingerprints else None
 
 
 def _digest(request: Request) -> str:

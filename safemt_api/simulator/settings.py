@@ -6,13 +6,13 @@ Faults come on demand: which call or attempt goes wrong, and how, is drawn from 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
 
 from pydantic import TypeAdapter, ValidationError
 
 from safemt_api.errors import UsageError, did_you_mean
-from safemt_api.simulator.personas import demonstration_benign_texts, draw
+from safemt_api.simulator.personas import PERSONAS, demonstration_benign_texts, draw
 
 TRANSIENT_FAULTS: tuple[str, ...] = (
     "rate_limit",
@@ -178,6 +178,45 @@ def _parse_fault(item: str) -> Fault:
         raise UsageError(f"cannot read the fault {item!r}; write KIND:SHARE (error_500:0.1) or KIND:first=N (reset:first=2)") from None
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a vendor changes behind a model's name: from the call of that number on (counted from 1 for each model, answered ones alone).
+
+    ``served_model`` is the name in its replies, ``fingerprints`` those of the back ends behind a load balancer, dealt out reply by reply
+    (only OpenAI's wire format tells them), ``persona`` the target that plays; what a change leaves out stays as it was.
+    """
+
+    call: int
+    model: str = "*"
+    served_model: str | None = None
+    fingerprints: tuple[str, ...] = ()
+    persona: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.call < 1:
+            raise UsageError(f"a change comes at a call from 1 on, not at {self.call}")
+        if self.persona is not None and self.persona not in PERSONAS:
+            raise UsageError(f"no persona called {self.persona!r}{did_you_mean(self.persona, PERSONAS)}; there are: {', '.join(PERSONAS)}")
+
+    @classmethod
+    def parse(cls, text: str) -> Change:
+        """The change written as ``CALL[@MODEL]:served=NAME,fingerprint=NAME/NAME,persona=NAME``.
+
+        Raises:
+            UsageError: It cannot be read.
+        """
+        place, _, rest = text.partition(":")
+        call, _, model = place.partition("@")
+        given = dict(part.strip().partition("=")[::2] for part in rest.split(","))
+        if not call.strip().isdecimal() or not given.keys() <= {"served", "fingerprint", "persona"} or not all(given.values()):
+            wanted = (
+                "write CALL[@MODEL]:served=NAME,fingerprint=NAME,persona=NAME (200@sim-average:served=sim-average-2,persona=sim-brittle)"
+            )
+            raise UsageError(f"cannot read the change {text!r}; {wanted}")
+        fingerprints = tuple(given["fingerprint"].split("/")) if "fingerprint" in given else ()
+        return cls(int(call), model.strip() or "*", given.get("served"), fingerprints, given.get("persona"))
+
+
 _SHARES = (
     "moderator_hit_rate",
     "moderator_false_alarm_rate",
@@ -220,6 +259,7 @@ class SimulatorSettings:
         over_refusal_rate: Share of benign turns that are refused; ``None`` means the persona's own.
         guided_over_refusal_rate: Share of benign turns that are refused on top of that when guidance is present.
         benign_texts: First user messages of benign dialogues; ``None`` means those of the demonstration set.
+        changes: What changes behind the models' names, and when.
         keep_texts: Whether the truth keeps whole user texts (else digests and the beginning of the last one).
         truth_limit: How many calls the truth keeps at most.
     """
@@ -247,6 +287,7 @@ class SimulatorSettings:
     over_refusal_rate: float | None = None
     guided_over_refusal_rate: float = 0.15
     benign_texts: frozenset[str] | None = None
+    changes: tuple[Change, ...] = ()
     keep_texts: bool = False
     truth_limit: int = 200_000
 
@@ -262,6 +303,15 @@ class SimulatorSettings:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise UsageError(f"simulator setting {name} must be above 0, not {value}")
+
+    def changed(self, model: str, call: int) -> Change:
+        """All that has changed behind a model's name by its call of that number."""
+        now = Change(call, model)
+        for change in self.changes:
+            if change.call <= call and fnmatchcase(model, change.model):
+                told = {name: value for name in ("served_model", "fingerprints", "persona") if (value := getattr(change, name))}
+                now = replace(now, **told)
+        return now
 
     @property
     def known_benign(self) -> frozenset[str]:
