@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import anyio
@@ -20,7 +20,7 @@ from safemt_api.messages import Usage
 from safemt_api.runs.play import RunStatistics
 
 REFRESH_SECONDS = 0.25
-LINE_SECONDS = 10.0
+LINE_SECONDS, LOOK_SECONDS = 10.0, 0.5
 RATE_WINDOW_SECONDS = 60.0
 BAR_WIDTH = 40
 
@@ -116,24 +116,52 @@ def display(statistics: RunStatistics, per_second: float | None) -> RenderableTy
     return Group(Padding(bar, 0), *(Text(line) for line in lines(statistics, per_second)))
 
 
+class News:
+    """Changes behind a model's name, each said once, and with its arm before it where there are several."""
+
+    def __init__(self) -> None:
+        self._said: Counter[str] = Counter()
+
+    def of(self, found: Mapping[str, RunStatistics]) -> list[str]:
+        """What is new in these runs."""
+        new = [f"{arm}: {said}" if arm else said for arm, one in found.items() for said in one.changes[self._said[arm] :]]
+        self._said.update({arm: len(one.changes) - self._said[arm] for arm, one in found.items()})
+        return new
+
+
 async def watch_live(watched: Watched, *, console: Console) -> None:
     """Keep the display fresh until cancelled; its last state stays on the terminal."""
-    pace = Pace()
+    pace, news = Pace(), News()
+
+    def refresh(*, ending: bool = False) -> None:
+        statistics = watched.statistics()
+        for said in news.of({"": statistics}):
+            console.print(Text(said, style="bold"))
+        live.update(display(statistics, None if ending else pace.per_second(statistics)), refresh=True)
+
     with Live(console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False) as live:
         try:
             while True:
-                statistics = watched.statistics()
-                live.update(display(statistics, pace.per_second(statistics)), refresh=True)
+                refresh()
                 await anyio.sleep(REFRESH_SECONDS)
         finally:
-            live.update(display(watched.statistics(), None), refresh=True)
+            refresh(ending=True)
 
 
 async def watch_lines(watched: Watched, *, write: Callable[[str], None] = say, every_seconds: float = LINE_SECONDS) -> None:
-    """Write a line now and then until cancelled."""
-    pace = Pace()
+    """Write a line now and then until cancelled, and at once where another model answers."""
+    pace, news = Pace(), News()
     pace.per_second(watched.statistics())
-    while True:
-        await anyio.sleep(every_seconds)
-        statistics = watched.statistics()
-        write(" · ".join(lines(statistics, pace.per_second(statistics))))
+    due_at = anyio.current_time() + every_seconds
+    try:
+        while True:
+            await anyio.sleep(min(LOOK_SECONDS, every_seconds))
+            statistics = watched.statistics()
+            for said in news.of({"": statistics}):
+                write(said)
+            if anyio.current_time() >= due_at:
+                due_at += every_seconds
+                write(" · ".join(lines(statistics, pace.per_second(statistics))))
+    finally:
+        for said in news.of({"": watched.statistics()}):
+            write(said)

@@ -20,7 +20,7 @@ from safemt_api.runs.options import Group
 
 with imported_on_use():
     from safemt_api import errors, files, words
-    from safemt_api.cli import terminal
+    from safemt_api.cli import progress, terminal
     from safemt_api.report import page as pages
     from safemt_api.report import views
     from safemt_api.runs import estimate
@@ -217,9 +217,12 @@ def _show_estimates(found: Mapping[str, Estimate], *, as_json: bool) -> None:
 
 
 async def _watch_live(playing: StudyExecution) -> None:
+    news = progress.News()
     with terminal.live() as live:
         try:
             while True:
+                for said in news.of(playing.statistics()):
+                    live.console.print(terminal.heading(said))
                 live.update(_progress(playing), refresh=True)
                 await anyio.sleep(REFRESH_SECONDS)
         finally:
@@ -227,9 +230,13 @@ async def _watch_live(playing: StudyExecution) -> None:
 
 
 async def _watch_lines(playing: StudyExecution) -> None:
+    news, due_at = progress.News(), anyio.current_time() + LINE_SECONDS
     while True:
-        await anyio.sleep(LINE_SECONDS)
-        terminal.say(_line(playing.statistics(), arms=len(playing.study.arms)))
+        await anyio.sleep(progress.LOOK_SECONDS)
+        terminal.say(*news.of(playing.statistics()))
+        if anyio.current_time() >= due_at:
+            due_at += LINE_SECONDS
+            terminal.say(_line(playing.statistics(), arms=len(playing.study.arms)))
 
 
 def _line(found: Mapping[str, RunStatistics], *, arms: int) -> str:

@@ -109,6 +109,13 @@ class Change:
     before: Values
     now: Values
 
+    def sentence(self, who: str) -> str:
+        """The change in words; ``who`` is the target or a judge."""
+        before, now = (", ".join(values[:MOST_VALUES]) for values in (self.before, self.now))
+        if self.what == "served_model":
+            return f"{who} changed: a reply is from {now}, those before from {before} (the served model, by the vendor's word)"
+        return f"{who} changed: the last {ROW} replies are from {now}, those before from {before} (system fingerprints)"
+
 
 class Watch:
     """What one party's replies tell, as they come."""

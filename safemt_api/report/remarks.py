@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from types import MappingProxyType
@@ -19,9 +20,9 @@ from safemt_api.limits.limiter import NOT_BELIEVED
 from safemt_api.metrics.frames import score_frame
 from safemt_api.metrics.trend import trend_with_length
 from safemt_api.metrics.uncertainty import Estimate
-from safemt_api.report.tables import failure_curve
+from safemt_api.report.tables import answerers, failure_curve
 from safemt_api.runs.record import RunData
-from safemt_api.runs.summary import ROUNDING, RepeatFigures, Stopping
+from safemt_api.runs.summary import ROUNDING, Drift, DriftPart, RepeatFigures, Stopping, Summary
 
 FAMILIES: Mapping[str, re.Pattern[str]] = MappingProxyType(
     {
@@ -181,10 +182,7 @@ def remarks(run: RunData) -> list[str]:
     if (alpha := judges_alpha(run)) is not None:
         interval = f"95% interval {alpha.ci_low:.2f} to {alpha.ci_high:.2f}"
         found.append(f"Agreement of the judges: Krippendorff's alpha {alpha.value:.2f} ({interval}).")
-    if len(summary.served_models) > 1:
-        most_first = sorted(summary.served_models.items(), key=lambda one: -one[1])
-        counts = ", ".join(f"{name} ({words.count(number)} replies)" for name, number in most_first)
-        found.append(f"The model changed during the run: {counts} answered under one name. The scores mix them.")
+    found += _change_said(summary)
     if damaged := summary.calls.damaged:
         were = "reply in the store was damaged and was" if damaged == 1 else "replies in the store were damaged and were"
         found.append(f"{words.count(damaged)} {were} asked for again.")
@@ -221,6 +219,37 @@ def _progress_said(run: RunData) -> Iterator[str]:
         yield f"This run is being played by {unfinished.player}; these are the {so_far} that are finished so far."
     else:
         yield f"This run was cut short; these are the {so_far} that were finished. `safemt-api resume {run.folder}` goes on with it."
+
+
+def _change_said(summary: Summary) -> Iterator[str]:
+    yield from map(_drift_said, summary.drift)
+    served = Counter(summary.served_models)
+    if len(served) > 1 and not any((one.party, one.what) == ("target", "served_model") for one in summary.drift):
+        counts = ", ".join(f"{words.printable(name, limit=60)} ({words.count(number)} replies)" for name, number in served.most_common(5))
+        more = f" and {words.count(len(served) - 5)} other names" if len(served) > 5 else ""
+        yield f"The model changed during the run: {counts}{more} answered under one name. The scores mix them."
+
+
+def _drift_said(drift: Drift) -> str:
+    """Who answered how often and when, and how many ids lie on one side alone."""
+    who = f"The {drift.party} {words.printable(drift.who, limit=80)}"
+    what = "served model" if drift.what == "served_model" else "system fingerprint"
+    parts = "; ".join(f"{answerers(part)} {words.count(part.replies)} replies{_when(part)}" for part in drift.parts)
+    alone = ", ".join(words.count(part.ids - part.ids_elsewhere) for part in drift.parts)
+    shared = ", ".join(words.count(part.ids_elsewhere) for part in drift.parts)
+    across = (
+        f" {words.count(drift.dialogues_across)} dialogues lie across the change, and are in no part." if drift.dialogues_across else ""
+    )
+    lost = f" Of {words.count(drift.dialogues_unplaced)} nothing tells who answered." if drift.dialogues_unplaced else ""
+    return (
+        f"{who} changed during the run ({what}): {parts}. The scores mix them; those of each stand beside the whole. "
+        f"Ids in this part alone: {alone}; in another, too: {shared}.{across}{lost}"
+    )
+
+
+def _when(part: DriftPart) -> str:
+    first, last = (moment and moment[:19].replace("T", " ") for moment in (part.first_utc, part.last_utc))
+    return f" ({first} to {last} UTC)" if first and last else ""
 
 
 def _disbelief_said(manifest: Mapping[str, Any]) -> Iterator[str]:

@@ -36,6 +36,7 @@ from safemt_api.report.tables import (
     confusion_table,
     correction_table,
     cost_table,
+    drift_tables,
     failure_table,
     grouped_tables,
     judges_of,
@@ -181,7 +182,8 @@ def _scores(protocol: str, members: Sequence[RunData], runs: Sequence[RunData], 
         band = "Band: 95% interval, of the line that is looked at." if many else "Band: 95% interval."
         caption = f"Line: ASR. {band} Judge: {judges_of(members)}."
         figures.append(_figure(drawing, chart, f"asr-{protocol}", f"Attack success rate by {word}", caption=caption))
-    tables = [_named(table, label) for label, run in of_runs for table in (asr_table(run), repeats_table(run)) if table is not None]
+    shown = ((label, (asr_table(run), *drift_tables(run), repeats_table(run))) for label, run in of_runs)
+    tables = [_named(table, label) for label, tables in shown for table in tables if table is not None]
     notes = [(label, said) for label, run in of_runs if (said := " ".join((*caveats(run), *remarks(run))))]
     notes += [("", INDEX_NOTE)] if protocol == by_protocol(runs)[0][0] else []
     if len(runs) == 1:

@@ -35,11 +35,12 @@ from safemt_api.report.table import (
 )
 from safemt_api.runs.overview import RunOverview
 from safemt_api.runs.record import RunData
-from safemt_api.runs.summary import Index
+from safemt_api.runs.summary import Drift, DriftPart, Index
 from safemt_api.studies.comparability import MARK, comparable_groups, differences
 from safemt_api.studies.record import SafetyIndexFigures
 
 METHODS_UNKNOWN = "not named"
+MOST_NAMED = 4
 CURVE = ("share", "ci_low", "ci_high", "if_missing_safe", "if_missing_unsafe")
 
 
@@ -224,6 +225,40 @@ def grouped_tables(run: RunData) -> list[Table]:
         columns = (Column("twins", [said(name) for name in names], number=False), pairs, Column("share", share))
         tables.append(Table(f"Harmful dialogues and their benign twins, {run.judge_title}", columns))
     return tables
+
+
+def drift_tables(run: RunData) -> list[Table]:
+    """What the run scored before and after somebody else answered under the target's or a judge's name, beside the whole of it."""
+    return [_drift_table(run, drift) for drift in run.summary.drift]
+
+
+def _drift_table(run: RunData, drift: Drift) -> Table:
+    scored: list[Scored] = [run.summary, *drift.parts]
+    word = words.turn_word(run.summary.protocol)
+    verdicts = run.verdicts.filter("counts")
+    whole = (verdicts.select("dialogue_id", "length", "repeat").n_unique(), verdicts["dialogue_id"].n_unique())
+    sizes = [(*whole, None), *((part.dialogues, part.ids, part.ids_elsewhere) for part in drift.parts)]
+    dialogues, ids, elsewhere = ([NOTHING if size is None else count(size) for size in column] for column in zip(*sizes, strict=True))
+    names = ["the whole run", *(answerers(part) for part in drift.parts)]
+    what = "served model" if drift.what == "served_model" else "system fingerprint"
+    return Table(
+        f"Scores by who answered ({drift.party}, {what}), {run.judge_title}",
+        (
+            Column("answered", [said(name) for name in names], number=False, named=True),
+            Column("dialogues", dialogues),
+            Column("ids", ids),
+            Column("shared", elsewhere, long="ids shared"),
+            *index_columns(scored),
+            *rate_columns(scored, long=word, part=f"ASR by {word} (95% interval below it), {run.judge_title}"),
+        ),
+        name=f"drift-{drift.party}",
+    )
+
+
+def answerers(part: DriftPart) -> str:
+    """The names or fingerprints of a part, the commonest first."""
+    more = f" and {words.count(len(part.values) - MOST_NAMED)} more" if len(part.values) > MOST_NAMED else ""
+    return ", ".join(words.printable(value, limit=60) for value in list(part.values)[:MOST_NAMED]) + more
 
 
 def _rates_table(run: RunData, what: Grouping, scores: pl.DataFrame) -> Table:
@@ -479,7 +514,11 @@ def paper_tables(
         grouped = (_by(members, what) for what in ("scenario", *GROUPINGS))
         own = (scores_table(members), *grouped, _defences(members, references))
         made += [Table(one.title, one.columns, one.caption, one.name + suffix) for one in own if one is not None]
-    return made
+    cut = [(run, table) for run in runs for table in drift_tables(run)]
+    return made + [
+        replace(table, title=f"{run.name}: {table.title}.", name=f"{table.name}-{number}")
+        for number, (run, table) in enumerate(cut, start=1)
+    ]
 
 
 def scores_table(members: Sequence[RunData]) -> Table:

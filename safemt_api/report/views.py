@@ -40,6 +40,7 @@ from safemt_api.report.tables import (
     asr_table,
     comparison_tables,
     correction_table,
+    drift_tables,
     failure_table,
     grouped_tables,
     index_basis,
@@ -116,6 +117,7 @@ def run_report(run: RunData) -> RenderableType:
     """Everything the terminal shows of one run."""
     repeated = repeats_table(run)
     tables = [
+        *drift_tables(run),
         *([] if repeated is None else [repeated]),
         *([failure_table([run])] if run.summary.protocol == "live" else []),
         scenario_table(run),

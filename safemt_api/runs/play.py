@@ -58,7 +58,7 @@ Watcher = Callable[["Execution"], Coroutine[Any, Any, None]]
 
 
 class RunStatistics(NamedTuple):
-    """A run's state now, for whoever displays it."""
+    """A run's state now, for whoever displays it; ``changes`` says who else answers now under the target's or a judge's name."""
 
     planned: int
     finished: int
@@ -70,6 +70,7 @@ class RunStatistics(NamedTuple):
     elapsed_seconds: float
     gateway: GatewayStatistics
     ceiling_usd: float | None = None
+    changes: tuple[str, ...] = ()
 
 
 SHARD_COUNTS = ("finished", "failed", "without_verdict", "unaffordable", "spent_usd")
@@ -160,6 +161,7 @@ class Execution(Underway):
             without_verdict=self.collector.verdicts.dialogues_without,
             unaffordable=self.unaffordable,
             asr_so_far=self.collector.asr_so_far,
+            changes=tuple(self.collector.changes.sentences),
         )
 
     def counts(self) -> dict[str, Any]:

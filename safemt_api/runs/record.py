@@ -31,7 +31,7 @@ from safemt_api.runs.folder import (
 )
 from safemt_api.runs.parts import handed_in, parts_in, player_now, reader_of, whole_in
 from safemt_api.runs.rows import MAX_FAILURES_KEPT, ModerationTally, VerdictTally, frame_of, rows_from
-from safemt_api.runs.summary import Summary, read_summary, scores_of
+from safemt_api.runs.summary import Summary, drift_of, read_summary, scores_of
 from safemt_api.specs import RULES
 from safemt_api.store.books import spent_now_usd
 
@@ -267,6 +267,7 @@ def _summary(folder: Path, manifest: Mapping[str, Any], transcripts: pl.DataFram
         "verdicts": _counted(VerdictTally(), verdicts).record(),
         "moderation": None if known.get("moderator") is None else _counted(ModerationTally(), transcripts).record(),
         **scores_of(verdicts, str(known["protocol"])),
+        "drift": drift_of(transcripts, verdicts, str(known["protocol"])),
         "usage": {name: int(transcripts[name].sum()) for name in TOKENS},
         "cost_usd": _cost(folder, manifest, transcripts, verdicts),
         "calls": {"sent": sent, "from_store": stored, "retried": 0, "rate_limited": 0},

@@ -46,7 +46,7 @@ from safemt_api.runs.play import (
     try_judges,
     with_pictures,
 )
-from safemt_api.runs.rows import Finished, VerdictTally, verdict_rows, write_frame
+from safemt_api.runs.rows import Changes, Finished, VerdictTally, verdict_rows, write_frame
 from safemt_api.runs.settings import dialogues_at_once, free_for_judging, tiers_of
 from safemt_api.runs.spot_check import judged_again
 from safemt_api.runs.summary import Summary, read_summary, scores
@@ -66,6 +66,7 @@ class Rejudging(Underway):
     finished: int = 0
     labels: Counter[str | None] = field(default_factory=Counter)
     verdicts: VerdictTally = field(default_factory=VerdictTally)
+    changes: Changes = field(default_factory=Changes)
 
     def statistics(self) -> RunStatistics:
         """The state now."""
@@ -77,6 +78,7 @@ class Rejudging(Underway):
             without_verdict=self.verdicts.dialogues_without,
             unaffordable=0,
             asr_so_far=self.labels["unsafe"] / judged if judged else None,
+            changes=tuple(self.changes.sentences),
         )
 
     @property
@@ -101,6 +103,7 @@ class Rejudging(Underway):
         self.finished += 1
         rows = list(verdict_rows(finished, self.plan.run))
         self.verdicts.add(rows)
+        self.changes.add((), rows)
         file.writelines(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows)
         self.labels.update(row["label"] for row in rows if row["counts"] and row["kind"] == "harmful")
         return False
@@ -211,7 +214,7 @@ def _replace(plan: Plan, judging: Rejudging, rows: Path) -> Summary:
         "baseline_judge": plan.bench.is_baseline,
         "rubric": None if plan.rubrics is None else plan.rubrics.record,
         "verdicts": judging.verdicts.record(),
-        **scores(staged, plan.settings.protocol),
+        **scores(staged, plan.settings.protocol, transcripts=folder),
         "cost_usd": _cost(before, judging),
         "judged_again": {"sent": statistics.sent, "from_store": statistics.from_store, "retried": statistics.retried},
     }

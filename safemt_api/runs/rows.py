@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
@@ -20,6 +21,7 @@ from safemt_api.adapters.bodies import identity
 from safemt_api.dataset.images import SourceImage
 from safemt_api.files import private_file, private_folder, unwritable
 from safemt_api.messages import Dialogue, Line, Outcome, Transcript, Turn, Verdict, images_of, said
+from safemt_api.metrics.drift import Watch
 from safemt_api.runs.folder import TRANSCRIPTS_FILE, VERDICTS_FILE, scratch
 
 if TYPE_CHECKING:
@@ -213,6 +215,7 @@ class Collector:
         self.wanting = 0  # dialogues that failed, lack a verdict, or went without their moderator
         self.covered: Counter[tuple[str, int]] = Counter()
         self.served_models: Counter[str] = Counter()
+        self.changes = Changes()
 
     def add(self, finished: Finished) -> None:
         """Take one finished dialogue."""
@@ -229,12 +232,13 @@ class Collector:
             self._transcripts.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
             self.outcomes[row["outcome"]] += 1
             if row["served_model"]:
-                self.served_models[row["served_model"]] += 1
+                _count(self.served_models, [row["served_model"]], others=OTHER_NAMES)
         # Out of our hands at once, replies before verdicts: a report of a run under way, or of a killed one, reads these files.
         self._transcripts.flush()
         verdicts = list(verdict_rows(finished, self._run))
         # Both are counted, whatever the first says.
         self.wanting += self.verdicts.add(verdicts) | self.moderation.add(turns)
+        self.changes.add(turns, verdicts)
         for row in verdicts:
             self._verdicts.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
             if row["counts"] and row["kind"] == "harmful":
@@ -356,8 +360,27 @@ def frame_of(records: Sequence[Mapping[str, Any]], schema: Mapping[str, type[pl.
     return pl.DataFrame({name: pl.Series(name, [record[name] for record in records], dtype=kind) for name, kind in schema.items()})
 
 
-MOST_REASONS_KEPT = 100
-OTHER_REASONS = "other reasons"
+MOST_REASONS_KEPT, MOST_CHANGES = 100, 20
+OTHER_REASONS, OTHER_NAMES = "other reasons", "other names"
+
+
+class Changes:
+    """What has changed behind the names of target and judges since the run was begun, in sentences, said as the replies come."""
+
+    def __init__(self) -> None:
+        self.sentences: list[str] = []
+        self._watches: dict[str, Watch] = {}
+        self._begun_utc = datetime.now(UTC).isoformat(timespec="milliseconds")
+
+    def add(self, turns: Iterable[Mapping[str, Any]], verdicts: Iterable[Mapping[str, Any]]) -> None:
+        """Take the transcript and verdict rows of one dialogue."""
+        told = [(f"the target {row['model']}", row) for row in turns] + [(f"the judge {row['judge']}", row) for row in verdicts]
+        for who, row in told:
+            name, fingerprint, received_utc = row["served_model"], row["system_fingerprint"], row["received_utc"]
+            if name or fingerprint:
+                fresh = received_utc is not None and received_utc >= self._begun_utc
+                changes = self._watches.setdefault(who, Watch()).add(name, fingerprint, fresh=fresh)
+                self.sentences += [change.sentence(who) for change in changes][: MOST_CHANGES - len(self.sentences)]
 
 
 class VerdictTally:
@@ -426,6 +449,6 @@ class ModerationTally:
         }
 
 
-def _count(reasons: Counter[str], found: Iterable[str]) -> None:
+def _count(reasons: Counter[str], found: Iterable[str], *, others: str = OTHER_REASONS) -> None:
     for reason in found:
-        reasons[reason if reason in reasons or len(reasons) < MOST_REASONS_KEPT else OTHER_REASONS] += 1
+        reasons[reason if reason in reasons or len(reasons) < MOST_REASONS_KEPT else others] += 1

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from safemt_api.errors import StoreError
 from safemt_api.files import write_json
-from safemt_api.frames import read_frame
+from safemt_api.frames import TRANSCRIPT_SCHEMA, VERDICT_SCHEMA, read_known
 from safemt_api.gateway import GatewayStatistics
 from safemt_api.messages import Protocol, Purpose, Usage
 from safemt_api.metrics.asr import asr_by_turn_with_intervals, live_asr_with_intervals, overall_asr
@@ -27,7 +27,8 @@ from safemt_api.metrics.effects import benign_rate
 from safemt_api.metrics.repeats import repeats
 from safemt_api.metrics.safety_index import scores_with_intervals
 from safemt_api.metrics.uncertainty import Estimate
-from safemt_api.runs.folder import SUMMARY_FILE, SUMMARY_SCHEMA, VERDICTS_FILE
+from safemt_api.runs.drift import DIALOGUE, OF_JUDGES, OF_TRANSCRIPTS, Cut, cuts
+from safemt_api.runs.folder import SUMMARY_FILE, SUMMARY_SCHEMA, TRANSCRIPTS_FILE, VERDICTS_FILE
 
 if TYPE_CHECKING:
     from safemt_api.runs.plan import Plan
@@ -260,6 +261,38 @@ class CallCounts(Part):
     rate_limited: int = 0
 
 
+class DriftPart(Part):
+    """What one of those who answered scored: what their ``replies`` told and how often, and when the first and the last of these came.
+
+    ``ids_elsewhere`` of the ``ids`` were played in another part, too.
+    """
+
+    values: Mapping[str, int]
+    replies: int
+    first_utc: str | None = None
+    last_utc: str | None = None
+    dialogues: int
+    ids: int
+    ids_elsewhere: int
+    asr_by_turn: tuple[AsrRow, ...] = ()
+    safety_index: Index = Index()
+
+
+class Drift(Part):
+    """Somebody else answered while the run went on (``metrics.drift`` says when that is so), and what each part of the run scored.
+
+    ``who`` is the target's or a judge's name. Live dialogues with turns of several parts (``dialogues_across``) and dialogues that nothing
+    places (``dialogues_unplaced``) are in no part.
+    """
+
+    party: Literal["target", "judge"]
+    who: str
+    what: Literal["served_model", "system_fingerprint"]
+    parts: tuple[DriftPart, ...]
+    dialogues_across: int = 0
+    dialogues_unplaced: int = 0
+
+
 class Tiers(Part):
     """The tier that was asked for, the replies by the tier that served them, and the attempts that a cheaper tier had no room for."""
 
@@ -341,6 +374,7 @@ class Summary(Part):
     calls: CallCounts = CallCounts()
     tiers: Tiers = Tiers()
     served_models: Mapping[str, int] = Field(default_factory=dict)
+    drift: tuple[Drift, ...] = ()
     wall_seconds: float = 0.0
     stopping: Stopping | None = None
     judged_again: JudgedAgain | None = None
@@ -467,9 +501,38 @@ def coverage(plan: Plan, collector: Collector) -> list[dict[str, Any]]:
     ]
 
 
-def scores(folder: Path, protocol: str) -> dict[str, Any]:
-    """``scores_of`` the ``verdicts.parquet`` in the folder."""
-    return scores_of(read_frame(folder / VERDICTS_FILE, SCORED_COLUMNS), protocol)
+def scores(folder: Path, protocol: str, *, transcripts: Path | None = None) -> dict[str, Any]:
+    """``scores_of`` the ``verdicts.parquet`` in the folder, and ``drift``; ``transcripts.parquet`` may be in another one."""
+    verdicts = read_known(folder / VERDICTS_FILE, SCORED_COLUMNS + OF_JUDGES, VERDICT_SCHEMA)
+    said = read_known((transcripts or folder) / TRANSCRIPTS_FILE, OF_TRANSCRIPTS, TRANSCRIPT_SCHEMA)
+    return {**scores_of(verdicts, protocol), "drift": drift_of(said, verdicts, protocol)}
+
+
+def drift_of(transcripts: pl.DataFrame, verdicts: pl.DataFrame, protocol: str) -> list[dict[str, Any]]:
+    """``Drift`` of a run, from its two frames (of the columns that ``cuts`` takes)."""
+    return [_drift(cut, protocol) for cut in cuts(transcripts, verdicts)]
+
+
+def _drift(cut: Cut, protocol: str) -> dict[str, Any]:
+    ids = [set(piece.verdicts["dialogue_id"].to_list()) for piece in cut.pieces]
+    parts = []
+    for number, piece in enumerate(cut.pieces):
+        elsewhere = set().union(*(other for at, other in enumerate(ids) if at != number))
+        scored = scores_of(piece.verdicts, protocol)
+        parts.append(
+            {
+                "values": piece.values,
+                "replies": sum(piece.values.values()),
+                "first_utc": piece.first_utc,
+                "last_utc": piece.last_utc,
+                "dialogues": piece.verdicts.select(DIALOGUE).n_unique() if piece.verdicts.height else 0,
+                "ids": len(ids[number]),
+                "ids_elsewhere": len(ids[number] & elsewhere),
+                **{name: scored[name] for name in ("asr_by_turn", "safety_index")},
+            }
+        )
+    beside = {"dialogues_across": cut.across, "dialogues_unplaced": cut.unplaced}
+    return {"party": cut.party, "who": cut.who, "what": cut.what, "parts": parts, **beside}
 
 
 def scores_of(frame: pl.DataFrame, protocol: str) -> dict[str, Any]:

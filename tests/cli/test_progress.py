@@ -8,7 +8,7 @@ import anyio
 import pytest
 from rich.console import Console
 
-from safemt_api.cli.progress import Pace, display, lines, watch_lines, watch_live
+from safemt_api.cli.progress import News, Pace, display, lines, watch_lines, watch_live
 from safemt_api.gateway import GatewayStatistics
 from safemt_api.limits.limiter import LimiterStatistics
 from safemt_api.messages import Usage
@@ -122,6 +122,46 @@ async def test_the_live_display_ends_with_the_last_state() -> None:
     with anyio.move_on_after(0.05):
         await watch_live(Watched(), console=console)
     assert "20 of 100 dialogues" in console.export_text()
+
+
+class Changing:
+    """Another model answers after some looks."""
+
+    def __init__(self) -> None:
+        self.looks = 0
+
+    def statistics(self) -> RunStatistics:
+        self.looks += 1
+        return statistics()._replace(changes=("the target m changed",) if self.looks > 2 else ())
+
+
+async def test_a_change_is_said_once_and_before_the_next_line_is_due() -> None:
+    written: list[str] = []
+    with anyio.move_on_after(1.6):
+        await watch_lines(Changing(), write=written.append)
+    assert written == ["the target m changed"]
+
+
+async def test_a_change_just_before_the_end_is_said_all_the_same() -> None:
+    written: list[str] = []
+    changing = Changing()
+    changing.looks = 1
+    with anyio.move_on_after(0.02):
+        await watch_lines(changing, write=written.append)
+    assert written == ["the target m changed"]
+
+
+async def test_a_change_stands_above_the_live_display() -> None:
+    console = Console(width=80, record=True, force_terminal=True)
+    with anyio.move_on_after(0.9):
+        await watch_live(Changing(), console=console)
+    assert console.export_text().count("the target m changed") == 1
+
+
+def test_of_several_arms_a_change_is_said_with_its_name() -> None:
+    news, changed = News(), statistics()._replace(changes=("one", "two"))
+    assert news.of({"a": changed, "b": statistics()}) == ["a: one", "a: two"]
+    assert news.of({"a": changed, "b": changed}) == ["b: one", "b: two"]
 
 
 async def test_without_a_terminal_a_line_comes_now_and_then() -> None:
