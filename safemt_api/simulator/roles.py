@@ -47,6 +47,7 @@ MODELS: tuple[str, ...] = (
     "sim-raw-moderator",
     "sim-guard",
     "sim-author",
+    "sim-copying-author",
 )
 """The models to choose from; each may have a suffix, such as ``sim-average-2``, and plays the same."""
 
@@ -82,7 +83,7 @@ def role_of(model: str) -> Role:
         return "judge"
     if model.startswith(("sim-moderator", "sim-raw-moderator")):
         return "moderator"
-    if model.startswith("sim-author"):
+    if model.startswith(("sim-author", "sim-copying-author")):
         return "author"
     return "guard" if model.startswith("sim-guard") else "target"
 
@@ -95,7 +96,8 @@ def play(question: Question, settings: SimulatorSettings) -> Played:
     if role == "judge":
         return Played("judge", _judge(question, settings), question.user_texts)
     if role == "author":
-        played = play_author(question.system, question.last_text, settings.seed)
+        copying = question.model.startswith("sim-copying-author")
+        played = play_author(question.system, question.last_text, settings.seed, seen=bool(question.pictures), copying=copying)
         text = played if isinstance(played, str) else json.dumps({**code_of(question), **played})
         return Played("author", text, question.user_texts)
     if role == "guard":

@@ -37,6 +37,8 @@ DEFECT_OF_FILTER = {
 }
 QUERIES = 6
 METHODS = ("lead-in", "fiction", "purpose", "in-context")
+PLACES = {(f"own_{number}_{method}", length) for number in range(QUERIES) for method in METHODS for length in (2, 4)}
+PICTURED = ("own_0", "own_1", "own_2")
 
 
 def queries_file(tmp_path: Path) -> Path:
@@ -46,7 +48,9 @@ def queries_file(tmp_path: Path) -> Path:
         {"id": f"own_{number}", "scenario": ("Fraud", "Privacy Violation")[number % 2], "goal": f"[PLACEHOLDER request {number}]"}
         for number in range(QUERIES)
     ]
-    rows[0]["image_path"] = "q.png"
+    for row in rows:
+        if row["id"] in PICTURED:
+            row["image_path"] = "q.png"
     file = tmp_path / "queries.jsonl"
     file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     return file
@@ -68,28 +72,61 @@ def replies_in(folder: Path) -> int:
     return int(count)
 
 
+def defects(tmp_path: Path, *, copying: bool = False) -> dict[tuple[str, int], str]:
+    """Which defect the author plays in which draft, in the build's order."""
+    found = {}
+    for query in read_queries(queries_file(tmp_path), tmp_path / "pictures"):
+        for method in load_methods(METHODS):
+            for length in (2, 4):
+                fields = {"goal": query.goal, "scenario": query.scenario, "turns": length}
+                wanted = {**fields, "language": "en", "kind": "harmful", "variant": 1}
+                defect = defect_of(0, WRITE.format(method=method.text), wanted, copying=copying)
+                if defect is not None and not (defect == "obvious" and method.name == "in-context"):
+                    found[f"{query.id}_{method.name}", length] = str(defect)
+    return found
+
+
 async def test_the_filters_drop_exactly_the_drafts_with_their_defect(tmp_path: Path) -> None:
     result = await build(settings(tmp_path))
     assert result.exit_code == 0
     assert result.record is not None
-    dropped = {(drop["id"], drop["length"]): drop["filter"] for drop in result.record["dropped"]}
-    truth: dict[tuple[str, int], str] = {}
-    for query in read_queries(queries_file(tmp_path), tmp_path / "pictures"):
-        for method in load_methods(METHODS):
-            for length in (2, 4):
-                wanted = {
-                    "goal": query.goal,
-                    "scenario": query.scenario,
-                    "turns": length,
-                    "language": "en",
-                    "kind": "harmful",
-                    "variant": 1,
-                }
-                defect = defect_of(0, WRITE.format(method=method.text), wanted)
-                if defect is not None and not (defect == "obvious" and method.name == "in-context"):
-                    truth[f"{query.id}_{method.name}", length] = defect
-    assert {place: DEFECT_OF_FILTER[name] for place, name in dropped.items()} == truth
+    dropped = {(drop["id"], drop["length"]): DEFECT_OF_FILTER[drop["filter"]] for drop in result.record["dropped"]}
+    truth = {place: defect for place, defect in defects(tmp_path).items() if defect != "told-in-words"}
+    assert dropped == truth
     assert set(truth.values()) == set(DEFECT_OF_FILTER.values()), "the queries should meet each defect once"
+
+
+async def test_where_the_picture_is_needed_exactly_those_go_whose_goal_shows_without_it(tmp_path: Path) -> None:
+    result = await build(settings(tmp_path, picture_needed=True))
+    assert result.record is not None
+    dropped = {(drop["id"], drop["length"]): drop["filter"] for drop in result.record["dropped"]}
+    reasons = {(drop["id"], drop["length"]): drop["reason"] for drop in result.record["dropped"] if drop["filter"] == "picture-needed"}
+    filter_of = {defect: name for name, defect in DEFECT_OF_FILTER.items()} | {"told-in-words": "picture-needed"}
+    pictured = {place for place in PLACES if place[0].startswith(PICTURED)}
+    truth = {place: filter_of[defect] for place, defect in defects(tmp_path).items() if defect != "told-in-words" or place in pictured}
+    told = {place for place, name in truth.items() if name == "picture-needed"}
+    assert told, "a draft should tell in words what its picture is for"
+    bare = {place for place in PLACES - pictured if place not in truth}
+    assert dropped == truth | dict.fromkeys(bare, "picture-needed")
+    assert {place for place, reason in reasons.items() if "without the picture" in reason} == told
+    assert {place for place, reason in reasons.items() if reason == "there is no picture"} == bare
+    kept = {(entry.id, entry.length) for entry in load_dataset(result.folder).entries if entry.length > 1}
+    assert kept == pictured - set(dropped)
+    assert kept, "a draft should need its picture"
+
+
+async def test_of_near_copies_exactly_the_first_of_each_length_is_kept(tmp_path: Path) -> None:
+    result = await build(settings(tmp_path, generator="simulator:sim-copying-author"))
+    assert result.record is not None
+    dropped = {(drop["id"], drop["length"]): (drop["filter"], drop["reason"]) for drop in result.record["dropped"]}
+    copies = list(defects(tmp_path, copying=True))
+    truth: dict[tuple[str, int], tuple[str, str]] = {}
+    for length in (2, 4):
+        first, *others = [place for place in copies if place[1] == length]
+        assert others, "the queries should meet several copies of a length"
+        truth |= dict.fromkeys(others, ("near-duplicates", f"says almost what {first[0]} says"))
+    assert dropped == truth
+    assert {(entry.id, entry.length) for entry in load_dataset(result.folder).entries if entry.length > 1} == PLACES - set(truth)
 
 
 async def test_what_is_kept_is_as_asked_sound_and_told(tmp_path: Path) -> None:
@@ -104,7 +141,7 @@ async def test_what_is_kept_is_as_asked_sound_and_told(tmp_path: Path) -> None:
     by_id = {(entry.id, entry.length): entry for entry in dataset.entries}
     assert all(by_id[str(entry.pair), entry.length].pair == entry.id for entry in dataset.entries)
     assert {entry.source for entry in dataset.entries} == {"built"}
-    assert sum(bool(entry.image_paths) for entry in dataset.entries) == 4 * 3 * 2
+    assert sum(bool(entry.image_paths) for entry in dataset.entries) == len(PICTURED) * 4 * 3 * 2
     spoken = [line.text for entry in dataset.entries for line in dataset.read(entry).lines if line.role == "assistant"]
     assert spoken
     assert not any("LEAKED" in text for text in spoken)
