@@ -148,8 +148,10 @@ def _mtmcs(root: Path, picture: bytes) -> None:
     (root / "data").mkdir(parents=True)
     keys = ("r1", "r2", "r3", "safe_r1", "unsafe_r1", "safe_r3", "unsafe_r3")
     for split, given_ in (("a", ("r1", "r2", "safe_r3", "unsafe_r3")), ("b", ("r2", "r3", "safe_r1", "unsafe_r1"))):
-        words = {key: f"[{key}]" if key in given_ else "" for key in keys}
-        frame = {"id": ["4"], "image": [{"bytes": picture, "path": None}], "multimodal_dialogue": [words], "unimodal_dialogue": [words]}
+        # The card's types: whole numbers for ids, and strings, of which those that a split does without are empty or null.
+        words = {key: f"[{key}]" if key in given_ else "" if split == "a" else None for key in keys}
+        said = {"multimodal_dialogue": [words], "unimodal_dialogue": [words], "unsafe_intent": [_text(0)]}
+        frame = {"id": pl.Series([4], dtype=pl.Int32), "image": [{"bytes": picture, "path": None}], **said}
         pl.DataFrame(frame).write_parquet(root / f"data/type_{split}-00000-of-00001.parquet")
 
 
@@ -247,6 +249,7 @@ def test_twins_of_mtmcs_share_all_but_one_message(tmp_path: Path, picture: Make)
     harmful, benign = dialogues["mtmcs_b_4_mm", 3], dialogues["mtmcs_b_4_mm_safe", 3]
     assert (harmful.user_texts, benign.user_texts) == (("[unsafe_r1]", "[r2]", "[r3]"), ("[safe_r1]", "[r2]", "[r3]"))
     assert (harmful.pair, benign.pair, harmful.kind, benign.kind) == (benign.id, harmful.id, "harmful", "benign")
+    assert (harmful.goal, benign.goal) == (_text(0), "[r3]")
     assert harmful.user_only
     assert harmful.image_paths
     assert not dialogues["mtmcs_a_4_um", 3].image_paths
