@@ -27,10 +27,9 @@ if TYPE_CHECKING:
         UsageError,
     )
     from safemt_api.evaluation import evaluate
-    from safemt_api.loaded import LoadedRun, LoadedStudy, load_run, load_study
+    from safemt_api.loaded import LoadedRun, LoadedStudy, load_run, load_study, progress
     from safemt_api.metrics.asr import asr_by_turn
     from safemt_api.metrics.safety_index import safety_index
-    from safemt_api.notebook import progress
     from safemt_api.runs.play import RunResult
     from safemt_api.runs.settings import EvalSettings
     from safemt_api.studies.ablate import ablate
@@ -96,7 +95,7 @@ _HOMES = {
     "evaluate": "safemt_api.evaluation",
     "load_run": "safemt_api.loaded",
     "load_study": "safemt_api.loaded",
-    "progress": "safemt_api.notebook",
+    "progress": "safemt_api.loaded",
     "read_study": "safemt_api.studies.file",
     "safety_index": "safemt_api.metrics.safety_index",
     "study": "safemt_api.studies.play",

@@ -1,4 +1,4 @@
-"""``load_run`` and ``load_study``: what stands on disk as frames and figures, for scripts and notebooks.
+"""``load_run`` and ``load_study``: what stands on disk as frames and figures; ``progress``: bars under a notebook's cell.
 
 >>> import safemt_api
 >>> run = safemt_api.load_run("a")                             # doctest: +SKIP
@@ -12,9 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
+import anyio
 import polars as pl
 
 from safemt_api import words
@@ -24,6 +26,7 @@ from safemt_api.report.page import arm_runs
 from safemt_api.report.sections import turn_title
 from safemt_api.report.tables import by_protocol
 from safemt_api.runs.folder import locate, study_folder
+from safemt_api.runs.play import RunStatistics
 from safemt_api.runs.record import RunData, read_run
 from safemt_api.runs.summary import Costs, Index, Summary
 from safemt_api.studies.record import Effect, StudyRecord, read_study
@@ -254,3 +257,52 @@ def _plotted(runs: Sequence[RunData]) -> Any:
 
 def _html(name: str, line: str, frame: pl.DataFrame) -> str:
     return f"<p><b>{escape(words.printable(name))}</b> {escape(words.printable(line))}</p>{frame._repr_html_()}"
+
+
+REFRESH_SECONDS = 0.5
+
+
+class Watched(Protocol):
+    """A run under way, or the arms of a study."""
+
+    def statistics(self) -> RunStatistics | Mapping[str, RunStatistics]:
+        """Its state now; of a study by arm, those that have begun."""
+        ...
+
+
+async def progress(watched: Watched) -> None:
+    """Show a bar for a run, or one for each arm, until the playing ends.
+
+    Raises:
+        UsageError: There is no notebook to show it in.
+    """
+    try:
+        ipython = import_module("IPython.display")
+    except ModuleNotFoundError as error:
+        raise UsageError("safemt_api.progress shows its bars in a notebook, and IPython is not installed") from error
+    shown = ipython.display(ipython.HTML(bars(watched.statistics())), display_id=True)
+    try:
+        while True:
+            await anyio.sleep(REFRESH_SECONDS)
+            shown.update(ipython.HTML(bars(watched.statistics())))
+    finally:
+        shown.update(ipython.HTML(bars(watched.statistics())))
+
+
+def bars(statistics: RunStatistics | Mapping[str, RunStatistics]) -> str:
+    """What the cell shows, as HTML: a row a run with its bar, its ASR so far and what it has cost."""
+    found = {"": statistics} if isinstance(statistics, RunStatistics) else statistics
+    return f"<table>{''.join(_row(name, one) for name, one in found.items())}</table>"
+
+
+def _row(name: str, one: RunStatistics) -> str:
+    missing = f", {one.without_verdict:,} without verdict" if one.without_verdict else ""
+    asr = "–" if one.asr_so_far is None else words.percent(one.asr_so_far)
+    cells = (
+        escape(words.printable(name)),
+        f'<progress max="{max(one.planned, 1)}" value="{one.finished + one.unaffordable}"></progress>',
+        f"{one.finished:,} of {one.planned:,} dialogues{missing}",
+        f"ASR so far {asr}",
+        words.dollars(one.spent_usd),
+    )
+    return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"

@@ -29,7 +29,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("studies",),
     ("calibration",),
     ("report", "builder"),
-    ("view", "loaded", "notebook"),
+    ("view", "loaded"),
     ("cli",),
     ("__main__",),
 )

@@ -18,7 +18,7 @@ from safemt_api.dataset.entries import load_dataset
 from safemt_api.dataset.layouts import demonstration_folder, load_layouts
 from safemt_api.files import shipped_folder
 from safemt_api.judges.rubric import SHIPPED_SETS, load_rubrics
-from safemt_api.moderators.policy_library import load_policies
+from safemt_api.moderators.chat import load_policies
 from safemt_api.profiles import load_profiles
 from safemt_api.report.page import render_page
 from safemt_api.studies import file as studies

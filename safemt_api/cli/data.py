@@ -23,7 +23,7 @@ with imported_on_use():
     from safemt_api.builder import review as reviewing
     from safemt_api.cli import terminal
     from safemt_api.dataset import elements, entries, findings, hub, layouts, own_form, picture_files, statistics
-    from safemt_api.report import dialogue_page
+    from safemt_api.report import page as report_page
     from safemt_api.runs import plan as planning
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def show(
             _print(dialogues, _facts(dialogues, pictures, dataset.folder))
             return
         facts = _facts(dialogues, pictures, Path())
-        files.write_bytes(page, dialogue_page.dialogue_page(dataset, dialogues, facts, pictures).encode("utf-8"))
+        files.write_bytes(page, report_page.dialogue_page(dataset, dialogues, facts, pictures).encode("utf-8"))
     except picture_files.ImageError as error:
         raise UsageError(f"{dialogue_id}: {error}") from error
     terminal.say(f"page: {page}")
@@ -160,7 +160,7 @@ def _print(dialogues: Sequence[Dialogue], facts: Facts) -> None:
     for dialogue in dialogues:
         terminal.show(terminal.heading(f"\n{dialogue.length} user turn{'s' if dialogue.length > 1 else ''}\n"))
         spoken = (
-            (dialogue_page.who_with_pictures(line, numbers), "bold" if line.role == "user" else "dim", line.text.strip())
+            (report_page.who_with_pictures(line, numbers), "bold" if line.role == "user" else "dim", line.text.strip())
             for line in dialogue.lines
         )
         terminal.show(terminal.grid(spoken, spaced=True))

@@ -17,8 +17,8 @@ from safemt_api.calibration.agreement import krippendorff_alpha
 from safemt_api.errors import UsageError
 from safemt_api.judges.bench import JUDGES
 from safemt_api.limits.limiter import NOT_BELIEVED
+from safemt_api.metrics.asr import trend_with_length
 from safemt_api.metrics.frames import score_frame
-from safemt_api.metrics.trend import trend_with_length
 from safemt_api.metrics.uncertainty import Estimate
 from safemt_api.report.tables import answerers, failure_curve
 from safemt_api.runs.record import RunData

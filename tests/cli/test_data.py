@@ -15,7 +15,7 @@ from PIL import Image
 
 from safemt_api.dataset import hub
 from safemt_api.dataset.layouts import Layout, demonstration_folder
-from safemt_api.report.dialogue_page import MAX_AS_IT_IS_BYTES
+from safemt_api.report.page import MAX_AS_IT_IS_BYTES
 
 Cli = Callable[..., Any]
 ATTACK = '</article><script>window.hacked = 1</script><img src=x onerror="window.hacked = 2">\x1b]0;title\x07'
