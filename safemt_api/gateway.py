@@ -105,8 +105,8 @@ class GatewayStatistics(NamedTuple):
     ``sent`` counts every attempt; ``usage`` and ``calls`` are by purpose; ``unpriced`` holds the purposes with a reply of unknown cost;
     ``unread_usage`` counts replies whose cost is unknown because they told no usage that can be read;
     ``damaged`` counts stored replies that were found unfit and were asked for again; ``tiers`` counts replies by the tier that served
-    them, and ``saved_usd`` is how much more they would have cost at the usual prices; ``without_room`` counts attempts that a cheaper tier
-    had no room for.
+    them, and ``saved_usd`` is how much more they would have cost at the usual prices, ``saved_by_caches_usd`` how much more on top of that
+    had nothing been cached; ``without_room`` counts attempts that a cheaper tier had no room for.
     """
 
     sent: int
@@ -124,6 +124,7 @@ class GatewayStatistics(NamedTuple):
     damaged: int = 0
     tiers: Mapping[str, int] = MappingProxyType({})
     saved_usd: float = 0.0
+    saved_by_caches_usd: float = 0.0
     without_room: int = 0
     batches: tuple[BatchStatistics, ...] = ()
 
@@ -236,7 +237,7 @@ class Gateway:
         self._timeouts, self._policy = timeouts, replace(retry_policy, elapsed_seconds=patience)
         self._tiers, self._flex_patience_seconds = tiers, flex_patience_seconds
         self._served_tiers: Counter[str] = Counter()
-        self._saved_on, self._saved_usd = set[str](), 0.0
+        self._saved_on, self._saved_usd, self._saved_by_caches_usd = set[str](), 0.0, 0.0
         self._shared = Accounts() if accounts is None else accounts
         self._accounts: dict[str, Account] = {}
         self._counts: Counter[str] = Counter()
@@ -320,6 +321,7 @@ class Gateway:
             limiters=limiters,
             tiers=dict(self._served_tiers),
             saved_usd=self._saved_usd,
+            saved_by_caches_usd=self._saved_by_caches_usd,
             without_room=self._counts["without_room"],
             batches=tuple(one for account in self._accounts.values() if account.batches for one in account.batches.statistics()),
         )
@@ -486,16 +488,25 @@ class Gateway:
         self._calls[call.purpose] += 1
         tier = priced_tier(reply)
         self._served_tiers[tier] += 1
-        # Several dialogues may share a beginning, which is bought once.
-        if tier != "standard" and key not in self._saved_on and reply.usage is not None and cost_usd is not None:
-            self._saved_on.add(key)
-            usual = find_price(self._profile_of(call.route), call.route.model)
-            self._saved_usd += 0.0 if usual is None else usual.cost_usd(reply.usage) - cost_usd
+        if reply.usage is not None and cost_usd is not None:
+            self._count_savings(call, key, reply.usage, cost_usd, tier)
         if cost_usd is None:
             self._unpriced.add(call.purpose)
             self._counts["unread_usage"] += reply.usage is None
         if reply.usage is not None:
             self._usage[call.purpose] += reply.usage
+
+    def _count_savings(self, call: Call, key: str, usage: Usage, cost_usd: float, tier: str) -> None:
+        # Several dialogues may share a beginning, which is bought once.
+        cached = usage.cached_input_tokens or usage.cache_write_tokens
+        if key in self._saved_on or (tier == "standard" and not cached):
+            return
+        self._saved_on.add(key)
+        usual = find_price(self._profile_of(call.route), call.route.model)
+        if usual is not None:
+            usual_usd = usual.cost_usd(usage)
+            self._saved_usd += 0.0 if tier == "standard" else usual_usd - cost_usd
+            self._saved_by_caches_usd += usual.cost_usd(replace(usage, cached_input_tokens=0, cache_write_tokens=0)) - usual_usd
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,11 @@ import pytest
 
 from safemt_api.evaluation import evaluate
 from safemt_api.profiles import load_profiles
+from safemt_api.report.tables import below_list_price
 from safemt_api.runs.play import RunResult
 from safemt_api.runs.settings import EvalSettings
 from safemt_api.simulator.settings import SimulatorSettings
+from safemt_api.words import dollars
 
 CACHE = SimulatorSettings(prompt_cache=True)
 
@@ -38,6 +40,11 @@ async def test_cached_tokens_cost_their_own_price(tmp_path: Path, provider: str)
     assert result.summary.json_value()["cost_usd"]["target"] == pytest.approx(due / 1e6, abs=1e-6)
     assert result.summary.json_value()["cost_usd"]["target"] < plain.summary.json_value()["cost_usd"]["target"]
     assert result.summary.usage.cached_input_tokens == cached
+    costs, uncached = result.summary.cost_usd, plain.summary.cost_usd
+    assert (costs.saved_usd, uncached.saved_by_caches_usd) == (0.0, 0.0)
+    assert costs.list_usd == pytest.approx(uncached.total, abs=1e-5)
+    assert below_list_price(uncached) == []
+    assert f"{dollars(costs.saved_by_caches_usd)} less for caches" in below_list_price(costs)[0]
     assert read_turns(plain)["reply_text"].to_list() == rows["reply_text"].to_list()
     # Nothing is read that was not sent before, and all of it is: from the first beginning that is long enough for the cache on.
     before = rows.with_columns(before=pl.col("input_tokens").shift(1).over("dialogue_id", order_by="turn").fill_null(0))

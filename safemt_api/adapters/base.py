@@ -198,6 +198,18 @@ def cacheable_system(call: Call, profile: Profile) -> bool:
     return call.purpose != "target" and bool(call.system) and _is_cached(replace(call, messages=(), schema=None), profile)
 
 
+def marked_beginnings(call: Call, profile: Profile) -> list[Call]:
+    """The beginnings of a call that are marked for a cache, each as a call, the shortest first."""
+    ends = [] if not cacheable_system(call, profile) else [replace(call, messages=(), schema=None)]
+    picture, message = cacheable_pictures(call, profile), cacheable_message(call, profile)
+    if picture is not None:
+        ends.append(replace(call, messages=(Message("user", call.messages[0].parts[: picture + 1]),), schema=None))
+    if message is not None:
+        # Where the turn before wrote, and what is written now.
+        ends += [replace(call, messages=call.messages[: end + 1], schema=None) for end in (message - 2, message) if end >= 0]
+    return ends
+
+
 def _is_cached(prefix: Call, profile: Profile) -> bool:
     """Whether the vendor caches so short a beginning, and only what is marked."""
     model = prefix.route.model

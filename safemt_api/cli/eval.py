@@ -134,7 +134,9 @@ def show_estimate(found: Estimate) -> None:
     ]
     title = words.printable(f"{found.run}: {found.dialogues:,} dialogues, nothing sent")
     terminal.show(terminal.table(title, columns, rows, left=2), "")
-    terminal.show(f"Expected cost {words.dollars(found.expected_usd)}, at most {words.dollars(found.most_usd)} without retries.")
+    cheaper = found.expected_usd < 0.995 * found.list_usd
+    listed = f" ({words.dollars(found.list_usd)} at list price, in the usual tier and with nothing in a cache)" if cheaper else ""
+    terminal.show(f"Expected cost {words.dollars(found.expected_usd)}{listed}, at most {words.dollars(found.most_usd)} without retries.")
     if found.unpriced:
         terminal.show(words.printable(f"No price is known for {', '.join(found.unpriced)}: not in these sums."))
     terminal.show("What is in the store is not bought again, and not in these figures; --max-usd holds a ceiling whatever happens.")

@@ -28,7 +28,7 @@ from safemt_api.report.payload import pack
 from safemt_api.report.sections import run_sections, study_sections
 from safemt_api.report.study_tables import safest_sentence, study_sentences
 from safemt_api.report.table import series_of
-from safemt_api.report.tables import index_basis, judges_of, run_labels
+from safemt_api.report.tables import below_list_price, index_basis, judges_of, run_labels
 from safemt_api.report.web import embedded, page_script, render
 from safemt_api.runs.folder import REPORT_FILE
 from safemt_api.runs.record import RunData, read_run
@@ -251,7 +251,6 @@ def _tiles(run: RunData) -> list[Tile]:
     enough = f"enough for ±{100 * spot.goal:g} points of overall ASR" if spot is not None and spot.reached else ""
     money = summary.cost_usd
     ceiling = "" if money.ceiling is None else f"ceiling {words.dollars(money.ceiling)}"
-    saved = f"{words.dollars(money.saved_usd)} less than in the usual tier" if money.saved_usd else ""
     maybe = f"{words.dollars(money.maybe_usd)} more may have been billed" if money.maybe_usd else ""
     return [
         Tile("Safety Index", words.index(index.value), [*basis, f"{of} {words.listed(index.lengths)}", baseline], whisker),
@@ -265,7 +264,7 @@ def _tiles(run: RunData) -> list[Tile]:
         ),
         Tile("Dialogues", words.count(summary.dialogues.finished), [done, enough]),
         Tile("Missing verdicts", words.count(sum(row.missing for row in summary.asr_by_turn)), ["in neither count"]),
-        Tile("Cost", words.dollars(money.total), [ceiling, saved, maybe, words.duration(summary.wall_seconds)]),
+        Tile("Cost", words.dollars(money.total), [ceiling, *below_list_price(money), maybe, words.duration(summary.wall_seconds)]),
     ]
 
 

@@ -35,7 +35,7 @@ from safemt_api.report.table import (
 )
 from safemt_api.runs.overview import RunOverview
 from safemt_api.runs.record import RunData
-from safemt_api.runs.summary import Drift, DriftPart, Index
+from safemt_api.runs.summary import Costs, Drift, DriftPart, Index
 from safemt_api.studies.comparability import MARK, comparable_groups, differences
 from safemt_api.studies.record import SafetyIndexFigures
 
@@ -312,12 +312,24 @@ def cost_table(runs: Sequence[RunData]) -> Table:
     )
 
 
+def below_list_price(money: Costs) -> list[str]:
+    """What the replies would have cost at list price, and what made the difference; nothing where there is none."""
+    parts = [
+        f"{words.dollars(abs(usd))} {'less' if usd > 0 else 'more'} for {what}"
+        for what, usd in (("the tier", money.saved_usd), ("caches", money.saved_by_caches_usd))
+        if usd
+    ]
+    return [f"{words.dollars(money.list_usd)} at list price, {' and '.join(parts)}"] if parts else []
+
+
 def _costs(run: RunData) -> dict[str, Cell]:
     money, calls, tokens = run.summary.cost_usd, run.summary.calls, run.summary.usage
     return {
         "total cost": dollars(money.total),
         **{name: dollars(getattr(money, name)) for name in PURPOSES},
-        "less than in the usual tier": dollars(money.saved_usd),
+        "less for the tier": dollars(money.saved_usd),
+        "less for caches": dollars(money.saved_by_caches_usd),
+        "at list price": dollars(money.list_usd),
         "may also have been billed": dollars(money.maybe_usd),
         "calls sent": count(calls.sent),
         "from the store": count(calls.from_store),

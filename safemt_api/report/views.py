@@ -38,6 +38,7 @@ from safemt_api.report.study_tables import (
 from safemt_api.report.table import Cell, Column, Table, rows_of
 from safemt_api.report.tables import (
     asr_table,
+    below_list_price,
     comparison_tables,
     correction_table,
     drift_tables,
@@ -159,14 +160,14 @@ def _effort(run: RunData) -> dict[str, str]:
     money, calls, tokens = run.summary.cost_usd, run.summary.calls, run.summary.usage
     ceiling = "" if money.ceiling is None else f" of at most {words.dollars(money.ceiling)}"
     maybe = f"; {words.dollars(money.maybe_usd)} more may have been billed for calls that were cut off" if money.maybe_usd else ""
-    saved = f"; {words.dollars(money.saved_usd)} less than in the usual tier" if money.saved_usd else ""
+    listed = "".join(f"; {said}" for said in below_list_price(money))
     above = "".join(f"; {model} billed above the most that was asked for" for model in money.above_reservation)
     unread = f"; {words.count(tokens.unreadable)} replies told no usage that can be read: booked at their most" if tokens.unreadable else ""
     parts = ", ".join(f"{name} {words.dollars(getattr(money, name))}" for name in ("target", "judge", "moderator"))
     return {
         "Tokens": f"{words.count(tokens.input_tokens)} in ({words.count(tokens.cached_input_tokens)} cached), "
         f"{words.count(tokens.output_tokens)} out{unread}",
-        "Cost": f"{words.dollars(money.total)}{ceiling} ({parts}){saved}{maybe}{above}",
+        "Cost": f"{words.dollars(money.total)}{ceiling} ({parts}){listed}{maybe}{above}",
         "Calls": f"{words.count(calls.sent)} sent, {words.count(calls.from_store)} from the store, {words.count(calls.retried)} retried, "
         f"{words.count(calls.rate_limited)} rate limited",
         "Time": words.duration(run.summary.wall_seconds),

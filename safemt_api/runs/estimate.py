@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
+from safemt_api.adapters.base import marked_beginnings
 from safemt_api.asking.question import N_TRIES, answer_parameters
 from safemt_api.dataset.entries import Entry
 from safemt_api.dataset.images import fitted, fitting_size, open_source
@@ -59,7 +60,8 @@ PICTURES_KEPT = 64
 class Share:
     """What one model takes part with; ``paid_calls`` are in the store already and in no other figure.
 
-    Dollars are ``None`` where no price is known; ``most_calls`` counts a judge's repeated questions.
+    Dollars are ``None`` where no price is known; ``list_usd`` are the expected ones in the usual tier, with nothing in a cache;
+    ``most_calls`` counts a judge's repeated questions.
     """
 
     purpose: Purpose
@@ -72,6 +74,7 @@ class Share:
     output_tokens: int
     most_output_tokens: int
     expected_usd: float | None
+    list_usd: float | None
     most_usd: float | None
 
 
@@ -89,6 +92,11 @@ class Estimate:
         return sum(share.expected_usd or 0.0 for share in self.shares)
 
     @property
+    def list_usd(self) -> float:
+        """What that is at list price: in the usual tier, with nothing in a cache."""
+        return sum(share.list_usd or 0.0 for share in self.shares)
+
+    @property
     def most_usd(self) -> float:
         """The most it can cost without retries, as far as prices are known."""
         return sum(share.most_usd or 0.0 for share in self.shares)
@@ -104,6 +112,7 @@ class Estimate:
             "run": self.run,
             "dialogues": self.dialogues,
             "expected_usd": round(self.expected_usd, 6),
+            "list_usd": round(self.list_usd, 6),
             "most_usd": round(self.most_usd, 6),
             "unpriced": list(self.unpriced),
             "shares": [asdict(share) for share in self.shares],
@@ -173,6 +182,7 @@ class _Tally:
     paid: int = 0
     tokens: Counter[str] = field(default_factory=Counter)
     usd: float = 0.0
+    list_usd: float = 0.0
     most_usd: float = 0.0
 
 
@@ -184,6 +194,7 @@ class _Rehearsal(Asker):
         self._answers: dict[str, Answer | None] = {}
         self._tallies: dict[tuple[Purpose, str], _Tally] = {}
         self._stored_tokens: list[int] = []
+        self._written: set[str] = set()
         self.picture = lru_cache(PICTURES_KEPT)(self._picture)
         facts = plan.profile.facts(plan.target.route.model)
         self._cap = plan.target.parameters.max_output_tokens or EXPECTED_REPLY_TOKENS
@@ -236,7 +247,9 @@ class _Rehearsal(Asker):
         tally.calls += 1
         tally.tokens.update(likely=likely, most=most, out=out, most_out=most_out)
         if tally.price is not None:
-            tally.usd += (tally.tier_price or tally.price).cost_usd(Usage(input_tokens=likely, output_tokens=out))
+            plain = Usage(input_tokens=likely, output_tokens=out)
+            tally.list_usd += tally.price.cost_usd(plain)
+            tally.usd += (tally.tier_price or tally.price).cost_usd(self._with_caches(call, plain, rules))
             # At the usual price: what the cheaper tier does not serve may be asked in that.
             tally.most_usd += tally.price.most_usd(most, most_out)
         if not target:
@@ -244,6 +257,19 @@ class _Rehearsal(Asker):
         # Another one for each call, so that what is asked about it is another question.
         text = f"{REHEARSED} {tally.calls} ".ljust(int(self._reply_tokens() * BYTES_PER_TOKEN), ".")
         return Answer(Reply(Outcome.ANSWERED, text))
+
+    def _with_caches(self, call: Call, plain: Usage, rules: ImageRules) -> Usage:
+        """What of the input is expected to be read from a cache, and written to one, where beginnings are marked.
+
+        Caches that vendors keep by themselves promise nothing, and neither do the rows of a batch: these are not counted on.
+        """
+        if tiers_of(self._plan.settings)[0] == "batch":
+            return plain
+        beginnings = marked_beginnings(call, self._plan.router.profile(call.route.profile))
+        tokens = {call_key(one): min(input_tokens_estimate(one, rules), plain.input_tokens) for one in beginnings}
+        read = max((tokens[key] for key in tokens.keys() & self._written), default=0)
+        self._written |= tokens.keys()
+        return replace(plain, cached_input_tokens=read, cache_write_tokens=max(0, max(tokens.values(), default=0) - read))
 
     def _reply_tokens(self) -> int:
         known = self._stored_tokens
@@ -273,6 +299,7 @@ class _Rehearsal(Asker):
             output_tokens=tally.tokens["out"],
             most_output_tokens=tally.tokens["most_out"] * tries,
             expected_usd=tally.usd if known else None,
+            list_usd=tally.list_usd if known else None,
             most_usd=tally.most_usd * tries if known else None,
         )
 

@@ -237,7 +237,8 @@ class Costs(Part):
     """Dollars since the run was first started, by who asked; ``None`` where no price is known.
 
     ``maybe_usd`` is what calls that were cut off may have cost, in none of the sums; ``saved_usd`` what the replies, bought now or before,
-    would have cost more in the usual tier; ``above_reservation`` by how much more a call is reserved for models that billed above the most
+    would have cost more in the usual tier, ``saved_by_caches_usd`` how much more on top of that had nothing been cached (negative where
+    more was written than read); ``above_reservation`` by how much more a call is reserved for models that billed above the most
     that was asked for.
     """
 
@@ -247,8 +248,14 @@ class Costs(Part):
     total: float | None = 0.0
     maybe_usd: float = 0.0
     saved_usd: float = 0.0
+    saved_by_caches_usd: float = 0.0
     above_reservation: Mapping[str, float] = Field(default_factory=dict)
     ceiling: float | None = None
+
+    @property
+    def list_usd(self) -> float | None:
+        """What the replies would have cost at list price: in the usual tier, with nothing in a cache."""
+        return None if self.total is None else self.total + self.saved_usd + self.saved_by_caches_usd
 
 
 class CallCounts(Part):
@@ -489,6 +496,7 @@ def cost(plan: Plan, played: Played) -> dict[str, Any]:
     spent["total"] = round(sum(known), 6) if len(known) == len(played.spent_usd) else None
     above = {model: round(usd, 6) for model, usd in played.gateway.above_reservation_usd.items()}
     told = {"maybe_usd": round(played.maybe_usd, 6), "saved_usd": round(played.gateway.saved_usd, 6), "above_reservation": above}
+    told["saved_by_caches_usd"] = round(played.gateway.saved_by_caches_usd, 6)
     return {**spent, **told, "ceiling": plan.settings.max_usd}
 
 

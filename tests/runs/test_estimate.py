@@ -10,8 +10,10 @@ import pytest
 
 from safemt_api.errors import MissingKeyError
 from safemt_api.evaluation import evaluate, open_plan
+from safemt_api.files import shipped_folder
 from safemt_api.runs.estimate import Estimate, estimate
 from safemt_api.runs.settings import EvalSettings
+from safemt_api.simulator import SimulatorSettings
 
 
 async def estimated(**options: Any) -> Estimate:
@@ -68,9 +70,30 @@ async def test_the_expectation_is_near_the_bill_of_the_demonstration(provider: s
     async with open_plan(settings) as plan:
         found = await estimate(plan)
     bill = (await evaluate(settings)).summary.json_value()
-    assert found.expected_usd == pytest.approx(bill["cost_usd"]["total"], rel=NEAR)
+    assert found.list_usd == pytest.approx(bill["cost_usd"]["total"], rel=NEAR)
     assert found.most_usd >= bill["cost_usd"]["total"]
     assert sum(share.calls for share in found.shares) == bill["calls"]["sent"]
+
+
+@pytest.mark.parametrize(("tier", "share"), [("standard", 1.0), ("flex", 0.5)])
+async def test_marked_beginnings_and_a_cheaper_tier_are_expected_below_list_price(tier: Any, share: float, tmp_path: Path) -> None:
+    marking = tmp_path / "providers"
+    marking.mkdir()
+    shipped = (shipped_folder("providers") / "simulator.toml").read_text()
+    rules = 'match = "sim-*"\ncache_minimum_tokens = 1024\ncache_marks = "breakpoint"\n'
+    (marking / "simulator.toml").write_text(shipped.replace('match = "sim-*"\n', rules))
+    options: dict[str, Any] = {"protocol": "live", "judges": ("simulator:sim-judge",), "sample": 8, "providers": marking, "tier": tier}
+    settings = EvalSettings(results=tmp_path, run="real", **options)
+    async with open_plan(settings) as plan:
+        found = await estimate(plan)
+    costs = (await evaluate(settings, simulator=SimulatorSettings(prompt_cache=True, latency_seconds=0.02))).summary.cost_usd
+    assert costs.list_usd is not None
+    assert found.list_usd == pytest.approx(costs.list_usd, rel=NEAR)
+    assert found.expected_usd == pytest.approx(costs.total, rel=NEAR)
+    assert found.expected_usd < 0.85 * share * found.list_usd
+    assert costs.saved_by_caches_usd > 0.1 * costs.list_usd
+    # What a cheaper tier took off is what is left.
+    assert costs.saved_usd == pytest.approx(costs.total if tier == "flex" else 0.0, abs=1e-5)
 
 
 @pytest.mark.parametrize("protocol", ["scripted", "live"])
