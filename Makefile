@@ -9,7 +9,7 @@ DEMO_RUNS := demo-safe demo-average demo-brittle
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-all check format docs site figures bench chaos test-vllm test-interop clean
+.PHONY: help setup demo test test-slow test-all check format docs site figures bench chaos test-vllm test-ray test-interop clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -67,6 +67,11 @@ chaos: $(READY) ## kills and faults for a long time
 
 test-vllm: $(READY) ## against a real vLLM server, in an environment of its own
 	$(PYTEST) -q -m vllm tests/vllm
+
+test-ray: ## runs placed by Ray, in an environment of its own
+	@test -x .venv-ray/bin/python || $(PYTHON) -m venv .venv-ray
+	.venv-ray/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,ray]'
+	.venv-ray/bin/python -m pytest -q -m "slow or not slow" tests/test_ray_run.py
 
 test-interop: ## the Inspect export in the real inspect_ai and its viewer, in an environment of its own
 	@test -x .venv-interop/bin/python || $(PYTHON) -m venv .venv-interop

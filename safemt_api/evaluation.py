@@ -6,9 +6,12 @@ import signal
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import fields, replace
-from typing import NamedTuple, Unpack
+from pathlib import Path
+from typing import Any, NamedTuple, Unpack
 
-from safemt_api.errors import UsageError
+import anyio
+
+from safemt_api.errors import RunBusyError, SafeMTError, SetupError, UsageError
 from safemt_api.judges.bench import Bench
 from safemt_api.messages import Purpose
 from safemt_api.moderators.opening import read_moderator
@@ -19,11 +22,13 @@ from safemt_api.runs.effects import idle_options, refuse_idle
 from safemt_api.runs.keywords import EvalKeywords
 from safemt_api.runs.plan import DEFAULT_PROVIDER, ChosenData, Plan, make_plan
 from safemt_api.runs.play import RunResult, Watcher, execute
-from safemt_api.runs.settings import EvalSettings, settings_from
+from safemt_api.runs.settings import EvalSettings, settings_from, settings_from_record
+from safemt_api.runs.shard import Order, Played
 from safemt_api.simulator.roles import check_model
 from safemt_api.simulator.server import Simulator, run_simulator
 from safemt_api.simulator.settings import FaultPlan, SimulatorSettings
 from safemt_api.specs import RULES, TARGETS, Spec
+from safemt_api.store.turns import STORE_FILE, open_store
 
 Addresses = Mapping[str, tuple[str, ...]]
 """Base URLs by provider."""
@@ -61,7 +66,42 @@ async def evaluate(
     if settings is not None and options:
         raise UsageError("give either settings or single options, not both")
     async with open_plan(settings or settings_from(options), simulator=simulator) as plan:
-        return await execute(plan, watch=watch, signals=signals)
+        return await played(plan, watch=watch, signals=signals)
+
+
+async def played(plan: Plan, *, watch: Any = None, signals: tuple[signal.Signals, ...] = ()) -> RunResult:
+    """Play a plan to its end in this process, or by Ray's workers where its settings say so.
+
+    Of a run in shards the last one to end writes the files of the whole run, too, and its result is that of the whole.
+
+    Raises:
+        SetupError: The run cannot start.
+    """
+    result = None if plan.settings.ray else await execute(plan, watch=watch, signals=signals)
+    if result is not None and (result.standing is None or not result.standing.all_over):
+        return result
+    from safemt_api.runs import cluster, joining  # noqa: PLC0415 (they import polars, which a start must not wait for)
+
+    if result is None:
+        return await cluster.execute_on_ray(plan, play_order, watch=watch, signals=signals)
+    async with open_store(plan.settings.results / STORE_FILE) as store:
+        return joining.join_shards(store, plan.settings, plan.run)
+
+
+def play_order(order: Order) -> Played:
+    """Play one shard, as a worker of Ray: its end by a signal is ours, too, and no error leaves as anything but a sentence."""
+    # Ray pickles what comes back: plain values, since errors of ours are made of other things than their sentence.
+    settings = replace(settings_from_record(order.settings, run=order.run, results=Path(order.results)), shard=order.shard)
+
+    async def play() -> RunResult:
+        async with open_plan(settings) as plan:
+            return await execute(plan, signals=(signal.SIGINT, signal.SIGTERM))
+
+    try:
+        result = anyio.run(play)
+    except SafeMTError as error:
+        return Played(error.exit_code, str(error), setup=isinstance(error, SetupError), busy=isinstance(error, RunBusyError))
+    return Played(result.exit_code, "" if result.stopped_by is None else str(result.stopped_by))
 
 
 @asynccontextmanager

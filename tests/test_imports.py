@@ -36,7 +36,20 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 LEVELS = {room: level for level, floor in enumerate(FLOORS) for room in floor}
 
 HEAVY = frozenset(
-    {"openai", "anthropic", "google", "genai_prices", "polars", "altair", "vl_convert", "PIL", "dotenv", "importlib", "opentelemetry"}
+    {
+        "openai",
+        "anthropic",
+        "google",
+        "genai_prices",
+        "polars",
+        "altair",
+        "vl_convert",
+        "PIL",
+        "dotenv",
+        "importlib",
+        "opentelemetry",
+        "ray",
+    }
 )
 """What may be imported late beside our own: loading it takes long, or it is an optional extra."""
 

@@ -19,7 +19,7 @@ with imported_on_use():
     from safemt_api import errors, evaluation, words
     from safemt_api.cli import progress, report, terminal
     from safemt_api.judges import base as judging
-    from safemt_api.runs import estimate, overview, play
+    from safemt_api.runs import estimate, overview
     from safemt_api.runs import folder as run_folder
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ async def played(plan: Plan, *, yes: bool) -> RunResult | None:
             terminal.say("not started")
             return None
     terminal.say(opening(plan))
-    return await play.execute(plan, watch=watcher(), signals=terminal.ENDING_SIGNALS)
+    return await evaluation.played(plan, watch=watcher(), signals=terminal.ENDING_SIGNALS)
 
 
 def shard_sentence(plan: Plan, result: RunResult) -> str:
@@ -186,6 +186,8 @@ def _stopping(plan: Plan, result: RunResult) -> list[str]:
     elsewhere = "" if str(settings.results) == "results" else f" --results {shlex.quote(str(settings.results))}"
     folder = plan.run if plan.shard is None else f"{plan.run}/{plan.shard.folder_name}"
     resuming = f"go on with: safemt-api resume {shlex.quote(folder)}{elsewhere}"
+    if settings.ray is not None:
+        resuming = "the same command goes on"
     if result.exit_code == errors.EXIT_FAILURES:
         over = f"more than --max-failures {settings.max_failures:g} allows" if settings.max_failures < 1 else "so nothing was measured"
         return [f"{shortfall(summary)}, {over}; {resuming}"]

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import wraps
 from inspect import Parameter, Signature, signature
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Any, Concatenate, get_args, get_type_hints
 
@@ -110,13 +111,23 @@ DryRun = Annotated[
 ]
 
 OTHERS = "Options"
+VALUE_LEFT_OUT = {"--ray": "local"}
+
+
+def _with_value(word: str, after: str | None) -> tuple[str, ...]:
+    left_out = word in VALUE_LEFT_OUT and (after is None or after.startswith("-"))
+    return (word, VALUE_LEFT_OUT[word]) if left_out else (word,)
 
 
 class GroupedCommand(TyperCommand):
     """A command whose options stand in their groups (``rich_help_panel``, which typer itself heeds only when it paints with rich)."""
 
     def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
-        """Refuse an option that takes one value and stands there twice: click would take the last and say nothing."""
+        """Refuse an option that takes one value and stands there twice: click would take the last and say nothing.
+
+        ``--ray`` may stand without its value, which click would take for a mistake.
+        """
+        args = [part for word, after in zip_longest(args, args[1:]) for part in _with_value(word, after)]
         _, _, order = self.make_parser(ctx).parse_args(args=list(args))
         for parameter, count in Counter(order).items():
             single = isinstance(parameter, TyperOption) and not parameter.multiple and not parameter.is_flag

@@ -39,10 +39,10 @@ from safemt_api.store.shards import (
     beaten,
     begun,
     ended,
-    may_try,
     parts_of,
     taken,
     trial_over,
+    trial_turn,
 )
 from safemt_api.store.turns import TurnStore, now_utc
 
@@ -110,15 +110,19 @@ class Attempt:
         return lines
 
     async def try_in_turn(self, trial: Callable[[], Any]) -> None:
-        """Try the judges while no other shard does: what one has bought is in the store for the others.
+        """Try the judges, unless another shard has, or does so now and is the first to end.
 
         Raises:
             BaseExceptionGroup: As ``trial``.
         """
         run = self.run.run
+        turn = await self._store.write(trial_turn(run, self._who))
         with anyio.move_on_after(TRIAL_SECONDS):
-            while not await self._store.write(may_try(run, self._who)):  # noqa: ASYNC110 (what is waited for happens in another process)
+            while turn == "taken":
                 await anyio.sleep(LOOK_SECONDS)
+                turn = await self._store.write(trial_turn(run, self._who))
+        if turn == "done":
+            return
         good = False
         try:
             await trial()

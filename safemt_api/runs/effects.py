@@ -45,6 +45,8 @@ def idle_options(settings: EvalSettings, *, bench: Bench, moderator: Spec | None
         for one in options():
             if one.option.group is Group.SIMULATOR:
                 yield Idle(one.name, "the built-in simulator is not started for this run (a server at --base-url plays by itself)")
+    if settings.ray is None:
+        yield Idle("workers", "there is no --ray")
     if settings.protocol != "live":
         yield Idle("judge_turns", "a scripted dialogue has one reply")
     if "harmful" not in settings.kinds:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from safemt_api.errors import EXIT_BUDGET, EXIT_DONE, EXIT_FAILURES, EXIT_STOPPED, RunBusyError
+from safemt_api.errors import EXIT_BUDGET, EXIT_DONE, EXIT_FAILURES, EXIT_STOPPED, RunBusyError, StoreError
 from safemt_api.files import private_file
 from safemt_api.runs.attempt import whole_manifest
 from safemt_api.runs.folder import (
@@ -31,7 +31,7 @@ from safemt_api.runs.play import RunResult
 from safemt_api.runs.rows import MAX_FAILURES_KEPT, sweep, write_frames
 from safemt_api.runs.settings import EvalSettings
 from safemt_api.runs.summary import Status, Summary, scores
-from safemt_api.store.shards import Part, Sharded, Standing, parts_of
+from safemt_api.store.shards import Part, Sharded, Standing, parts_of, sharded
 from safemt_api.store.turns import TurnStore
 
 PATIENCE_SECONDS = 60.0
@@ -41,34 +41,44 @@ ADDED = ("dialogues", "failures", "outcomes", "verdicts", "moderation", "usage",
 """What of a summary adds up: counts, and lists one after the other."""
 
 
-def join_shards(store: TurnStore, run: Sharded, settings: EvalSettings) -> RunResult:
+def join_shards(store: TurnStore, settings: EvalSettings, name: str) -> RunResult:
     """Write the files of a whole run, all of whose parts are over, into its own folder.
 
     Raises:
         RunBusyError: Another process is at work in that folder, and stays there.
-        StoreError: The store cannot be read, or the folder cannot be written.
+        StoreError: The store cannot be read or does not know the run, or the folder cannot be written.
+    """
+    run = store.read(sharded(name))
+    if run is None:
+        raise StoreError(store.path, f"knows nothing of run {name!r}", "run the same command again")
+    with _held(settings.results / name, name):
+        return write_whole(store, run, settings)
+
+
+def write_whole(store: TurnStore, run: Sharded, settings: EvalSettings) -> RunResult:
+    """The same, for whoever holds the folder's lock.
+
+    Raises:
+        StoreError: As ``join_shards``.
     """
     folder = settings.results / run.run
-    with _held(folder, run.run):
-        settle(folder)
-        parts = store.read(parts_of(run.run))
-        records = [part.record for part in parts if part.record is not None]
-        summaries = [Summary.model_validate(record["summary"]) for record in records]
-        sweep(folder)
-        files = {name: private_file(scratch(folder, name)) for name in (TRANSCRIPTS_FILE, VERDICTS_FILE)}
-        with files[TRANSCRIPTS_FILE].open("wb") as transcripts, files[VERDICTS_FILE].open("wb") as verdicts:
-            for kind, line in handed_in(store.read, run.run):
-                (transcripts if kind == TRANSCRIPTS_FILE else verdicts).write(line)
-        staged = begin_generation(folder)
-        write_frames(folder, staged)
-        found = scores(staged, settings.protocol)
-        summary = joined(summaries, {**run.record["outline"], **found}, max_failures=settings.max_failures)
-        summary.write(staged)
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        digests = {name: records[0]["manifest"].get(name) for name in ("judge_digest", "rubric", "moderator_digest")}
-        kept = {"files": (read_manifest(folder) or {}).get("files", {})}
-        switch_generation(folder, {**whole_manifest(run, folder, store.path, store.id), **digests, **kept, "ended_utc": now})
-        sweep(folder)
+    settle(folder)
+    parts = store.read(parts_of(run.run))
+    records = [part.record for part in parts if part.record is not None]
+    sweep(folder)
+    files = {name: private_file(scratch(folder, name)) for name in (TRANSCRIPTS_FILE, VERDICTS_FILE)}
+    with files[TRANSCRIPTS_FILE].open("wb") as transcripts, files[VERDICTS_FILE].open("wb") as verdicts:
+        for kind, line in handed_in(store.read, run.run):
+            (transcripts if kind == TRANSCRIPTS_FILE else verdicts).write(line)
+    staged = begin_generation(folder)
+    write_frames(folder, staged)
+    outline = {**run.record["outline"], **scores(staged, settings.protocol)}
+    summary = joined([Summary.model_validate(record["summary"]) for record in records], outline, max_failures=settings.max_failures)
+    summary.write(staged)
+    kept = {"files": (read_manifest(folder) or {}).get("files", {}), "ended_utc": datetime.now(UTC).isoformat(timespec="seconds")}
+    digests = {name: records[0]["manifest"].get(name) for name in ("judge_digest", "rubric", "moderator_digest")}
+    switch_generation(folder, {**whole_manifest(run, folder, store.path, store.id), **digests, **kept})
+    sweep(folder)
     return RunResult(summary, folder, _exit_code(summary, settings, parts), None, Standing(len(parts), run.parts))
 
 

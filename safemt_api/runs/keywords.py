@@ -59,6 +59,8 @@ class EvalKeywords(TypedDict, total=False):
     idle_seconds: float
     total_seconds: float
     shard: str | None
+    ray: str | None
+    workers: int | None
     otel: Literal["figures", "words"] | None
     run: str | None
     results: str | Path

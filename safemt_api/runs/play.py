@@ -81,7 +81,7 @@ GATEWAY_COUNTS = ("sent", "from_store", "retried", "rate_limited", "in_flight", 
 class RunResult(NamedTuple):
     """What came of a run: the summary as written, the folder, the exit code, and the error that ended it early, if one did.
 
-    ``standing`` is of a shard: how many parts of the run are over. The last one's result is that of the whole run.
+    ``standing`` is of a shard, or of a whole run in shards: how many of its parts are over.
     """
 
     summary: Summary
@@ -376,29 +376,25 @@ async def execute(
     watch: Watcher | None = None,
     signals: tuple[signal.Signals, ...] = (),
     together: Together | None = None,
-    join: bool = True,
 ) -> RunResult:
     """Run a plan to its end, or as far as it goes; the files are written either way.
 
-    Of a run in shards the last one to end writes the files of the whole run, too, and its result is that of the whole.
+    Of a shard the result tells how many parts of the run are over (``standing``); whoever finds that all are puts the whole together.
 
     Args:
         plan: What to run.
         watch: Reads ``Execution.statistics()`` while the run goes on; cancelled when it ends.
         signals: End the run as interrupted when one of these arrives; the next one ends the process at once.
         together: What it shares with other runs that are played at the same time; then those who play them see to signals.
-        join: Whether the last shard writes the whole run; otherwise somebody else sees to it.
 
     Raises:
         SetupError: The run cannot start; a judge that fails its trial (``judges.preflight``) leaves no run behind.
     """
     with handlers_kept(signals):
-        return await _execute(plan, watch, signals, together, join=join)
+        return await _execute(plan, watch, signals, together)
 
 
-async def _execute(
-    plan: Plan, watch: Watcher | None, signals: tuple[signal.Signals, ...], together: Together | None, *, join: bool
-) -> RunResult:
+async def _execute(plan: Plan, watch: Watcher | None, signals: tuple[signal.Signals, ...], together: Together | None) -> RunResult:
     started = datetime.now(UTC)
     stopped_by: SafeMTError | None = None
     async with open_execution(plan, together) as execution:
@@ -418,13 +414,13 @@ async def _execute(
         except anyio.get_cancelled_exc_class():
             execution.interrupt()
             with anyio.CancelScope(shield=True):
-                await _ended(plan, execution, started, None, join=False)
+                await _ended(plan, execution, started, None)
             raise
-        return await _ended(plan, execution, started, stopped_by, join=join)
+        return await _ended(plan, execution, started, stopped_by)
 
 
-async def _ended(plan: Plan, execution: Execution, started: datetime, stopped_by: SafeMTError | None, *, join: bool) -> RunResult:
-    """The files written; of a shard its end noted in the store, and of the last one the whole run put together."""
+async def _ended(plan: Plan, execution: Execution, started: datetime, stopped_by: SafeMTError | None) -> RunResult:
+    """The files written, and of a shard its end noted in the store."""
     attempt = execution.claim.attempt
     if attempt is None:
         return _finish(plan, execution, started, stopped_by)
@@ -434,12 +430,7 @@ async def _ended(plan: Plan, execution: Execution, started: datetime, stopped_by
     if attempt.left:
         return result
     record = {"manifest": read_manifest(plan.folder), "summary": result.summary.json_value(), "exit_code": result.exit_code}
-    standing = await attempt.end(over=not execution.interrupted, record=record)
-    if not (join and standing.all_over):
-        return result._replace(standing=standing)
-    from safemt_api.runs.joining import join_shards  # noqa: PLC0415 (imports polars, which a start must not wait for)
-
-    return join_shards(execution.claim.store, attempt.run, plan.settings)
+    return result._replace(standing=await attempt.end(over=not execution.interrupted, record=record))
 
 
 def _finish(plan: Plan, execution: Execution, started: datetime, stopped_by: SafeMTError | None) -> RunResult:

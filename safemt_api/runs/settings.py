@@ -346,6 +346,28 @@ class EvalSettings:
             commands=("eval",),
         ),
     ] = None
+    ray: Annotated[
+        str | None,
+        Option(
+            Group.PACE,
+            "Play the run in shards by workers of Ray: on this machine (local, the default), or on the cluster at auto or HOST:PORT.",
+            "[ADDRESS]",
+            recorded=False,
+            commands=("eval",),
+        ),
+    ] = None
+    workers: Annotated[
+        int | None,
+        Option(
+            Group.PACE,
+            "With --ray: how many play at a time, each with its own --concurrency. Default: one a core.",
+            "N",
+            recorded=False,
+            commands=("eval",),
+        ),
+        Gt(0),
+        Le(10_000),
+    ] = None
     otel: Annotated[
         Telling | None,
         Option(
@@ -379,14 +401,21 @@ class EvalSettings:
         for name, value in _values().checked(self).items():
             object.__setattr__(self, name, value)
         check_show(self.show, self.protocol)
-        if read_shard(self.shard) is not None and self.until_ci is not None:
-            raise UsageError("--until-ci ends a run by what was found so far, which no shard knows of the others; leave one of the two out")
+        self._check_shards()
         if self.run is not None:
             check_run_name(self.run)
         addresses = (*(("--base-url", url) for url in self.base_urls), ("--judge-base-url", self.judge_base_url))
         for option, url in (*addresses, ("--moderator-base-url", self.moderator_base_url)):
             if url is not None:
                 check_address(url, option)
+
+    def _check_shards(self) -> None:
+        if read_shard(self.shard) is not None and self.ray is not None:
+            raise UsageError("--shard plays one part here, and --ray hands all of them out; give one of the two")
+        if self.until_ci is not None and (self.shard or self.ray):
+            raise UsageError("--until-ci ends a run by what was found so far, which no shard knows of the others; leave one of the two out")
+        if self.ray is not None and (not self.ray or self.ray.startswith("ray://")):
+            raise UsageError(f"--ray {self.ray!r}: give local, auto, or HOST:PORT of a cluster's head from one of its own machines")
 
 
 @cache

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from safemt_api.errors import UsageError
 
@@ -27,6 +28,24 @@ class Shard(NamedTuple):
     def folder_name(self) -> str:
         """Its folder below the run's own."""
         return f"{SHARDS_FOLDER}/{self.part}-of-{self.parts}"
+
+
+class Order(NamedTuple):
+    """What a worker is to play: settings as a run file holds them, and where; never a key."""
+
+    settings: Mapping[str, Any]
+    run: str
+    results: str
+    shard: str
+
+
+class Played(NamedTuple):
+    """What came of a shard: its exit code, and the sentence where it could not go on (``setup``: nor begin; ``busy``: nor yet)."""
+
+    exit_code: int
+    sentence: str = ""
+    setup: bool = False
+    busy: bool = False
 
 
 def read_shard(text: str | None) -> Shard | None:

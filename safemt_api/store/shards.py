@@ -222,14 +222,17 @@ def lines_at(run: str, place: tuple[int, int, int]) -> Work[Lines | None]:
     return work
 
 
-def may_try(run: str, who: str) -> Work[bool]:
-    """The work that asks whether this process may try the judges now: one at a time until a trial was good, so that it is bought once."""
+Turn = Literal["mine", "taken", "done"]
 
-    def work(connection: Connection) -> bool:
-        found = connection.execute(
-            "UPDATE sharded SET trying = ? WHERE run = ? AND (tried = 1 OR trying IS NULL OR trying = ?)", (who, run, who)
-        )
-        return bool(found.rowcount)
+
+def trial_turn(run: str, who: str) -> Work[Turn]:
+    """The work that asks whose turn it is to try the judges: one process does at a time, until a trial was good, which holds for all."""
+
+    def work(connection: Connection) -> Turn:
+        if connection.execute("SELECT 1 FROM sharded WHERE run = ? AND tried = 1", (run,)).fetchone():
+            return "done"
+        found = connection.execute("UPDATE sharded SET trying = ? WHERE run = ? AND (trying IS NULL OR trying = ?)", (who, run, who))
+        return "mine" if found.rowcount else "taken"
 
     return work
 

@@ -18,11 +18,11 @@ from safemt_api.store.shards import (
     forgotten,
     line_places,
     lines_at,
-    may_try,
     parts_of,
     sharded,
     taken,
     trial_over,
+    trial_turn,
 )
 from safemt_api.store.turns import TurnStore, open_store
 
@@ -103,13 +103,12 @@ async def test_what_was_interrupted_is_not_over_and_keeps_the_record_of_before(s
 
 async def test_one_at_a_time_tries_the_judges_until_one_trial_was_good(store: TurnStore) -> None:
     await store.write(begun(RUN))
-    assert await store.write(may_try("r", "a"))
-    assert not await store.write(may_try("r", "b"))
+    assert await store.write(trial_turn("r", "a")) == "mine"
+    assert await store.write(trial_turn("r", "b")) == "taken"
     await store.write(trial_over("r", "a", good=False))
-    assert await store.write(may_try("r", "b"))
+    assert await store.write(trial_turn("r", "b")) == "mine"
     await store.write(trial_over("r", "b", good=True))
-    assert await store.write(may_try("r", "c"))
-    assert await store.write(may_try("r", "d"))
+    assert await store.write(trial_turn("r", "c")) == "done"
 
 
 async def test_a_run_that_is_forgotten_leaves_nothing(store: TurnStore) -> None:
