@@ -120,7 +120,11 @@ class GoogleGenAI:
             held = replace(body, value={"error": {"message": ON_HOLD, "status": ON_HOLD}})
             return self._translator.failed_inside(held, headers, model=model)
         if block_reason and not candidate:
-            return _blocked_prompt(fields, block_reason, body.text)
+            feedback = mapping(fields.get("promptFeedback"))
+            detail = one_line(
+                words(feedback.get("blockReasonMessage")) or _blocked_ratings(feedback) or block_reason, MAX_VENDOR_CHARACTERS
+            )
+            return Reply(Outcome.BLOCKED_INPUT, detail=detail, finish_reason=block_reason, **_about(fields, body.text))
         tier = served_tier(headers.get(SERVED_TIER_HEADER) or mapping(fields.get("usageMetadata")).get("serviceTier"))
         return replace(self._answer(fields, candidate, body.text), served_tier=tier)
 
@@ -181,12 +185,6 @@ def outcome_of(finish_reason: str) -> Outcome:
     if finish_reason in BLOCKED:
         return Outcome.BLOCKED_OUTPUT
     return Outcome.TRUNCATED if finish_reason in TRUNCATED | CUT_SHORT else Outcome.ANSWERED
-
-
-def _blocked_prompt(body: Mapping[str, Any], block_reason: str, raw: str) -> Reply:
-    feedback = mapping(body.get("promptFeedback"))
-    detail = words(feedback.get("blockReasonMessage")) or _blocked_ratings(feedback) or block_reason
-    return Reply(Outcome.BLOCKED_INPUT, detail=one_line(detail, MAX_VENDOR_CHARACTERS), finish_reason=block_reason, **_about(body, raw))
 
 
 def _blocked_ratings(holder: Mapping[str, Any]) -> str:

@@ -192,7 +192,9 @@ async def build(
     stopped_by = None
     outcomes: list[Outcome] = []
     async with open_router(run, simulator=simulator) as router:
-        _check_keys(router, settings)
+        for given in {settings.generator, settings.reader or settings.generator, settings.judge or settings.generator}:
+            # A key that is missing shows before anything is written.
+            router.profile(given.partition(":")[0]).api_key()
         with playing(settings.out / WORK_FOLDER, settings.out.name) as note:
             async with open_store(settings.out / WORK_FOLDER / STORE_FILE) as store:
                 note(store.id)
@@ -257,11 +259,6 @@ def _refuse_another(out: Path, asked: Mapping[str, Any]) -> None:
             raise UsageError(f"{out} holds a build with other {', '.join(differing)}; give another --out or restore them")
     elif out.exists() and (not out.is_dir() or any(one.name != WORK_FOLDER for one in out.iterdir())):
         raise UsageError(f"{out} is not empty; give a folder that is not there yet")
-
-
-def _check_keys(router: Router, settings: BuildSettings) -> None:
-    for given in {settings.generator, settings.reader or settings.generator, settings.judge or settings.generator}:
-        router.profile(given.partition(":")[0]).api_key()
 
 
 class Wanted(NamedTuple):

@@ -86,7 +86,7 @@ def render_page(
     drawing = _charts_module() if charts else None
     payload, labels = pack(runs, images=images, data_folder=data_folder), run_labels(runs)
     sections = [
-        *(() if study is None else study_sections(study, runs, drawing)),
+        *(() if study is None else study_sections(study, [run.name for run in runs], drawing)),
         *(run_sections(runs, drawing, corrections, ranked=study is None) if runs else ()),
     ]
     data = {

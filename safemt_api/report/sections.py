@@ -280,9 +280,9 @@ def _effort(runs: Sequence[RunData], drawing: ModuleType | None) -> Iterator[Sec
         yield Section("pace", "Pace", "Pace", [Block(figures=pace)], note)
 
 
-def study_sections(record: StudyRecord, runs: Sequence[RunData], drawing: ModuleType | None) -> Iterator[Section]:
-    """Ranks and effects; nothing where there are none."""
-    naming = naming_of(record, {run.name: place for place, run in enumerate(runs)})
+def study_sections(record: StudyRecord, arms: Sequence[str], drawing: ModuleType | None) -> Iterator[Section]:
+    """Ranks and effects of the arms with these names; nothing where there are none."""
+    naming = naming_of(record, {name: place for place, name in enumerate(arms)})
     claimed, word = claimed_effects(record), turn_word_of(record)
     boards = [Block(tables=[rank_table(board, naming)]) for board in record.leaderboard if board.rows]
     if boards:
@@ -291,12 +291,12 @@ def study_sections(record: StudyRecord, runs: Sequence[RunData], drawing: Module
         return
     harmless = harmless_table(record.effects, naming)
     drawn = [_effect_chart(number, effect, naming.places, word, drawing) for number, effect in enumerate(claimed[:MOST_CHARTS]) if drawing]
-    more = [("", f"Charts of the first {MOST_CHARTS} effects; the tables hold all.")] if len(claimed) > MOST_CHARTS else []
+    more = [("", f"Charts of the first {MOST_CHARTS} effects; the tables hold all.")] if drawn and len(claimed) > MOST_CHARTS else []
     blocks = [
         *([Block(tables=[moderators_table(record, naming)])] if naming.moderators else []),
         Block(tables=[effect_table(claimed, naming)]),
         Block(tables=[index_table(claimed, naming), burden_table(claimed, naming)]),
-        Block(figures=[figure for figure in drawn if figure is not None], notes=more),
+        *([Block(figures=[figure for figure in drawn if figure is not None], notes=more)] if drawn else []),
         Block(folded=[turn_table(claimed, naming, word=word)], fold=f"Every effect, {word} by {word}"),
         *([] if harmless is None else [Block(tables=[harmless])]),
     ]

@@ -5,7 +5,7 @@ functions from what is there where they did not. Tables are the report's own.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,20 +15,8 @@ from safemt_api.errors import StoreError
 from safemt_api.metrics.asr import tallied
 from safemt_api.metrics.frames import checked, score_frame
 from safemt_api.report import web
-from safemt_api.report.sections import EFFECT_NOTE, OUTCOME_NOTE, RANK_NOTE, SCORE_NOTE, Block, Section
-from safemt_api.report.study_tables import (
-    burden_table,
-    claimed_effects,
-    effect_table,
-    harmless_table,
-    index_table,
-    moderators_table,
-    naming_of,
-    rank_table,
-    study_sentences,
-    turn_table,
-    turn_word_of,
-)
+from safemt_api.report.sections import OUTCOME_NOTE, SCORE_NOTE, Block, Section, study_sections
+from safemt_api.report.study_tables import study_sentences
 from safemt_api.report.table import series_of
 from safemt_api.report.tables import asr_table, cost_table, outcome_table
 from safemt_api.runs.folder import STUDY_FILE, SUMMARY_FILE, current_files, read_manifest
@@ -79,7 +67,8 @@ def figures(library: Library, shelf: Shelf, *, study: str | None) -> dict[str, A
     state = (None if folder is None else stamp(folder / STUDY_FILE), [scores_now(entry).state for entry in shelf.entries.values()])
     if shelf.told is None or shelf.told[0] != state:
         record = None if folder is None else _record(folder)
-        tables = web.fragment([*_study_sections(record, list(names.values())), *_run_sections(shelf, names)])
+        of_study = () if record is None else study_sections(record, list(names.values()), None)
+        tables = web.fragment([*of_study, *_run_sections(shelf, names)])
         shelf.told = (state, [] if record is None else list(study_sentences(record)), tables)
     _, sentences, tables = shelf.told
     return {
@@ -101,26 +90,6 @@ def _record(folder: Path) -> StudyRecord | None:
     except StoreError:
         return None
     return found if found is not None and (found.leaderboard or found.effects) else None
-
-
-def _study_sections(record: StudyRecord | None, arms: Sequence[str]) -> Iterator[Section]:
-    """Ranks and effects, as the report shows them."""
-    if record is None:
-        return
-    naming, word = naming_of(record, {name: place for place, name in enumerate(arms)}), turn_word_of(record)
-    boards = [Block(tables=[rank_table(board, naming)]) for board in record.leaderboard if board.rows]
-    if boards:
-        yield Section("ranks", "Ranks", "Ranks", boards, RANK_NOTE)
-    claimed = claimed_effects(record)
-    if claimed:
-        harmless = harmless_table(record.effects, naming)
-        blocks = [
-            *([Block(tables=[moderators_table(record, naming)])] if naming.moderators else []),
-            *(Block(tables=[made(claimed, naming)]) for made in (effect_table, index_table, burden_table)),
-            Block(folded=[turn_table(claimed, naming, word=word)], fold=f"Every effect, {word} by {word}"),
-            *([] if harmless is None else [Block(tables=[harmless])]),
-        ]
-        yield Section("effects", "Effects", "Effects", blocks, EFFECT_NOTE)
 
 
 def _run_sections(shelf: Shelf, names: Mapping[str, str]) -> Iterator[Section]:

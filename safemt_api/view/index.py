@@ -300,21 +300,16 @@ class RunIndex:
                 changed = self._waiting.look()
             except OSError:
                 self._waiting = None
-        changed |= self._look_at_files()
+        stamps = _Written.stamps_of(self.folder)
+        if stamps != self._tried:
+            try:
+                self._written, self.problem = _Written(self.folder) if all(stamps) else None, None
+            except (StoreError, OSError, pl.exceptions.PolarsError) as error:
+                self._written, self.problem = None, str(error)
+            self._tried, changed = stamps, True
         changed |= before is not self._source
         self.version += changed
         return changed
-
-    def _look_at_files(self) -> bool:
-        stamps = _Written.stamps_of(self.folder)
-        if stamps == self._tried:
-            return False
-        try:
-            self._written, self.problem = _Written(self.folder) if all(stamps) else None, None
-        except (StoreError, OSError, pl.exceptions.PolarsError) as error:
-            self._written, self.problem = None, str(error)
-        self._tried = stamps
-        return True
 
     def read(self, line: Row) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """The rows of one dialogue, given its line: of its turns, and of its verdicts; empty where they have just gone."""

@@ -126,17 +126,18 @@ class Shelf:
         if filters in self._lists:
             self._lists.move_to_end(filters)
             return self._lists[filters]
-        self._lists[filters] = found = self._sorted(filters) if filters.sort else self._in_reading_order(filters)
+        if filters.sort:
+            found = self._sorted(filters)
+        elif filters.together:
+            of_lines = self._fitting(filters)["group"].unique().implode()
+            there = self._groups.filter(pl.col("group").is_in(of_lines))
+            found = (there.filter("differ") if filters.differ else there)["place"]
+        else:
+            found = self._fitting(filters)["line"]
+        self._lists[filters] = found
         while len(self._lists) > MOST_LISTS:
             self._lists.popitem(last=False)
         return found
-
-    def _in_reading_order(self, filters: Filters) -> pl.Series:
-        fitting = self._fitting(filters)
-        if not filters.together:
-            return fitting["line"]
-        there = self._groups.filter(pl.col("group").is_in(fitting["group"].unique().implode()))
-        return (there.filter("differ") if filters.differ else there)["place"]
 
     def _sorted(self, filters: Filters) -> pl.Series:
         """What is alike in what is sorted by stays in the order of reading, and what is unknown stands last."""
