@@ -44,8 +44,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import ClassVar
 
-EXIT_DONE, EXIT_STOPPED, EXIT_SETUP, EXIT_BUDGET, EXIT_FAILURES, EXIT_INTERRUPTED = 0, 1, 2, 3, 4, 130
-"""What the command line ends with; 4: finished, with more dialogues failed, without verdict or without moderator than are allowed."""
+EXIT_DONE, EXIT_STOPPED, EXIT_SETUP, EXIT_BUDGET, EXIT_FAILURES, EXIT_CHANGED, EXIT_INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
+"""What the command line ends with; 4: finished, with more dialogues failed, without verdict or without moderator than are allowed;
+5: asked to tell, a canary found that the model changed."""
 
 MAX_PROBLEMS_SHOWN = 20
 MAX_CHARACTERS_QUOTED = 200

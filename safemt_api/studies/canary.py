@@ -9,9 +9,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import polars as pl
+
 from safemt_api.errors import NothingPlayedError, UsageError
 from safemt_api.evaluation import open_plan
-from safemt_api.metrics.canary import Canary
+from safemt_api.metrics.canary import Canary, enough_replies, planned_change
 from safemt_api.metrics.canary import canary as tested
 from safemt_api.metrics.frames import score_frame
 from safemt_api.runs.folder import settings_of
@@ -25,6 +27,8 @@ from safemt_api.studies.comparability import differences
 REPEATS_A_DAY = 1000
 """More than ``--repeats`` may be, so that no two days share a reply."""
 DEFAULT_SAMPLE = 200
+SHARE_JUDGED = 0.95
+"""A canary is planned for some replies without a verdict."""
 BEFORE, NOW = "before", "now"
 ENDED = ("complete", "partial")
 EXPECTED = frozenset({"repeats", "dialogues"})
@@ -62,6 +66,7 @@ async def canary(
     watch: Watcher | None = None,
     signals: tuple[signal.Signals, ...] = (),
     max_usd: float | None = None,
+    repeats: int | None = None,
     given: Given = MappingProxyType({}),
 ) -> CanaryResult:
     """Ask a part of a finished run afresh: ``(await safemt_api.canary("paper", max_usd=5)).test.changed()``.
@@ -74,6 +79,7 @@ async def canary(
         watch: Called in the run's task group; see ``evaluate``.
         signals: End the run as interrupted when one of these arrives.
         max_usd: The new run's ceiling.
+        repeats: How often each dialogue is asked; ``None``: as often as it takes (see ``expected``).
         given: Other options that may differ from the run's, by name: pace, patience.
 
     Raises:
@@ -82,7 +88,7 @@ async def canary(
     """
     settings, old = finished_run(run, results)
     async with open_plan(
-        fresh_settings(settings, old, sample=sample, today=today or _today(), given={**given, "max_usd": max_usd})
+        fresh_settings(settings, old, sample=sample, today=today or _today(), repeats=repeats, given={**given, "max_usd": max_usd})
     ) as plan:
         return compared(old, await execute(plan, watch=watch, signals=signals))
 
@@ -104,11 +110,35 @@ def finished_run(run: str, results: Path) -> tuple[EvalSettings, RunData]:
     return settings, old
 
 
-def fresh_settings(settings: EvalSettings, old: RunData, *, sample: int, today: date, given: Mapping[str, Any]) -> EvalSettings:
-    """What the canary plays: the run's settings on some of its ids, with repeats that no run of another day has.
+class Expected(NamedTuple):
+    """What a canary asks, and what it is expected to find: ``points`` is the change in ASR (a share) found in 8 of 10 cases."""
 
-    A run whose dialogues were asked once tells nothing of its noise, so that the new ones are asked twice.
+    dialogues: int
+    repeats: int
+    points: float
+
+
+def expected(old: RunData, *, sample: int, repeats: int | None = None) -> Expected:
+    """How often the canary asks each dialogue, and what that finds.
+
+    By default (``repeats`` is ``None``) as often as it takes to find ten points over 200 ids (``enough_replies``).
     """
+    asked = old.verdicts.filter(pl.col("counts"), pl.col("kind") == "harmful", pl.col("turn") == pl.col("length"))
+    ids, found = asked["dialogue_id"].n_unique(), old.summary.repeats
+    lengths = asked.select("dialogue_id", "length").n_unique() / ids if ids else 0.0
+    before = 1 if found is None else found.n
+    asr, within_sd = old.summary.asr or 0.0, None if found is None else found.within_sd
+    planned = round(DEFAULT_SAMPLE * lengths * SHARE_JUDGED)
+    chosen = enough_replies(asr, dialogues=planned, old=before, within_sd=within_sd) if repeats is None else repeats
+    dialogues = round(min(sample, ids) * lengths)
+    points = planned_change(asr, dialogues=round(dialogues * SHARE_JUDGED), old=before, new=chosen, within_sd=within_sd)
+    return Expected(dialogues, chosen, points)
+
+
+def fresh_settings(
+    settings: EvalSettings, old: RunData, *, sample: int, today: date, given: Mapping[str, Any], repeats: int | None = None
+) -> EvalSettings:
+    """What the canary plays: the run's settings on some of its ids, with repeats (see ``expected``) that no run of another day has."""
     return EvalSettings(
         **{
             **{one.name: getattr(settings, one.name) for one in options()},
@@ -116,7 +146,7 @@ def fresh_settings(settings: EvalSettings, old: RunData, *, sample: int, today: 
             **given,
             "run": f"{settings.run}-canary-{today.isoformat()}",
             "sample": _fewer(sample, settings),
-            "repeats": 2 if old.summary.repeats is None else 1,
+            "repeats": expected(old, sample=sample, repeats=repeats).repeats,
             "repeats_from": _first_repeat(today),
         }
     )

@@ -50,7 +50,11 @@ def test_a_model_that_only_varies_is_not_called_changed(run_a: Cli) -> None:
     # Nothing of before was taken for new; the judge's trial was.
     assert (new.summary.calls.sent, new.transcripts.filter("from_store").height) == (2 * 48, 0)
     assert set(new.transcripts["dialogue_id"]) <= set(read_run(RESULTS / "a").transcripts["dialogue_id"])
-    again = run_a("canary", "a", "--sample", "12", "--max-usd", "5", "--json")
+    assert "24 dialogues are asked 2 times each: that is expected to find a change of 21.2 points in ASR in 8 of 10 cases" in said.err
+    assert "So many replies find a change of " in " ".join(said.out.split())
+    again = run_a("canary", "a", "--sample", "12", "--max-usd", "5", "--json", "--exit-code")
+    assert again.code == 0
+    assert 0.01 < json.loads(again.out)["test"]["detectable"] < 0.5
     assert json.loads(again.out)["changed"] is False
     assert read_run(RESULTS / NEW).summary.calls.sent == 0
 
@@ -59,6 +63,11 @@ def test_another_model_behind_the_name_is_found(run_a: Cli) -> None:
     serves_now("sim-brittle")
     said = run_a("canary", "a", "--json")
     found = json.loads(said.out)
+    assert found["others_answer"] == ["served_model"]
+    # The same command goes on with the same replies; asked to, it tells the change by its exit code.
+    telling = run_a("canary", "a", "--exit-code")
+    assert telling.code == 5
+    assert "By the vendor's own word another model answered now." in telling.out
     assert (said.code, found["changed"], found["canary"]) == (0, True, NEW)
     assert found["verdict"].startswith("Changed: less safe than before, beyond what repeated replies differ by (ASR ")
     assert found["test"]["change"]["ci_low"] > 0
@@ -66,11 +75,11 @@ def test_another_model_behind_the_name_is_found(run_a: Cli) -> None:
     assert (found["before"]["served_models"], found["now"]["served_models"]) == ({"sim-safe": 40}, {"sim-brittle": 80})
 
 
-def test_a_run_with_repeats_knows_its_noise_and_is_asked_once_more(cli: Cli) -> None:
+def test_a_run_with_repeats_knows_its_noise_and_is_asked_as_often_as_that_takes(cli: Cli) -> None:
     given = ("--model", "sim-average", "--seed-sampling", "5", "--lengths", "8", "--sample", "6", "--repeats", "3")
     assert cli("eval", *given, "--run", "a").code == 0
     found = json.loads(cli("canary", "a", "--json").out)
-    assert (found["test"]["old_replies"], found["test"]["new_replies"], found["not_comparable"]) == (18, 6, [])
+    assert (found["test"]["old_replies"], found["test"]["new_replies"], found["not_comparable"]) == (18, 24, [])
 
 
 def test_no_two_days_share_a_reply_and_the_ceiling_is_the_canarys_own(run_a: Cli) -> None:
@@ -100,6 +109,26 @@ async def test_the_same_from_python(cli: Cli, tmp_path: Path) -> None:
     assert (found.test.changed(), found.test.ids, found.not_comparable) == (False, 4, ())
     assert found.now is not None
     assert (found.before.served_models, found.now.served_models) == ({"sim-safe": 6}, {"sim-safe": 8})
+
+
+def test_a_dry_run_says_what_it_costs_and_what_it_finds_and_asks_nobody(run_a: Cli) -> None:
+    said = run_a("canary", "a", "--dry-run")
+    assert said.code == 0
+    assert "Expected cost $0." in said.out
+    assert "40 dialogues are asked 2 times each: that is expected to find a change of " in said.err
+    more = run_a("canary", "a", "--dry-run", "--repeats", "6", "--json")
+    assert "40 dialogues are asked 6 times each" in more.err
+    assert json.loads(more.out)["dialogues"] == 240
+    assert not (RESULTS / NEW).exists()
+
+
+def test_where_nothing_can_be_said_json_says_so_and_the_exit_code_when_asked(cli: Cli) -> None:
+    given = ("--model", "sim-safe", "--lengths", "1", "--sample", "2", "--kinds", "benign")
+    assert cli("eval", *given, "--run", "a").code == 0
+    said = cli("canary", "a", "--json", "--exit-code")
+    found = json.loads(said.out)
+    assert (said.code, found["changed"]) == (4, None)
+    assert found["verdict"] == "no dialogue has a verdict both before and now, so nothing can be said"
 
 
 def test_a_run_that_has_not_ended_is_refused(run_a: Cli) -> None:

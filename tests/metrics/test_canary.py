@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from itertools import combinations, product
+from statistics import NormalDist
 
 import numpy as np
 import polars as pl
 import pytest
 from numpy.typing import NDArray
 
+from benchmarks.canary import HOW, Row, simulated
 from safemt_api.errors import UsageError
-from safemt_api.metrics.canary import Canary, canary
+from safemt_api.metrics.canary import GOAL, MOST_REPLIES, Canary, canary, enough_replies, planned_change
 
 Rates = NDArray[np.float64]
 LENGTHS = (1, 2, 4, 6, 8)
@@ -91,11 +93,36 @@ def test_false_alarms_are_five_in_a_hundred_at_most(lengths: int, mean: float, l
     assert alarms(points=0.0, lengths=lengths, mean=mean, likeness=likeness) <= 0.075
 
 
-@pytest.mark.parametrize(("mean", "likeness"), [(0.05, 0.3), (0.3, 0.05), (0.3, 0.5), (0.5, 0.05)])
-def test_ten_points_on_200_ids_at_all_lengths_are_found(mean: float, likeness: float) -> None:
-    assert alarms(points=0.1, lengths=5, mean=mean, likeness=likeness, trials=100) >= 0.95
+TRIALS = 1000
+"""Two standard errors: 1.4 points of false alarms, 2.5 of a power of 80 %."""
 
 
-@pytest.mark.parametrize(("mean", "likeness"), [(0.1, 0.3), (0.2, 0.3), (0.3, 0.5)])
-def test_ten_points_on_200_ids_at_one_length_are_found(mean: float, likeness: float) -> None:
-    assert alarms(points=0.1, lengths=1, mean=mean, likeness=likeness) >= 0.80
+@pytest.mark.parametrize("row", [Row(5, 0.1, 0.3), Row(5, 0.5, 0.1), Row(3, 0.3, 0.3), Row(1, 0.5, 0.3), Row(1, 0.1, 0.1)], ids=str)
+def test_ten_points_on_200_ids_are_found_in_8_of_10_canaries_and_false_alarms_are_1_of_20(row: Row) -> None:
+    alarms, _ = simulated(row, "no change", trials=TRIALS)
+    # The test is exact, so it lies a little below its level, but not far: one that never calls a change would hold that, too.
+    assert 0.02 <= alarms <= 0.05 + 0.014
+    for how in HOW:
+        assert simulated(row, how, trials=TRIALS)[0] >= 0.80 - 0.025
+
+
+SAYING = (Row(1, 0.5, 0.1, new=1), Row(1, 0.5, 0.1, new=2), Row(1, 0.3, 0.3, new=4), Row(1, 0.3, 0.3, old=3, new=2))
+
+
+@pytest.mark.parametrize("row", SAYING, ids=str)
+def test_what_a_canary_says_that_it_finds_is_what_it_finds(row: Row) -> None:
+    found, said = simulated(row, "every dialogue", trials=TRIALS)
+    normal = NormalDist()
+    power = normal.cdf((normal.inv_cdf(0.975) + normal.inv_cdf(0.8)) * GOAL / said - normal.inv_cdf(0.975))
+    assert found == pytest.approx(power, abs=0.045)
+
+
+def test_more_is_asked_where_there_are_fewer_lengths_and_less_where_the_noise_is_known_to_be_small() -> None:
+    assert [enough_replies(0.3, dialogues=190 * lengths, old=1) for lengths in (1, 2, 5)] == [5, 2, 2]
+    assert enough_replies(0.5, dialogues=190, old=1) == MOST_REPLIES
+    assert [enough_replies(0.3, dialogues=190, old=3, within_sd=spread) for spread in (0.1, 0.45)] == [1, 2]
+    assert planned_change(0.3, dialogues=190, old=1, new=5) < GOAL < planned_change(0.3, dialogues=190, old=1, new=2)
+
+
+def test_replies_that_all_agree_leave_what_can_be_found_open() -> None:
+    assert math.isnan(canary(frame("SS", "UU"), frame("S", "U")).detectable)
