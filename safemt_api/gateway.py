@@ -333,9 +333,14 @@ class Gateway:
     async def watch_stall(self, stall_seconds: float) -> None:
         """End the run when none has succeeded for ``stall_seconds`` although calls are being retried, or are held back by the pace.
 
+        Where calls may be asked in the flex tier, what they may take there comes on top.
+
         Raises:
             StalledError: That happened.
         """
+        if {"flex", "batch"} & {*self._tiers}:
+            # An answer of the flex tier may take a quarter of an hour, and falling back from it the patience and one wait more.
+            stall_seconds += max(FLEX_SECONDS, self._flex_patience_seconds + 1.5 * self._policy.longest_wait_seconds)
         self._last_success = anyio.current_time()
         while True:
             await anyio.sleep(min(stall_seconds / 10.0, 5.0))

@@ -699,8 +699,11 @@ async def test_a_call_that_has_lacked_room_for_too_long_is_asked_at_the_usual_pr
             return received
 
     vendor = Full([GOOD])
-    async with house(vendor, max_usd=1.0, tiers=("flex", "standard")) as built:
+    async with house(vendor, max_usd=1.0, tiers=("flex", "standard")) as built, anyio.create_task_group() as group:
+        # Nothing succeeds for as long as that, and no stall is it.
+        group.start_soon(built.gateway.watch_stall, 600.0)
         answer = await built.gateway.ask(call())
+        group.cancel_scope.cancel()
     assert answer.cost_usd == pytest.approx(COST)
     *flex, last = (one.service_tier for one in vendor.calls)
     assert (set(flex), last) == ({"flex"}, "standard")
