@@ -2,9 +2,9 @@
 
 A step is a moment at which a crash leaves the ledger, the vendor and the disk in another state: before, within and after each commit about
 a batch, before and after each request for one, at each row that is written or read. First the run is played undisturbed and notes its
-steps; then, one after another, it is started, killed with SIGKILL just there, started again with the same command, killed once more at a
-step drawn at random, and left to finish; so in each wire format and in ``SCENARIOS``, until there were kills enough at every point. Each
-life is a process of its own (forked from one that has loaded the libraries), the simulator too. It must hold that
+steps, in each wire format and in each of ``SCENARIOS``; then it is started, killed with SIGKILL at a step of the point that was hit least,
+started again with the same command, killed twice more at steps drawn at random, and left to finish; until there were kills enough, at
+every point. Each life is a process of its own (forked from one that has loaded the libraries), the simulator too. It must hold that
 
 - no batch is orphaned: each that the vendor has is in the ledger, and is over;
 - none is bought twice: the vendor answered each call once;
@@ -25,13 +25,12 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
-from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -52,8 +51,8 @@ from safemt_api.store.turns import STORE_FILE, TurnStore
 Tier = Literal["standard", "batch"]
 
 LIFE_SECONDS = 120
-KILLS_A_POINT = 3
-MOST_ROUNDS = 10
+KILLS_A_POINT, LATER_KILLS = 2, 2
+MOST_RUNS = 500
 QUICK = BatchPace(quiet_seconds=0.1, first_poll_seconds=0.05, longest_poll_seconds=0.2, full_queue_seconds=0.1)
 VISIBLE_SECONDS = 0.3
 """After so long a batch that the simulator does not list was never created: its list is never late."""
@@ -300,12 +299,12 @@ class Outcome(NamedTuple):
 
 
 async def tortured(provider: str, *, kills: int, seed: int = 0, once: bool = False) -> Outcome:
-    """Torture one wire format: the first time that each scenario is at each point, then the second time, and so on.
+    """Torture one wire format, each time at a step of the point that was hit least.
 
     Args:
         provider: Of ``FORMATS``.
         kills: At least so many, and ``KILLS_A_POINT`` at each point.
-        seed: Decides where the second kill of a run falls.
+        seed: Decides where the later kills of a run fall.
         once: Only until every point was hit, with one kill a run.
     """
     draws, runs, broken, killed = random.Random(seed), 0, list[Tortured](), Counter[str]()
@@ -317,21 +316,23 @@ async def tortured(provider: str, *, kills: int, seed: int = 0, once: bool = Fal
             address = await stack.enter_async_context(simulator_process(settings))
             rack = Rack(provider, address.base_url(FORMATS[provider]), Path(tempfile.mkdtemp(dir=folder)), scenario)
             racks[name] = rack, await anyio.to_thread.run_sync(rack.steps)
-        plan = sorted(((step, name) for name, (_, steps) in racks.items() for step in steps), key=lambda one: one[0].nth)
-        points = {step.point for step, _ in plan}
-        for step, name in chain.from_iterable(repeat(plan, MOST_ROUNDS)):
-            if killed.keys() >= points and (once or (killed.total() >= kills and min(killed.values()) >= KILLS_A_POINT)):
-                break
-            if once and killed[step.point or ""]:
-                continue
+        plan = deque((name, step) for name, (_, steps) in racks.items() for step in steps)
+        points = {step.point or "" for _, step in plan}
+        while runs < MOST_RUNS and (killed.total() < kills or min(killed[point] for point in points) < (1 if once else KILLS_A_POINT)):
+            name, step = min(plan, key=lambda one: killed[one[1].point or ""])
+            # The next time this point's turn comes, another scenario or a later moment is first.
+            plan.remove((name, step))
+            plan.append((name, step))
             rack, steps = racks[name]
-            lasts = (step,) if once else (step, Step(None, draws.randint(1, len(steps))))
-            one = await anyio.to_thread.run_sync(rack.torture, f"run {runs}", *lasts)
+            later = () if once else (Step(None, draws.randint(1, len(steps))) for _ in range(LATER_KILLS))
+            one = await anyio.to_thread.run_sync(rack.torture, f"run {runs}", step, *later)
             killed.update(one.kills)
             runs += 1
             if not one.held:
                 broken.append(one)
                 print(f"  NOT HELD ({provider}, {name}): {one}", flush=True)
+            elif runs % 10 == 0:
+                print(f"  {provider}: {killed.total()} kills in {runs} runs", flush=True)
     return Outcome(runs, tuple(broken), killed)
 
 
