@@ -173,7 +173,7 @@ def test_pictures_are_embedded_small_and_can_be_left_out(make_run: MakeRun) -> N
     run = read_run(make_run(pictures=True))
     images = _unpacked(render_page([run], charts=False))["images"]
     assert len(images) == run.transcripts["image_path"].n_unique()
-    assert all(image.startswith("data:image/webp;base64,") for image in images)
+    assert all(image.startswith("data:image/jpeg;base64,") for image in images)
     assert set(_unpacked(render_page([run], charts=False, images=False))["images"]) == {None}
 
 
