@@ -1,4 +1,4 @@
-"""Data sets for the benchmarks: pictures of about 150 KB, dialogues of one length, in the official layout."""
+"""Data sets for the benchmarks: pictures of about 150 KB or tiny ones, dialogues of one length, in the official layout."""
 
 from __future__ import annotations
 
@@ -14,22 +14,26 @@ WORDS = ("garden", "letter", "harbour", "lamp", "river", "market", "window", "tr
 SCENARIOS = ("Bias", "Fraud", "Legal Opinion", "Malware")
 
 
+TINY_BYTES = 4000
+
+
 def picture(seed: int, wanted_bytes: int = PICTURE_BYTES) -> bytes:
     """A JPEG of noise of about the wanted size; other bytes for each seed."""
-    noise = random.Random(seed).randbytes(270 * 270 * 3)
+    side = 270 if wanted_bytes >= PICTURE_BYTES else 32
+    noise = random.Random(seed).randbytes(side * side * 3)
     stream = io.BytesIO()
-    Image.frombytes("RGB", (270, 270), noise).save(stream, "JPEG", quality=94, subsampling=0)
+    Image.frombytes("RGB", (side, side), noise).save(stream, "JPEG", quality=94, subsampling=0)
     data = stream.getvalue()
     # Bytes after the end marker are ignored by decoders: they bring the file to the exact size.
     return data + bytes(max(0, wanted_bytes - len(data) - 2)) + b"\xff\xd9"
 
 
-def write_data(folder: Path, *, ids: int, length: int, pictures: int | None = None) -> Path:
+def write_data(folder: Path, *, ids: int, length: int, pictures: int | None = None, picture_bytes: int = PICTURE_BYTES) -> Path:
     """An official folder with ``ids`` dialogues of one length; ``pictures`` different pictures are shared out over them."""
     images = folder / "images" / "bench"
     images.mkdir(parents=True, exist_ok=True)
     for number in range(pictures or ids):
-        (images / f"bench_{number}.jpg").write_bytes(picture(number))
+        (images / f"bench_{number}.jpg").write_bytes(picture(number, picture_bytes))
     elements = [_element(number, length, number % (pictures or ids)) for number in range(ids)]
     (folder / f"{length}_turn.json").write_text(json.dumps(elements))
     return folder
