@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,7 +12,7 @@ from functools import partial
 from hashlib import sha256
 from math import ceil, sqrt
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 from weakref import WeakValueDictionary
 
 from safemt_api.dataset.elements import shown
@@ -35,6 +37,10 @@ KEPT_BYTES = 1_000_000
 """A larger file is read again when it is sent, rather than held from the first look at it on."""
 
 HASHED_AT_ONCE_BYTES = 1 << 20
+
+MOST_LOOKED_AT = 5000
+SETTLED_NS = 2_000_000_000
+"""Clocks of file systems are coarse (FAT counts in two seconds): a file that was written a moment ago is looked through each time."""
 
 ENCODABLE = ("image/png", "image/jpeg", "image/webp")
 ORIENTATION_TAG = 0x0112
@@ -202,11 +208,45 @@ def open_source(folder: Path, image_path: str, *, blank: bool = False, held: boo
         DialogueError: It is missing, outside the folder or unreadable now.
     """
     with _told(image_path, "read"), open_image(folder, image_path) as stream:
-        inspection = inspect_stream(stream)
+        before = _state(stream)
+        look = _LOOKED_AT.get(before) or _look(stream)
         stream.seek(0)
-        kept = stream.read() if held and inspection.size_bytes <= KEPT_BYTES else None
-        sha256_hex = _sha256_hex(stream if kept is None else io.BytesIO(kept))
-    return (BlankImage if blank else SourceImage)(_File(folder, image_path, sha256_hex, inspection, kept))
+        kept = stream.read() if held and look.inspection.size_bytes <= KEPT_BYTES else None
+        if before != _state(stream):  # somebody is writing it
+            before, look = None, _look(stream if kept is None else io.BytesIO(kept))
+        if before is not None and before not in _LOOKED_AT:
+            while len(_LOOKED_AT) >= MOST_LOOKED_AT:
+                del _LOOKED_AT[next(iter(_LOOKED_AT))]
+            _LOOKED_AT[before] = look
+    return (BlankImage if blank else SourceImage)(_File(folder, image_path, look.sha256_hex, look.inspection, kept))
+
+
+class _Look(NamedTuple):
+    """What was found in a picture file."""
+
+    inspection: Inspection
+    sha256_hex: str
+
+
+_LOOKED_AT: dict[tuple[int, ...] | None, _Look] = {}
+"""By the file's state: the dialogues that share a picture have its bytes looked through once."""
+
+
+def _look(stream: IO[bytes]) -> _Look:
+    stream.seek(0)
+    inspection = inspect_stream(stream)
+    stream.seek(0)
+    return _Look(inspection, _sha256_hex(stream))
+
+
+def _state(stream: IO[bytes]) -> tuple[int, ...] | None:
+    """What changes whenever the file is written; ``None`` where that is unknown, or so recent that the next change could look the same."""
+    if isinstance(stream, io.BytesIO):
+        return None
+    status = os.fstat(stream.fileno())
+    if time.time_ns() - max(status.st_ctime_ns, status.st_mtime_ns) < SETTLED_NS:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _sha256_hex(stream: IO[bytes]) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from threading import Event
 from weakref import WeakValueDictionary
 
@@ -38,12 +38,14 @@ class Room:
     @asynccontextmanager
     async def taken(self, amount: int) -> AsyncIterator[None]:
         """Wait for that much, hold it, give it back."""
+        if amount <= 0:
+            yield
+            return
         amount = min(amount, self._total)
-        if amount > 0:
-            async with self._turnstile:
-                while self._free < amount:
-                    await self._changed.wait()
-                self._free -= amount
+        async with self._turnstile:
+            while self._free < amount:
+                await self._changed.wait()
+            self._free -= amount
         try:
             yield
         finally:
@@ -69,13 +71,17 @@ class PictureMemory:
             DialogueError: One cannot be made ready.
         """
         images = [image for message in call.messages for image in message.images]
+        if not images:
+            yield
+            return
         # A file that goes out as it is has a size known beforehand, so that it need not even be read before there is room.
         known = all(image.is_ready or image.file_bytes for image in images)
         async with self._sending.taken(_weight(images) if known else 0):
             for image in images:
                 await self._make(image)
-            async with self._sending.taken(0 if known else _weight(images)), self._used(images):
-                yield
+            async with self._sending.taken(0 if known else _weight(images)):
+                with self._used(images):
+                    yield
 
     async def _make(self, image: Image) -> None:
         if image.is_ready:
@@ -90,8 +96,8 @@ class PictureMemory:
             finally:
                 gone.set()
 
-    @asynccontextmanager
-    async def _used(self, images: list[Image]) -> AsyncIterator[None]:
+    @contextmanager
+    def _used(self, images: list[Image]) -> Iterator[None]:
         self._users.update(image.digest for image in images)
         try:
             yield

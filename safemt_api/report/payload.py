@@ -86,9 +86,7 @@ class _Thumbnails:
         return f"data:image/jpeg;base64,{b64encode(data).decode('ascii')}"
 
 
-def thumbnail(
-    folder: Path, path: str, *, side_pixels: int = THUMBNAIL_SIDE_PIXELS, kind: Literal["WEBP", "JPEG"] = "WEBP"
-) -> bytes | None:
+def thumbnail(folder: Path, path: str, *, side_pixels: int = THUMBNAIL_SIDE_PIXELS, kind: Literal["WEBP", "JPEG"] = "WEBP") -> bytes | None:
     """The picture, at most ``side_pixels`` a side; ``None`` when the file is missing, no picture, too large, or outside ``folder``.
 
     As a JPEG it is quickly made, and a fifth smaller where that lets a large JPEG be halved once more while it is read.

@@ -235,6 +235,31 @@ def test_the_misnamed_picture_of_the_official_sample_goes_out_as_png(official_sa
     assert prepared.note is None
 
 
+def test_a_settled_file_is_looked_through_once_and_a_changed_one_again(
+    tmp_path: Path, picture: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[int] = []
+    real = images._look
+    monkeypatch.setattr(images, "_look", lambda stream: (looked.append(1), real(stream))[1])
+    monkeypatch.setattr(images, "SETTLED_NS", -1)
+    first, second = picture("PNG", size=(40, 30)), picture("PNG", size=(50, 30))
+    assert {open_source(put(tmp_path, first), "/a.jpg").digest for _ in range(3)} == {f"sha256:{sha256(first).hexdigest()}"}
+    assert len(looked) == 1
+    changed = open_source(put(tmp_path, second), "/a.jpg")
+    assert (changed.digest, changed.width_pixels, changed.data) == (f"sha256:{sha256(second).hexdigest()}", 50, second)
+
+
+def test_a_file_that_was_written_a_moment_ago_is_looked_through_each_time(
+    tmp_path: Path, picture: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[int] = []
+    real = images._look
+    monkeypatch.setattr(images, "_look", lambda stream: (looked.append(1), real(stream))[1])
+    put(tmp_path, picture("PNG", size=(40, 30)))
+    assert [open_source(tmp_path, "/a.jpg").width_pixels for _ in range(3)] == [40] * 3
+    assert len(looked) == 3
+
+
 def test_where_thousands_wait_a_small_file_is_not_held_but_read_again_and_let_go_of(tmp_path: Path, picture: Make) -> None:
     data = picture("PNG", size=(40, 30))
     folder = put(tmp_path, data)
