@@ -128,7 +128,8 @@ class Limiter:
         self._blocked_until = float("-inf")
         self._in_flight = self._arrived = self._rate_limited_count = 0
         self._queued: dict[int, int] = {}
-        self._turnstile = anyio.Lock()
+        # Taken without a pause where it is free: else whoever has it would hold up all others for a turn of the event loop, call by call.
+        self._turnstile = anyio.Lock(fast_acquire=True)
         self._changed = anyio.Event()
         self._started: float | None = None
         self._admitted: deque[float] = deque(maxlen=ADMITTED_KEPT)

@@ -32,7 +32,7 @@ class Room:
 
     def __init__(self, total: int) -> None:
         self._total = self._free = total
-        self._turnstile = anyio.Lock()
+        self._turnstile = anyio.Lock(fast_acquire=True)
         self._changed = anyio.Event()
 
     @asynccontextmanager
