@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import date
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import PIL.Image
 import pytest
@@ -235,12 +235,23 @@ def test_the_misnamed_picture_of_the_official_sample_goes_out_as_png(official_sa
     assert prepared.note is None
 
 
+def counted_looks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by one whenever a file is looked through."""
+    looked: list[int] = []
+    real = images._look
+
+    def look(stream: IO[bytes]) -> images._Look:
+        looked.append(1)
+        return real(stream)
+
+    monkeypatch.setattr(images, "_look", look)
+    return looked
+
+
 def test_a_settled_file_is_looked_through_once_and_a_changed_one_again(
     tmp_path: Path, picture: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looked: list[int] = []
-    real = images._look
-    monkeypatch.setattr(images, "_look", lambda stream: (looked.append(1), real(stream))[1])
+    looked = counted_looks(monkeypatch)
     monkeypatch.setattr(images, "SETTLED_NS", -1)
     first, second = picture("PNG", size=(40, 30)), picture("PNG", size=(50, 30))
     put(tmp_path, first)
@@ -253,9 +264,7 @@ def test_a_settled_file_is_looked_through_once_and_a_changed_one_again(
 def test_a_file_that_was_written_a_moment_ago_is_looked_through_each_time(
     tmp_path: Path, picture: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looked: list[int] = []
-    real = images._look
-    monkeypatch.setattr(images, "_look", lambda stream: (looked.append(1), real(stream))[1])
+    looked = counted_looks(monkeypatch)
     put(tmp_path, picture("PNG", size=(40, 30)))
     assert [open_source(tmp_path, "/a.jpg").width_pixels for _ in range(3)] == [40] * 3
     assert len(looked) == 3
