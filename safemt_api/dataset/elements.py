@@ -231,6 +231,9 @@ class _ElementReader:
         own = any(line.image_paths for line in lines)
         if self.element.get(key) is None and (own or key in self.element):
             return lines
+        if key not in self.element:
+            self.found.append(f'key "{key}" is missing; null says that there is no picture')
+            return lines
         path = self.picture(self.text(key), f'"{key}"') if isinstance(self.element.get(key), str) else self.text(key)
         return lines and (replace(lines[0], image_paths=(path, *lines[0].image_paths)), *lines[1:])
 
