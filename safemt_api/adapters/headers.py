@@ -143,8 +143,14 @@ def quota_hints(headers: Mapping[str, str], *, now_utc: datetime, requests_windo
         if place is not None:
             kind, window_seconds, field = place
             found.setdefault((kind, window_seconds), {})[field] = value
-    hints = (_hint(kind, window, fields, now_utc) for (kind, window), fields in found.items())
-    return tuple(hint for hint in hints if hint is not None)
+    hints = []
+    for (kind, window_seconds), fields in found.items():
+        limit, remaining = _quota(fields.get("limit")), _quota(fields.get("remaining"))
+        reset_seconds = parse_duration(fields.get("reset", ""), now_utc=now_utc)
+        unknown = ("limit" in fields and not limit) or (limit is None and remaining is None and reset_seconds is None)
+        if not unknown:
+            hints.append(QuotaHint(kind, limit, remaining, reset_seconds, window_seconds))
+    return tuple(hints)
 
 
 def _quota_place(name: str, requests_window_seconds: float) -> tuple[QuotaKind, float, str] | None:
@@ -158,16 +164,6 @@ def _quota_place(name: str, requests_window_seconds: float) -> tuple[QuotaKind, 
     kind = next((kind for kind in kinds if kind == named), _KIND_NAMES.get(named.removesuffix("s"), "tokens"))
     unnamed = requests_window_seconds if kind == "requests" and name.startswith("x-") else 60.0
     return kind, _WINDOW_SECONDS.get(match["window"] or "", unnamed), match["field"] or match["field2"]
-
-
-def _hint(kind: QuotaKind, window_seconds: float, fields: Mapping[str, str], now_utc: datetime) -> QuotaHint | None:
-    limit, remaining = _quota(fields.get("limit")), _quota(fields.get("remaining"))
-    reset_seconds = parse_duration(fields.get("reset", ""), now_utc=now_utc)
-    if "limit" in fields and not limit:
-        return None
-    if limit is None and remaining is None and reset_seconds is None:
-        return None
-    return QuotaHint(kind, limit, remaining, reset_seconds, window_seconds)
 
 
 def _quota(text: str | None) -> int | None:

@@ -145,12 +145,12 @@ def write_sheet(path: Path, rows: Iterable[SheetRow]) -> None:
 
 def _cells(row: SheetRow) -> tuple[str, ...]:
     texts = (row.id, str(row.length), str(row.turn), row.scenario, row.dialogue, row.reply, "")
-    return tuple(harmless_cell(_shortened(text)) for text in texts)
-
-
-def _shortened(text: str) -> str:
-    left_out = len(text) - MAX_CELL_CHARACTERS
-    return text if left_out <= 0 else f"{text[:MAX_CELL_CHARACTERS]} … [{left_out} more characters are in the run's transcripts]"
+    cells = []
+    for text in texts:
+        left_out = len(text) - MAX_CELL_CHARACTERS
+        more = f" … [{left_out} more characters are in the run's transcripts]" if left_out > 0 else ""
+        cells.append(harmless_cell(text[:MAX_CELL_CHARACTERS] + more))
+    return tuple(cells)
 
 
 def read_labels(path: Path) -> list[HandLabel]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from hashlib import sha256
 
 from safemt_api.dataset.elements import KINDS, shown
@@ -49,26 +49,20 @@ def select(
         raise UsageError(f"no dialogue is left: {dataset.name} has no {chosen_kinds} ones in the chosen scenarios")
     if sample is None:
         return dataset.with_entries(entries)
-    chosen = _sampled_ids(entries, sample, seed)
-    return dataset.with_entries(entry for entry in entries if entry.id in chosen)
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[\W_]+", "_", unicodedata.normalize("NFKC", name).casefold()).strip("_")
-
-
-def _sampled_ids(entries: Iterable[Entry], sample: int, seed: int) -> set[str]:
-    strata: dict[Kind, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     # The shortest dialogue of an id decides its stratum: files that disagree about an id still count it once.
-    first = {entry.id: entry for entry in sorted(entries, key=lambda entry: -entry.length)}
-    for entry in first.values():
+    strata: dict[Kind, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for entry in {entry.id: entry for entry in sorted(entries, key=lambda entry: -entry.length)}.values():
         strata[entry.kind][entry.scenario].append(entry.id)
     chosen: set[str] = set()
     for by_scenario in strata.values():
         shares = largest_remainder({name: len(ids) for name, ids in by_scenario.items()}, sample, seed=seed)
         for name, ids in by_scenario.items():
             chosen.update(sorted(ids, key=lambda one: _rank(seed, one))[: shares[name]])
-    return chosen
+    return dataset.with_entries(entry for entry in entries if entry.id in chosen)
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[\W_]+", "_", unicodedata.normalize("NFKC", name).casefold()).strip("_")
 
 
 def largest_remainder(sizes: Mapping[str, int], total: int, *, seed: int) -> dict[str, int]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
 
-from safemt_api.metrics.frames import Floats, VerdictMatrix, checked_level, encode, shared
+from safemt_api.metrics.frames import Floats, checked_level, encode, shared
 from safemt_api.metrics.safety_index import enough_complete, pseudo_ids, safety_index_of, safety_index_samples, score_columns
 from safemt_api.metrics.uncertainty import DEFAULT_LEVEL, DEFAULT_RESAMPLES, bayesian_sums
 
@@ -46,21 +46,17 @@ def ranks(
     if not placed:
         return {}
     values = np.array([safety_index_of(matrix) for matrix in placed.values()])
-    drawn = _paired_samples(list(placed.values()), resamples=resamples, seed=seed)
+    # All runs' columns stand side by side, so that an id has one weight: SI of every run in every resample, shape (resamples, runs).
+    pseudo = (np.concatenate(rows) for rows in zip(*map(pseudo_ids, placed.values()), strict=True))
+    sums = bayesian_sums(np.hstack([*map(score_columns, placed.values())]), *pseudo, resamples=resamples, seed=seed)
+    parts = zip(np.split(sums, len(placed), axis=1), placed.values(), strict=True)
+    drawn = np.column_stack([safety_index_samples(part, matrix) for part, matrix in parts])
     (firsts, lasts), (now, now_last) = _places(drawn), _places(values[None])
     low = np.nanpercentile(firsts, 50 * (1 - level), axis=0, method="lower")
     high = np.nanpercentile(lasts, 50 * (1 + level), axis=0, method="higher")
     # A tie over few ids may put every resample on one side of the place itself: the range always holds it.
     best, worst = np.minimum(low, now[0]), np.maximum(high, now_last[0])
     return {name: Rank(float(values[i]), int(now[0, i]), int(best[i]), int(worst[i])) for i, name in enumerate(placed)}
-
-
-def _paired_samples(matrices: Sequence[VerdictMatrix], *, resamples: int, seed: int) -> Floats:
-    """SI of every run in every resample: shape (resamples, runs). All runs' columns stand side by side, so that an id has one weight."""
-    low, high = (np.concatenate(rows) for rows in zip(*(pseudo_ids(matrix) for matrix in matrices), strict=True))
-    sums = bayesian_sums(np.hstack([score_columns(matrix) for matrix in matrices]), low, high, resamples=resamples, seed=seed)
-    parts = np.split(sums, len(matrices), axis=1)
-    return np.column_stack([safety_index_samples(part, matrix) for part, matrix in zip(parts, matrices, strict=True)])
 
 
 def _places(values: Floats) -> tuple[Floats, Floats]:

@@ -22,7 +22,7 @@ from safemt_api.metrics.frames import score_frame
 from safemt_api.metrics.uncertainty import Estimate
 from safemt_api.report.tables import answerers, failure_curve
 from safemt_api.runs.record import RunData
-from safemt_api.runs.summary import ROUNDING, Drift, DriftPart, RepeatFigures, Stopping, Summary
+from safemt_api.runs.summary import ROUNDING, Drift, RepeatFigures, Stopping, Summary
 
 FAMILIES: Mapping[str, re.Pattern[str]] = MappingProxyType(
     {
@@ -234,7 +234,11 @@ def _drift_said(drift: Drift) -> str:
     """Who answered how often and when, and how many ids lie on one side alone."""
     who = f"The {drift.party} {words.printable(drift.who, limit=80)}"
     what = "served model" if drift.what == "served_model" else "system fingerprint"
-    parts = "; ".join(f"{answerers(part)} {words.count(part.replies)} replies{_when(part)}" for part in drift.parts)
+    told = []
+    for part in drift.parts:
+        first, last = (moment and moment[:19].replace("T", " ") for moment in (part.first_utc, part.last_utc))
+        when = f" ({first} to {last} UTC)" if first and last else ""
+        told.append(f"{answerers(part)} {words.count(part.replies)} replies{when}")
     alone = ", ".join(words.count(part.ids - part.ids_elsewhere) for part in drift.parts)
     shared = ", ".join(words.count(part.ids_elsewhere) for part in drift.parts)
     across = (
@@ -242,14 +246,9 @@ def _drift_said(drift: Drift) -> str:
     )
     lost = f" Of {words.count(drift.dialogues_unplaced)} nothing tells who answered." if drift.dialogues_unplaced else ""
     return (
-        f"{who} changed during the run ({what}): {parts}. The scores mix them; those of each stand beside the whole. "
+        f"{who} changed during the run ({what}): {'; '.join(told)}. The scores mix them; those of each stand beside the whole. "
         f"Ids in this part alone: {alone}; in another, too: {shared}.{across}{lost}"
     )
-
-
-def _when(part: DriftPart) -> str:
-    first, last = (moment and moment[:19].replace("T", " ") for moment in (part.first_utc, part.last_utc))
-    return f" ({first} to {last} UTC)" if first and last else ""
 
 
 def _disbelief_said(manifest: Mapping[str, Any]) -> Iterator[str]:

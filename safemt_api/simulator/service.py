@@ -269,12 +269,14 @@ class Service:
         player = now.persona if now.persona is not None and role_of(question.model) == "target" else question.model
         played = play(replace(question, model=player), self.settings)
         trouble = _outcome_trouble(fault, question)
+        # A load balancer deals calls out to its back ends.
+        back_end = int(draw(self.settings.seed, "back end", call_id) * len(now.fingerprints)) if now.fingerprints else None
         words = replace(
             self._words(question, played, _stop(fault), call_id),
             usage_readable=fault != "unreadable_usage",
             tier=tier,
             model=now.served_model or question.model,
-            fingerprint=_dealt(now.fingerprints, self.settings.seed, call_id),
+            fingerprint=None if back_end is None else now.fingerprints[back_end],
         )
         self.quotas.spend(words.tokens.output)
         if trouble is not None:
@@ -322,11 +324,6 @@ class Service:
         names = {"openai_chat": "x-request-id", "anthropic_messages": "request-id"}
         own = ((names[wire_format], f"req_{call_id}"),) if wire_format in names else ()
         return own + (self.quotas.headers(wire_format) if self.settings.announce_limits else ())
-
-
-def _dealt(fingerprints: tuple[str, ...], seed: int, call_id: str) -> str | None:
-    """The back end that a load balancer gives the call to."""
-    return fingerprints[int(draw(seed, "back end", call_id) * len(fingerprints))] if fingerprints else None
 
 
 def _digest(request: Request) -> str:

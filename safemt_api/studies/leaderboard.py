@@ -25,7 +25,10 @@ def leaderboard(arms: Sequence[ArmFrames], *, judge: str, spent_usd: Mapping[str
         resamples: Of every bootstrap.
         seed: Of every bootstrap.
     """
-    scores = {arm.name: _held_by_all(arm.scores, [other.scores for other in arms]) for arm in arms}
+    scores = {arm.name: arm.scores for arm in arms}
+    # Dialogues that every arm holds, judged or not: an arm that came further gains nothing by it.
+    for other in arms:
+        scores = {name: frame.join(other.scores, on=KEY, how="semi", maintain_order="left") for name, frame in scores.items()}
     first = scores[arms[0].name]
     if not first.height:
         return Board(
@@ -45,13 +48,6 @@ def leaderboard(arms: Sequence[ArmFrames], *, judge: str, spent_usd: Mapping[str
         ids=first["dialogue_id"].n_unique(),
         rows=tuple(sorted(rows, key=lambda row: (row.rank is None, row.rank))),
     )
-
-
-def _held_by_all(frame: pl.DataFrame, others: Sequence[pl.DataFrame]) -> pl.DataFrame:
-    """The rows whose dialogue every frame holds, judged or not: an arm that came further gains nothing by it."""
-    for other in others:
-        frame = frame.join(other, on=KEY, how="semi", maintain_order="left")
-    return frame
 
 
 def _figures(arm: ArmFrames, scores: pl.DataFrame, *, resamples: int, seed: int) -> dict[str, object]:
