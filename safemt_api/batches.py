@@ -329,16 +329,16 @@ class BatchQueue:
     def _wait_for_money(self, poor: list[_Waiting]) -> None:
         purse, hopeful = self._purse, list[_Waiting]()
         for waiting in poor:
-            taken, ceiling = purse.committed_usd(), purse.ceiling_usd or 0.0
-            if purse.open and taken - sum(purse.open.values()) + waiting.wanted.most_usd <= ceiling:
-                hopeful.append(waiting)
+            taken, elsewhere = self._store.read(purse.standing_usd)
+            if purse.lacks_usd(waiting.wanted.most_usd, taken, elsewhere):
+                self._answer(waiting.key, BudgetExhaustedError(purse.ceiling_usd or 0.0, taken, waiting.wanted.most_usd))
             else:
-                self._answer(waiting.key, BudgetExhaustedError(ceiling, taken, waiting.wanted.most_usd))
+                hopeful.append(waiting)
         if hopeful and self._group is not None:
             self._group.start_soon(self._join_when, purse.settled, hopeful)
 
     async def _join_when(self, settled: anyio.Event, waiting: Sequence[_Waiting]) -> None:
-        await settled.wait()
+        await self._purse.changed(settled)
         self._join(*waiting)
 
     async def _write(self, path: Path, lines: Sequence[_Line]) -> tuple[list[_Line], list[_Waiting]]:

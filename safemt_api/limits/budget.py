@@ -13,14 +13,15 @@ run share one ceiling. ``Ledger.reserved`` is the scope of one attempt, and hold
     the same, but no ceiling                        kept      beside what is spent, until a ceiling is given
 
 Dialogues are let in by what all of their calls may put aside (``Ledger.dialogue``): otherwise, under a small ceiling, many begin and none
-has the money for its end. Only one process plays a run, so who is let in is kept in memory; the ceiling itself is held call by call, on
-disk.
+has the money for its end. Who is let in is kept in memory; the ceiling itself is held call by call, on disk. Where several processes spend
+from one purse (``together``), each says in the store that it lives and what its dialogues may still need: so a dialogue is let in beside
+those of all, and a call waits for what any process that lives may still give back, but not for what a killed one had put aside.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
@@ -29,13 +30,19 @@ from uuid import uuid4
 
 import anyio
 
-from safemt_api.errors import BudgetExhaustedError, CallError, StopRunError
+from safemt_api.errors import BudgetExhaustedError, CallError, StopRunError, StoreError
 from safemt_api.messages import PURPOSES, Purpose
 from safemt_api.store.books import COMMIT_USD, MAYBE, SPENT
 from safemt_api.store.connection import Connection, Work
+from safemt_api.store.spenders import Others, Spender, left, others, said, standing
 from safemt_api.store.turns import TurnStore, now_utc
 
 TOLERANCE_USD = 1e-9
+SIGN_SECONDS = 2.0
+LOOK_SECONDS = 0.5
+"""So often who waits for money looks whether another process has given some back."""
+LEAST_BETWEEN_SECONDS = 0.1
+LEAVE_SECONDS = 2.0
 NOT_RESERVED = 0
 
 
@@ -82,11 +89,23 @@ _dialogue: ContextVar[Envelope | None] = ContextVar("dialogue", default=None)
 class Purse:
     """What one ceiling is held over: a run, or all arms of a study. ``id`` is its row in the store's books.
 
-    Its ledgers share who is let in and what is open, so that an arm waits for what another may still give back.
+    Its ledgers share who is let in and what is open, so that an arm waits for what another may still give back. ``together``: other
+    processes may spend from it, too; ``take_part`` is then to be run beside the calls.
     """
 
-    def __init__(self, store: TurnStore, *, purse_id: str, ceiling_usd: float | None, calls_assumed: int = CALLS_ASSUMED) -> None:
+    def __init__(
+        self,
+        store: TurnStore,
+        *,
+        purse_id: str,
+        ceiling_usd: float | None,
+        calls_assumed: int = CALLS_ASSUMED,
+        together: bool = False,
+    ) -> None:
         self._store, self.id, self.ceiling_usd, self._calls_assumed = store, purse_id, ceiling_usd, calls_assumed
+        self.owner, self._together = uuid4().hex, together
+        # Who waits to be let in waits in order; what a process says of itself it says whole, before anything else of it is said.
+        self._door, self._saying, self._news = anyio.Lock(), anyio.Lock(), anyio.Event()
         self.open: dict[int, float] = {}
         self.envelopes: set[Envelope] = set()
         self.drawn: dict[int, Envelope] = {}
@@ -96,6 +115,87 @@ class Purse:
     def committed_usd(self) -> float:
         """What is spent or reserved."""
         return self._store.read(lambda connection: committed(connection, self.id))
+
+    async def take_part(self) -> None:
+        """Say that this process lives, again and again, until cancelled."""
+        try:
+            while True:
+                self._news = anyio.Event()
+                async with self._saying:
+                    drawn = tuple(envelope.drawn_usd for envelope in self.envelopes)
+                    self._learn(await self._store.write(said(self._spender(drawn, self.needed_usd()))))
+                await anyio.sleep(LEAST_BETWEEN_SECONDS)
+                with anyio.move_on_after(SIGN_SECONDS):
+                    await self._news.wait()
+        except StoreError:
+            return  # whoever spends hears of it; to the others this process is dead
+        finally:
+            with anyio.move_on_after(LEAVE_SECONDS, shield=True), suppress(StoreError):
+                await self._store.write(left(self.owner))
+
+    def _spender(self, drawn: Sequence[float], needed_usd: float) -> Spender:
+        """What this process says of itself, with so much drawn by each dialogue under way."""
+        # Before the first call of all nobody knows how much a dialogue needs: all that there is.
+        needs = min(self.ceiling_usd or 0.0, sum(max(0.0, needed_usd - one) for one in drawn))
+        return Spender(self.owner, self.id, len(drawn), needs, self.dearest_call_usd, self.dearest_dialogue_usd)
+
+    def _learn(self, others: Others) -> None:
+        if others.dearest_call_usd > self.dearest_call_usd or others.dearest_dialogue_usd > self.dearest_dialogue_usd:
+            self.dearest_call_usd = max(self.dearest_call_usd, others.dearest_call_usd)
+            self.dearest_dialogue_usd = max(self.dearest_dialogue_usd, others.dearest_dialogue_usd)
+            self.wake()
+
+    async def let_in(self, envelope: Envelope) -> None:
+        """Wait until one more dialogue fits beside those under way, in all processes."""
+        if self.ceiling_usd is None or not self._together:
+            while self.ceiling_usd is not None and self.envelopes and self.room_usd() < self.needed_usd():
+                await self.settled.wait()
+            self.envelopes.add(envelope)
+            return
+        async with self._door:
+            while envelope not in self.envelopes:
+                settled = self.settled
+                async with self._saying:
+                    drawn = tuple(one.drawn_usd for one in self.envelopes)
+                    beside, fits = await self._store.write(partial(self._claim, drawn))
+                    if fits:
+                        self.envelopes.add(envelope)
+                self._learn(beside)
+                if not fits:
+                    await self.changed(settled)
+
+    def _claim(self, drawn: tuple[float, ...], connection: Connection) -> tuple[Others, bool]:
+        """Say in the store that one more dialogue begins, if it fits beside all others: nobody else can say so meanwhile."""
+        beside = others(connection, self.owner, self.id)
+        needed = max(beside.dearest_dialogue_usd, self.dearest_dialogue_usd)
+        needed = needed or self._calls_assumed * max(beside.dearest_call_usd, self.dearest_call_usd) or float("inf")
+        with_it = self._spender((*drawn, 0.0), needed)
+        alone = not drawn and not beside.dialogues
+        if not alone and (needed == float("inf") or with_it.needs_usd + beside.needs_usd > self.free_usd(connection)):
+            return beside, False
+        said(with_it)(connection)
+        return beside, True
+
+    def left(self, envelope: Envelope) -> None:
+        """A dialogue is over: what it did not need is free."""
+        self.envelopes.remove(envelope)
+        self.dearest_dialogue_usd = max(self.dearest_dialogue_usd, envelope.reserved_usd)
+        self._news.set()
+        self.wake()
+
+    async def changed(self, settled: anyio.Event) -> None:
+        """Wait until more money may be there: something was settled here, or it is time to look whether that happened elsewhere."""
+        with anyio.move_on_after(LOOK_SECONDS if self._together else None):
+            await settled.wait()
+
+    def standing_usd(self, connection: Connection) -> tuple[float, float]:
+        """What is committed, and what of it other processes may still give back."""
+        return standing(connection, self.owner, self.id) if self._together else (committed(connection, self.id), 0.0)
+
+    def lacks_usd(self, most_usd: float, taken_usd: float, elsewhere_usd: float) -> bool:
+        """Whether so much does not fit even if all comes back that may, here and elsewhere."""
+        hoped = sum(self.open.values()) + elsewhere_usd
+        return not hoped or taken_usd - hoped + most_usd > (self.ceiling_usd or 0.0) + TOLERANCE_USD
 
     def wake(self) -> None:
         """Whoever waits for money looks again."""
@@ -111,6 +211,7 @@ class Purse:
         if most_usd > self.dearest_call_usd:
             self.dearest_call_usd = most_usd
             self.wake()
+            self._news.set()
 
     def holds(self, charge: int, most_usd: float, envelope: Envelope | None) -> None:
         """So much is put aside under that charge, on disk already or in the commit under way, and may come back."""
@@ -151,7 +252,7 @@ class Ledger:
     def __init__(self, store: TurnStore, *, run: str, ceiling_usd: float | None = None, purse: Purse | None = None) -> None:
         self._store, self._run = store, run
         self._purse = purse or Purse(store, purse_id=run, ceiling_usd=ceiling_usd)
-        self._owner = uuid4().hex
+        self._owner = self._purse.owner
 
     @property
     def purse(self) -> Purse:
@@ -170,19 +271,14 @@ class Ledger:
         A dialogue needs as much as the dearest so far has put aside. With nothing else under way it is let in even if that does not fit:
         its replies may be in the store, or cost less, and each call must find its own money all the same.
         """
-        purse = self._purse
-        while purse.ceiling_usd is not None and purse.envelopes and purse.room_usd() < purse.needed_usd():
-            await purse.settled.wait()
-        envelope = Envelope()
-        purse.envelopes.add(envelope)
+        purse, envelope = self._purse, Envelope()
+        await purse.let_in(envelope)
         before = _dialogue.set(envelope)
         try:
             yield
         finally:
             _dialogue.reset(before)
-            purse.envelopes.remove(envelope)
-            purse.dearest_dialogue_usd = max(purse.dearest_dialogue_usd, envelope.reserved_usd)
-            purse.wake()
+            purse.left(envelope)
 
     def wanted(self, *, purpose: Purpose, most_usd: float | None) -> Wanted:
         """What a batch will put aside for a call, once it is handed in with others."""
@@ -219,27 +315,27 @@ class Ledger:
         while money.id == NOT_RESERVED:
             settled = purse.settled
             # Looked at first without a write: at the end of the money every dialogue that is left comes by here once.
-            taken = self.committed_usd()
+            taken, elsewhere = self._store.read(purse.standing_usd)
             if taken + most_usd <= ceiling_usd + TOLERANCE_USD:
-                taken = await self._store.write(partial(self._try_reserve, money, most_usd, ceiling_usd))
+                taken, elsewhere = await self._store.write(partial(self._try_reserve, money, most_usd, ceiling_usd))
             if money.id == NOT_RESERVED:
-                if not purse.open or taken - sum(purse.open.values()) + most_usd > ceiling_usd + TOLERANCE_USD:
+                if purse.lacks_usd(most_usd, taken, elsewhere):
                     raise BudgetExhaustedError(ceiling_usd, taken, most_usd)
-                await settled.wait()
+                await purse.changed(settled)
         purse.holds(money.id, most_usd, _dialogue.get())
         purse.expects(most_usd)
 
-    def _try_reserve(self, money: Reservation, most_usd: float, ceiling_usd: float, connection: Connection) -> float:
-        """Put it aside if it fits; what was taken before."""
+    def _try_reserve(self, money: Reservation, most_usd: float, ceiling_usd: float, connection: Connection) -> tuple[float, float]:
+        """Put it aside if it fits; what was taken before, and what of it may come back elsewhere."""
         # A transaction that failed together with others' is run once more.
         self._purse.open.pop(money.id, None)
         money.id = NOT_RESERVED
-        taken = committed(connection, self._purse.id)
+        taken, elsewhere = self._purse.standing_usd(connection)
         if taken + most_usd <= ceiling_usd + TOLERANCE_USD:
             money.id = self._insert(connection, money, None, "reserved")
             # Noted before the commit shows: whoever then finds the money gone must see that it may come back.
             self._purse.open[money.id] = most_usd
-        return taken
+        return taken, elsewhere
 
     def settle(self, money: Reservation, cost_usd: float | None) -> Work[None]:
         """The work that books a reply's cost (``None``: not told), to be run in the transaction that keeps the reply."""

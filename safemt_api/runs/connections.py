@@ -66,13 +66,15 @@ async def open_shared(
         together: Other processes may call the same accounts now, and find what they know of them in the store.
     """
     assumed = calls_assumed(settings) if "batch" in tiers_of(settings) else CALLS_ASSUMED
-    purse = Purse(store, purse_id=purse_id, ceiling_usd=settings.max_usd, calls_assumed=assumed)
+    purse = Purse(store, purse_id=purse_id, ceiling_usd=settings.max_usd, calls_assumed=assumed, together=together)
     make_room(settings.concurrency * runs)
     async with (
         open_telemetry(settings.otel) as telemetry,
         open_http_client(connections=settings.concurrency * len(PURPOSES) * runs, timeouts=timeouts_of(settings)) as client,
         _beside(together or "batch" in tiers_of(settings)) as beside,
     ):
+        if together and beside is not None and settings.max_usd is not None:
+            beside.start_soon(purse.take_part)
         yield Shared(store, client, Accounts(beside=beside), purse, DEFAULT_BATCH_PACE, telemetry, together)
 
 

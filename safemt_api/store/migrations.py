@@ -167,6 +167,24 @@ def m008_shards(connection: Connection, sql: Dialect) -> None:
     )
 
 
+def m009_spenders(connection: Connection, sql: Dialect) -> None:
+    """The processes that spend from a purse (``store.spenders``), and what each has put aside."""
+    connection.execute(
+        f"""
+        CREATE TABLE spenders (
+            owner {sql.text} PRIMARY KEY,
+            purse {sql.text} NOT NULL,
+            dialogues {sql.integer} NOT NULL,
+            needs_usd {sql.real} NOT NULL,
+            dearest_call_usd {sql.real} NOT NULL,
+            dearest_dialogue_usd {sql.real} NOT NULL,
+            seen {sql.real} NOT NULL
+        ) {sql.strict}
+        """
+    )
+    connection.execute("CREATE INDEX reserved_by_owner ON charges (owner) WHERE state = 'reserved'")
+
+
 MIGRATIONS: tuple[Migration, ...] = (
     m001_replies,
     m002_spending,
@@ -176,6 +194,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     m006_batches,
     m007_leases,
     m008_shards,
+    m009_spenders,
 )
 
 
