@@ -53,18 +53,19 @@ class Shared:
 
 
 @asynccontextmanager
-async def open_shared(
-    settings: EvalSettings, *, store: TurnStore, purse_id: str, runs: int, together: bool = False
-) -> AsyncIterator[Shared]:
+async def open_shared(settings: EvalSettings, *, store: TurnStore, purse_id: str, runs: int) -> AsyncIterator[Shared]:
     """What so many runs share; closes the connections on leaving.
+
+    Other processes may call the same accounts and spend from the same purse now where a shard is played: then what they must know of each
+    other is in the store. A run that is played alone writes nothing of that kind.
 
     Args:
         settings: Pace, deadlines and ceiling, which hold over all of them.
         store: Their store.
         purse_id: The id that the ceiling is held under in the store's books.
         runs: Each may have accounts of its own, with ``concurrency`` calls in flight.
-        together: Other processes may call the same accounts now, and find what they know of them in the store.
     """
+    together = settings.shard is not None
     assumed = calls_assumed(settings) if "batch" in tiers_of(settings) else CALLS_ASSUMED
     purse = Purse(store, purse_id=purse_id, ceiling_usd=settings.max_usd, calls_assumed=assumed, together=together)
     make_room(settings.concurrency * runs)
