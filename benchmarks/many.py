@@ -310,10 +310,10 @@ async def measure(what: Sequence[str], base: Command, *, number: int) -> bool:
         used = await quota(fresh("quota", repeats=30, concurrency=16))
         told("quota", used, used.used >= 0.97 and used.limited_share < 0.01, f" used {used.used:.1%}, 429s {used.limited_share:.2%}")
     if "kills" in what:
-        wild = await kills(fresh("kills", repeats=3), number=number)
+        wild = await kills(fresh("kills"), number=number)
         told("kills", wild, wild.held)
     if "money" in what:
-        poor = await money(fresh("money", repeats=2), number=max(1, number // 3))
+        poor = await money(fresh("money"), number=max(1, number // 3))
         told("money", poor, poor.held, f" unused {poor.ceiling_usd - poor.spent_usd:.4f}")
     if "speed" in what:
         for processes in (1, 2, 4):
