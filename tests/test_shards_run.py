@@ -103,7 +103,7 @@ async def test_a_report_in_between_counts_what_is_played_and_calls_nothing_else_
     assert run.summary.cost_usd.total == first.summary.cost_usd.total
     assert sum(row.unsafe + row.safe for row in run.summary.asr_by_turn) == 8
     (listed,) = overview(tmp_path)
-    assert (listed.state, listed.planned, listed.finished, listed.shards_over) == ("killed", 24, 8, 1)
+    assert (listed.state, listed.planned, listed.finished, listed.shards_over) == ("interrupted", 24, 8, 1)
     assert listed.spent_usd == first.summary.cost_usd.total
 
 

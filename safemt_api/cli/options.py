@@ -91,6 +91,7 @@ Anyway = Annotated[
 RESULTS = Path("results")
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="Name of a run under the results folder, or its path.")]
 Results = Annotated[Path, _like("results")]
+Shard = Annotated[str | None, _like("shard")]
 Providers = Annotated[Path | None, _like("providers")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print exactly the summary as JSON on standard output.", rich_help_panel=Group.OUTPUT)]
 FiguresAsJson = Annotated[

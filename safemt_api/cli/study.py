@@ -81,6 +81,7 @@ def study(
     *,
     show: Annotated[str | None, typer.Option("--show", metavar="NAME", help="Print a study that ships, and end.")] = None,
     max_usd: MaxUsd = None,
+    shard: options.Shard = None,
     results: options.Results = options.RESULTS,
     dry_run: options.DryRun = False,
     as_json: options.AsJson = False,
@@ -95,10 +96,12 @@ def study(
         return
     if name is None:
         raise UsageError(f"which study? Give a file, or one that ships: {', '.join(study_file.shipped_names())}")
-    _play(study_file.read_study(study_file.find_study(name)), max_usd=max_usd, results=results, dry_run=dry_run, as_json=as_json, yes=yes)
+    made = study_file.read_study(study_file.find_study(name))
+    made = made if shard is None else replace(made, shared={**made.shared, "shard": shard})
+    _play(made, max_usd=max_usd, results=results, dry_run=dry_run, as_json=as_json, yes=yes)
 
 
-@options.takes_settings("eval", leave_out=("provider", "model", "run", "results", "max_usd", "until_ci", "show"))
+@options.takes_settings("eval", leave_out=("provider", "model", "run", "results", "max_usd", "until_ci", "show", "ray", "workers"))
 def sweep(
     given: options.Given,
     *,
@@ -111,7 +114,7 @@ def sweep(
     _keep_or_play(sweeps.sweep(target, given, name=how["name"], max_usd=how["max_usd"]), how)
 
 
-@options.takes_settings("eval", leave_out=("run", "results", "max_usd", "until_ci", "show"))
+@options.takes_settings("eval", leave_out=("run", "results", "max_usd", "until_ci", "show", "ray", "workers"))
 def ablate(
     given: options.Given,
     *,
@@ -190,6 +193,10 @@ async def _played(study: Study, *, results: Path, dry_run: bool, as_json: bool, 
             return EXIT_DECLINED
     watch = _watch_live if terminal.error_console().is_terminal else _watch_lines
     result = await studying.study(study, results=results, watch=watch, signals=terminal.ENDING_SIGNALS, opening=_say_opening)
+    if result.standing is not None and not result.standing.all_over:
+        over = f"{result.standing.over} of {result.standing.parts} shards are over, and the last one writes the report"
+        terminal.say(*_ending(study, result, results), f"shard {study.shared['shard']} of {study.name} has ended; {over}")
+        return result.exit_code
     if any(arm.state != "left out" for arm in result.record.arms):
         pages.write_study_page(result.folder, result.record)
     terminal.put_json(result.record.json_value()) if as_json else terminal.show(views.study_report(result.record))

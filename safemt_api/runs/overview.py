@@ -84,7 +84,7 @@ def study_overview(folder: Path, arms: Sequence[RunOverview]) -> RunOverview:
     """A study: its arms together. It is killed where nobody plays it and an arm neither ended nor was left out."""
     player = player_of(folder)
     states = {arm.state for arm in arms}
-    order: tuple[State, ...] = ("killed", "interrupted", "out of money", "stopped", "damaged")
+    order: tuple[State, ...] = ("running", "killed", "interrupted", "out of money", "stopped", "damaged")
     state: State = "running" if player is not None else next((one for one in order if one in states), "finished" if arms else "killed")
     return RunOverview(
         folder.name,
@@ -165,7 +165,7 @@ def _sharded_overview(folder: Path, name: str, manifest: Mapping[str, Any], whol
     return RunOverview(
         name,
         str(folder),
-        "running" if player is not None else ended if whole.all_over else early or "killed",
+        "running" if player is not None else ended if whole.all_over else "killed" if whole.killed else early or "interrupted",
         **figures,
         player=player,
         started_utc=manifest.get("started_utc") if isinstance(manifest.get("started_utc"), str) else None,

@@ -23,7 +23,7 @@ Read = Callable[[Work[Any]], Any]
 class Whole(NamedTuple):
     """All parts of a run together: how many there are, how many are over and who plays others, what they count, how those that ended did.
 
-    ``silent_seconds``: so long ago one of them was last heard.
+    ``silent_seconds``: so long ago one of them was last heard. ``killed`` are those that were played and fell silent.
     """
 
     parts: int
@@ -32,6 +32,7 @@ class Whole(NamedTuple):
     counts: Mapping[str, float]
     statuses: frozenset[str]
     silent_seconds: float | None
+    killed: int
 
     @property
     def all_over(self) -> bool:
@@ -50,9 +51,10 @@ def whole_of(parts: Sequence[Part], n_parts: int) -> Whole:
     now = datetime.now(UTC)
     ages = [max(0.0, (now - datetime.fromisoformat(part.seen_utc)).total_seconds()) for part in parts]
     players = tuple(part.player for part, age in zip(parts, ages, strict=True) if part.state == "playing" and age < SILENT_SECONDS)
+    killed = sum(part.state == "playing" for part in parts) - len(players)
     over = [part for part in parts if part.state == "over"]
     ends = frozenset(str((part.record or {}).get("summary", {}).get("status")) for part in parts if part.state != "playing")
-    return Whole(n_parts, len(over), players, counts, ends, min(ages, default=None))
+    return Whole(n_parts, len(over), players, counts, ends, min(ages, default=None), killed)
 
 
 def reader_of(folder: Path, manifest: Mapping[str, Any]) -> Read:

@@ -54,7 +54,7 @@ SELECTING = ("sample", "scenarios", "kinds", "seed")
 class Plan:
     """A run that can start, or one shard of it.
 
-    ``identity`` is what must not change when it goes on; ``resumed`` says that it exists already; ``planned`` counts the dialogues of the
+    ``identity`` is what must not change when it goes on; ``resumed`` says that it exists already; ``whole`` are the dialogues of the
     whole run, of which a shard's ``entries`` are a part.
     """
 
@@ -68,9 +68,14 @@ class Plan:
     moderator: Spec | None
     router: Router
     identity: Mapping[str, Any]
-    planned: int
+    whole: tuple[Entry, ...]
     remarks: tuple[str, ...] = ()
     resumed: bool = False
+
+    @property
+    def planned(self) -> int:
+        """How many dialogues the whole run has."""
+        return len(self.whole)
 
     @property
     def shard(self) -> Shard | None:
@@ -188,7 +193,7 @@ def make_plan(
         "moderator_endpoint": [one.route.endpoint for one in moderating],
     }
     run = settings.run or default_name(provider, model, settings, identity)
-    shard, planned = read_shard(settings.shard), len(dataset.entries)
+    shard, whole = read_shard(settings.shard), dataset.entries
     folder = settings.results / run if shard is None else settings.results / run / shard.folder_name
     before = read_manifest(folder)
     plan = Plan(
@@ -202,7 +207,7 @@ def make_plan(
         moderator=moderator,
         router=router,
         identity=identity,
-        planned=planned,
+        whole=whole,
         remarks=(
             *replacements(settings.providers),
             *remarks,

@@ -72,6 +72,7 @@ def look_at(name: str, results: Path) -> Removal:
     runs = [one for one in sorted(run_folders(folder)) if one.parent.name != SHARDS_FOLDER]
     arms = tuple(one.relative_to(folder).as_posix() for one in runs if one != folder)
     manifests = [read_manifest(one) or {} for one in runs]
+    named = [str(one.get("run")) for one in manifests if "shards" in one]
     inside = (file.relative_to(folder) for file in files)
     return Removal(
         name=name,
@@ -81,7 +82,8 @@ def look_at(name: str, results: Path) -> Removal:
         arms=arms,
         study=folder.parent.name if (folder.parent / STUDY_FILE).is_file() else None,
         foreign=tuple(str(file) for file in inside if not is_own(file.name)),
-        sharded=tuple(str(one.get("run")) for one in manifests if "shards" in one),
+        # A study in shards stands in the store, too, under its own name.
+        sharded=tuple(dict.fromkeys(name for one in named for name in (one, one.rpartition("/")[0]) if name)),
         results=results,
     )
 

@@ -30,11 +30,17 @@ NAME_DIGEST_CHARACTERS = 6
 OF_THE_STUDY = frozenset({"run", "results", "max_usd"})
 """What a study has once: its name, its folder, its ceiling."""
 
-SAME_IN_ALL_ARMS = frozenset({"data", "layout", "lengths", "sample", "scenarios", "kinds", "skip_invalid", "seed", "repeats", "providers"})
+SAME_IN_ALL_ARMS = frozenset(
+    {"data", "layout", "lengths", "sample", "scenarios", "kinds", "skip_invalid", "seed", "repeats", "providers", "shard"}
+)
 """What decides the dialogues, so that every comparison is paired; and where the profiles of vendors are looked for."""
 
-NOT_IN_A_STUDY = frozenset({"until_ci"})
-"""A run that ends by itself would end with other ids than its neighbours."""
+NOT_IN_A_STUDY: Mapping[str, str] = {
+    "until_ci": "arms would end with different ids",
+    "ray": "its arms are played side by side in one process; --shard hands out its parts",
+    "workers": "its arms are played side by side in one process; --shard hands out its parts",
+}
+"""What a run alone can be told, and why a study cannot."""
 
 MODERATION = frozenset(one.name for one in options() if one.option.group is Group.MODERATOR)
 """What arms differ in that differ in their moderator alone."""
@@ -110,9 +116,10 @@ class Study:
 def made_study(kind: str, arms: tuple[Arm, ...], shared: Given, *, name: str | None, max_usd: float | None) -> Study:
     """A study whose arms a command made; without a name it is called by date, kind and a digest of all that makes it another one.
 
-    Options that may be given anew when a run goes on (pace, money) are not in the digest: the same command with them goes on.
+    Options that may be given anew when a run goes on (pace, money), and which shard is played, are not in the digest: the same command
+    with them goes on.
     """
-    free = {one.name for one in options() if "resume" in one.option.commands}
+    free = {"shard", *(one.name for one in options() if "resume" in one.option.commands)}
     decisive = [{key: value for key, value in shared.items() if key not in free}, [(arm.name, dict(arm.given)) for arm in arms]]
     digest = sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()[:NAME_DIGEST_CHARACTERS]
     return Study(name or f"{date.today().isoformat()}-{kind}-{digest}", arms, shared, max_usd)  # noqa: DTZ011 (the user's own date)
@@ -145,8 +152,8 @@ def options_from(written: Mapping[str, Any], *, refuse: frozenset[str], why: str
         else:
             raise UsageError(f"no such option: {key}{did_you_mean(spelling, [TARGET, *known])}")
         for name, part in parts.items():
-            if name in refuse | NOT_IN_A_STUDY:
-                raise UsageError(f"{key} {why if name in refuse else 'cannot stand in a study: arms would end with different ids'}")
+            if name in refuse or name in NOT_IN_A_STUDY:
+                raise UsageError(f"{key} {why if name in refuse else f'cannot stand in a study: {NOT_IN_A_STUDY[name]}'}")
             if name in found:
                 raise UsageError(f"{key} says again what another key says")
             found[name] = part

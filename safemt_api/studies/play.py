@@ -23,13 +23,16 @@ from safemt_api.moderators.opening import open_moderator
 from safemt_api.runs.balance import Balance
 from safemt_api.runs.connections import open_shared
 from safemt_api.runs.folder import STUDY_FILE, playing, read_manifest
+from safemt_api.runs.joining import join_shards
 from safemt_api.runs.keywords import EvalKeywords
 from safemt_api.runs.plan import ChosenData, Plan, choose_data
 from safemt_api.runs.play import Execution, RunResult, RunStatistics, Together, execute, in_order
 from safemt_api.runs.settings import dialogues_at_once
+from safemt_api.runs.shard import Shard
 from safemt_api.runs.workers import handlers_kept, shown, work_watched
 from safemt_api.simulator.settings import SimulatorSettings
 from safemt_api.store.books import entered
+from safemt_api.store.shards import Fence, PartState, Sharded, Standing, begun, ended, sharded, standing, taken
 from safemt_api.store.turns import STORE_FILE, TurnStore, open_store
 from safemt_api.studies.arms import OF_THE_STUDY, Arm, Study, made_study, options_from
 from safemt_api.studies.file import ONCE, study_from
@@ -42,12 +45,16 @@ StudyWatcher = Callable[["StudyExecution"], Coroutine[Any, Any, None]]
 
 
 class StudyResult(NamedTuple):
-    """What came of a study: ``study.json`` as written, its folder, the exit code, and the sentence of each arm that was left out."""
+    """What came of a study: ``study.json`` as written, its folder, the exit code, and the sentence of each arm that was left out.
+
+    ``standing`` is of a study in shards: how many of its parts are over; until all are, the record has no figures.
+    """
 
     record: StudyRecord
     folder: Path
     exit_code: int
     left_out: Mapping[str, str]
+    standing: Standing | None = None
 
 
 @dataclass
@@ -161,23 +168,62 @@ async def _play(
 ) -> StudyResult:
     with handlers_kept(signals):
         async with open_study(study, results=results, simulator=simulator) as plans:
+            first = next(iter(plans.values()))
             folder = results / study.name
-            private_folder(folder)
-            with playing(folder, study.name) as note:
-                study_id = _study_id(folder, study)
+            own = folder if first.shard is None else folder / first.shard.folder_name
+            private_folder(own)
+            with playing(own, study.name) as note:
                 if opening is not None:
                     opening(plans)
-                _begun(study, study_id).write(folder)
                 async with open_store(results / STORE_FILE) as store:
                     note(store.id)
+                    whole = None if first.shard is None else await _entered(study, first.shard, folder, store)
+                    study_id = _study_id(folder, study) if whole is None else whole.id
+                    if whole is None or not (folder / STUDY_FILE).is_file():
+                        _begun(study, study_id).write(folder)
                     await store.write(entered(study_id, study.name))
                     execution = await _played(study, plans, store=store, purse_id=study_id, watch=watch, signals=signals)
-                planned = len({entry.id for entry in next(iter(plans.values())).entries if entry.kind == "harmful"})
+                    standing = None if first.shard is None else await _joined(execution, store, first.shard)
+                left_out = {name: str(error) for name, error in execution.left_out.items()}
+                if standing is not None and not standing.all_over:
+                    return StudyResult(read_study(folder), folder, _exit_code(execution), left_out, standing)
+                planned = len({entry.id for entry in first.whole if entry.kind == "harmful"})
                 states = {arm.name: _state(execution, arm) for arm in study.arms}
                 record = measure_study(folder, study, states, study_id=study_id, planned_ids=planned)
                 record.write(folder)
-                left_out = {name: str(error) for name, error in execution.left_out.items()}
-                return StudyResult(record, folder, _exit_code(execution), left_out)
+                return StudyResult(record, folder, _exit_code(execution), left_out, standing)
+
+
+async def _entered(study: Study, shard: Shard, folder: Path, store: TurnStore) -> Sharded:
+    """The study in shards as the store knows it: its id is every shard's purse, also where the others run on other machines.
+
+    Raises:
+        UsageError: It is played in another number of shards, or was begun in one piece.
+    """
+    if (folder / STUDY_FILE).is_file() and store.read(sharded(study.name)) is None:
+        raise UsageError(f"the study {study.name} was begun in one piece: go on with it without --shard, or give it another name")
+    new_id = uuid4().hex
+    whole = await store.write(begun(Sharded(study.name, new_id, new_id, shard.parts, {}, {})))
+    if whole.parts != shard.parts:
+        raise UsageError(f"the study {study.name} is played in {whole.parts} shards: give --shard I/{whole.parts}")
+    return whole
+
+
+async def _joined(execution: StudyExecution, store: TurnStore, shard: Shard) -> Standing:
+    """The end of a shard noted in the store; where it was the last one, every arm put together from what all shards handed in."""
+    study = execution.study
+    whole = store.read(sharded(study.name))
+    id_in_books = "" if whole is None else whole.id
+    part = await store.write(taken(study.name, shard.part, id=id_in_books, place="", player=f"shard {shard}"))
+    state: PartState = "interrupted" if execution.interrupted else "over"
+    found = await store.write(ended(Fence(study.name, part.part, part.attempt), state))
+    for arm in study.arms if found.all_over else ():
+        plan = execution.plans[arm.name]
+        if store.read(standing(plan.run)).all_over:
+            execution.results[arm.name] = join_shards(store, plan.settings, plan.run)
+        elif arm.name not in execution.left_out:
+            execution.left_out[arm.name] = StopRunError(f"not all of its shards are over: play those of {study.name} again")
+    return found
 
 
 def _study_id(folder: Path, study: Study) -> str:
