@@ -10,7 +10,7 @@ The only module that knows adapters, limits and store together; nothing above it
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -99,14 +99,21 @@ class Account:
         return True
 
 
+class Savings(NamedTuple):
+    """How much more replies would have cost at the usual prices, and on top of that had nothing been cached."""
+
+    tiers_usd: float = 0.0
+    caches_usd: float = 0.0
+
+
 class GatewayStatistics(NamedTuple):
     """Counts since the gateway was opened.
 
     ``sent`` counts every attempt; ``usage`` and ``calls`` are by purpose; ``unpriced`` holds the purposes with a reply of unknown cost;
     ``unread_usage`` counts replies whose cost is unknown because they told no usage that can be read;
     ``damaged`` counts stored replies that were found unfit and were asked for again; ``tiers`` counts replies by the tier that served
-    them, and ``saved_usd`` is how much more they would have cost at the usual prices, ``saved_by_caches_usd`` how much more on top of that
-    had nothing been cached; ``without_room`` counts attempts that a cheaper tier had no room for.
+    them, and ``savings`` is by purpose what that, and caches, made them cheaper by; ``without_room`` counts attempts that a cheaper tier
+    had no room for.
     """
 
     sent: int
@@ -123,10 +130,19 @@ class GatewayStatistics(NamedTuple):
     limiters: Mapping[str, LimiterStatistics]
     damaged: int = 0
     tiers: Mapping[str, int] = MappingProxyType({})
-    saved_usd: float = 0.0
-    saved_by_caches_usd: float = 0.0
+    savings: Mapping[Purpose, Savings] = MappingProxyType({})
     without_room: int = 0
     batches: tuple[BatchStatistics, ...] = ()
+
+    @property
+    def saved_usd(self) -> float:
+        """How much more all replies would have cost at the usual prices."""
+        return sum(one.tiers_usd for one in self.savings.values())
+
+    @property
+    def saved_by_caches_usd(self) -> float:
+        """How much more on top of that had nothing been cached."""
+        return sum(one.caches_usd for one in self.savings.values())
 
 
 @dataclass(frozen=True)
@@ -237,7 +253,8 @@ class Gateway:
         self._timeouts, self._policy = timeouts, replace(retry_policy, elapsed_seconds=patience)
         self._tiers, self._flex_patience_seconds = tiers, flex_patience_seconds
         self._served_tiers: Counter[str] = Counter()
-        self._saved_on, self._saved_usd, self._saved_by_caches_usd = set[str](), 0.0, 0.0
+        self._saved_on: set[str] = set()
+        self._savings: dict[Purpose, Savings] = defaultdict(Savings)
         self._shared = Accounts() if accounts is None else accounts
         self._accounts: dict[str, Account] = {}
         self._counts: Counter[str] = Counter()
@@ -320,8 +337,7 @@ class Gateway:
             unread_usage=self._counts["unread_usage"],
             limiters=limiters,
             tiers=dict(self._served_tiers),
-            saved_usd=self._saved_usd,
-            saved_by_caches_usd=self._saved_by_caches_usd,
+            savings=dict(self._savings),
             without_room=self._counts["without_room"],
             batches=tuple(one for account in self._accounts.values() if account.batches for one in account.batches.statistics()),
         )
@@ -510,8 +526,9 @@ class Gateway:
         usual = find_price(self._profile_of(call.route), call.route.model)
         if usual is not None:
             usual_usd = usual.cost_usd(usage)
-            self._saved_usd += 0.0 if tier == "standard" else usual_usd - cost_usd
-            self._saved_by_caches_usd += usual.cost_usd(replace(usage, cached_input_tokens=0, cache_write_tokens=0)) - usual_usd
+            by_tier, before = 0.0 if tier == "standard" else usual_usd - cost_usd, self._savings[call.purpose]
+            by_caches = usual.cost_usd(replace(usage, cached_input_tokens=0, cache_write_tokens=0)) - usual_usd
+            self._savings[call.purpose] = Savings(before.tiers_usd + by_tier, before.caches_usd + by_caches)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from safemt_api.runs.connections import judges_of
 from safemt_api.runs.record import read_run
 from safemt_api.runs.rejudge import rejudge
 from safemt_api.runs.settings import EvalSettings
+from safemt_api.runs.summary import Costs
 from safemt_api.simulator import SimulatorSettings
 from safemt_api.simulator.settings import FaultPlan
 from safemt_api.store.turns import STORE_FILE, open_store
@@ -172,3 +173,23 @@ async def test_only_the_last_turns_of_a_live_run_may_be_judged_and_the_others_la
     async with open_plan(settings, judging_only=True) as plan:
         again = await rejudge(plan)
     assert [row.cumulative_asr for row in again.summary.asr_by_turn] == [row.cumulative_asr for row in every.summary.asr_by_turn]
+
+
+async def test_new_verdicts_keep_what_the_targets_tier_saved_and_tell_anew_what_the_judges_did(small: Small) -> None:
+    options = {**small, "tier": "flex"}
+    first = (await evaluate(judges=(JUDGE,), **options)).summary.cost_usd
+    saved = {purpose: one.tiers_usd for purpose, one in first.saved_by_purpose.items()}
+    assert saved["target"] > 0
+    assert saved["judge"] > 0
+    assert sum(saved.values()) == pytest.approx(first.saved_usd, abs=1e-5)
+
+    async def judged_by(judge: str) -> Costs:
+        async with open_plan(EvalSettings(**options, judges=(judge,)), judging_only=True) as plan:
+            return (await rejudge(plan)).summary.cost_usd
+
+    by_rules = await judged_by("rules")
+    assert by_rules.saved_usd == pytest.approx(saved["target"], abs=1e-5)
+    # The words of before are in the store, and are as cheap as they were.
+    again = await judged_by(JUDGE)
+    assert again.saved_usd == pytest.approx(first.saved_usd, abs=1e-5)
+    assert again.saved_by_purpose["judge"].tiers_usd == pytest.approx(saved["judge"], abs=1e-5)

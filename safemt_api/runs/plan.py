@@ -177,7 +177,7 @@ def make_plan(
     _check_judges(bench, router)
     used = judging if judging_only else (destination, *judging, *moderating)
     _check_prices(used, settings)
-    _check_tier(used, settings)
+    _check_tier(used, settings, judging_only=judging_only)
     if not dry_run:
         for one in used:
             one.profile.api_key(environ)
@@ -315,8 +315,11 @@ def _check_prices(destinations: tuple[Destination, ...], settings: EvalSettings)
             )
 
 
-def _check_tier(destinations: tuple[Destination, ...], settings: EvalSettings) -> None:
-    """Refuse a tier that a model is not offered in; what nobody bills, and what may be asked at the usual price, need not be."""
+def _check_tier(destinations: tuple[Destination, ...], settings: EvalSettings, *, judging_only: bool) -> None:
+    """Refuse a tier that a model is not offered in; what nobody bills, and what may be asked at the usual price, need not be.
+
+    Where only judging is to be done the tier is the target's, too, whom nobody asks: that it changes nothing for a judge is no mistake.
+    """
     tier, *others = tiers_of(settings)
     if tier == "standard":
         return
@@ -331,7 +334,7 @@ def _check_tier(destinations: tuple[Destination, ...], settings: EvalSettings) -
                 refused.append(error)
     if refused and not (others and offered):
         raise UsageError(f"{refused[0]}, or give --tier {tier},standard to ask it at the usual price" if offered else str(refused[0]))
-    if not offered:
+    if not offered and not judging_only:
         raise UsageError(f"--tier {tier} changes nothing: no model of this run is billed; leave it out")
 
 

@@ -49,7 +49,7 @@ from safemt_api.runs.play import (
 from safemt_api.runs.rows import Changes, Finished, VerdictTally, verdict_rows, write_frame
 from safemt_api.runs.settings import dialogues_at_once, free_for_judging, tiers_of
 from safemt_api.runs.spot_check import judged_again
-from safemt_api.runs.summary import Summary, read_summary, scores
+from safemt_api.runs.summary import Costs, Saved, Summary, read_summary, saved_by_purpose, scores
 from safemt_api.runs.workers import handlers_kept, work_through
 from safemt_api.store.shards import judged_in_parts_usd
 
@@ -245,7 +245,7 @@ def _status(before: Summary, judging: Rejudging) -> str:
     return "partial" if judging.too_many_missing else "complete"
 
 
-def _cost(before: Summary, judging: Rejudging) -> dict[str, float | None]:
+def _cost(before: Summary, judging: Rejudging) -> dict[str, Any]:
     """What was spent before, with the judge's share as it is now; unknown stays unknown."""
     in_parts = judging.claim.store.read(judged_in_parts_usd(judging.claim.run_id))
     judge = None if "judge" in judging.gateway.statistics().unpriced else round(judging.ledger.spent_usd()["judge"] + in_parts, 6)
@@ -253,7 +253,19 @@ def _cost(before: Summary, judging: Rejudging) -> dict[str, float | None]:
     known = [usd for usd in parts.values() if usd is not None]
     total = round(sum(known), 6) if len(known) == len(parts) else None
     beside = {"maybe_usd": round(judging.ledger.maybe_usd(), 6), "ceiling": judging.plan.settings.max_usd}
-    return {**parts, "total": total, **beside}
+    return {**before.cost_usd.model_dump(), **parts, "total": total, **beside, **_saved(before.cost_usd, judging)}
+
+
+def _saved(before: Costs, judging: Rejudging) -> dict[str, Any]:
+    """What cheaper tiers and caches saved on all else stays; on verdicts it is now what they saved on the new ones."""
+    now = saved_by_purpose(judging.gateway.statistics())
+    former = before.saved_by_purpose.get("judge", Saved())
+    new = Saved.model_validate(now.get("judge", {}))
+    return {
+        "saved_usd": round(before.saved_usd - former.tiers_usd + new.tiers_usd, 6),
+        "saved_by_caches_usd": round(before.saved_by_caches_usd - former.caches_usd + new.caches_usd, 6),
+        "saved_by_purpose": {**{purpose: one.model_dump() for purpose, one in before.saved_by_purpose.items()}, "judge": new.model_dump()},
+    }
 
 
 def _former_file(folder: Path, judge: str) -> Path:

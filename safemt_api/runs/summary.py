@@ -233,12 +233,20 @@ class Tokens(Part):
     unreadable: int = 0
 
 
+class Saved(Part):
+    """What cheaper tiers and caches saved on the replies to one who asked; see ``Costs``."""
+
+    tiers_usd: float = 0.0
+    caches_usd: float = 0.0
+
+
 class Costs(Part):
     """Dollars since the run was first started, by who asked; ``None`` where no price is known.
 
     ``maybe_usd`` is what calls that were cut off may have cost, in none of the sums; ``saved_usd`` what the replies, bought now or before,
     would have cost more in the usual tier, ``saved_by_caches_usd`` how much more on top of that had nothing been cached (negative where
-    more was written than read); ``above_reservation`` by how much more a call is reserved for models that billed above the most
+    more was written than read), both by who asked in ``saved_by_purpose``, where the judge's are those on the verdicts that stand;
+    ``above_reservation`` by how much more a call is reserved for models that billed above the most
     that was asked for.
     """
 
@@ -249,6 +257,7 @@ class Costs(Part):
     maybe_usd: float = 0.0
     saved_usd: float = 0.0
     saved_by_caches_usd: float = 0.0
+    saved_by_purpose: Mapping[str, Saved] = Field(default_factory=dict)
     above_reservation: Mapping[str, float] = Field(default_factory=dict)
     ceiling: float | None = None
 
@@ -497,7 +506,15 @@ def cost(plan: Plan, played: Played) -> dict[str, Any]:
     above = {model: round(usd, 6) for model, usd in played.gateway.above_reservation_usd.items()}
     told = {"maybe_usd": round(played.maybe_usd, 6), "saved_usd": round(played.gateway.saved_usd, 6), "above_reservation": above}
     told["saved_by_caches_usd"] = round(played.gateway.saved_by_caches_usd, 6)
+    told["saved_by_purpose"] = saved_by_purpose(played.gateway)
     return {**spent, **told, "ceiling": plan.settings.max_usd}
+
+
+def saved_by_purpose(gateway: GatewayStatistics) -> dict[str, dict[str, float]]:
+    """``Saved`` of each who asked."""
+    return {
+        purpose: {"tiers_usd": round(one.tiers_usd, 6), "caches_usd": round(one.caches_usd, 6)} for purpose, one in gateway.savings.items()
+    }
 
 
 def coverage(plan: Plan, collector: Collector) -> list[dict[str, Any]]:
