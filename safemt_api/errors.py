@@ -383,14 +383,15 @@ class StalledError(StopRunError):
 
 def own_errors(error: BaseException) -> tuple[SafeMTError, ...]:
     """All errors of ours behind an exception: itself, or what a group holds however deep; none where anything else is in it, a defect."""
-    leaves = list(_leaves(error))
+    leaves = list(leaves_of(error))
     own = tuple(leaf for leaf in leaves if isinstance(leaf, SafeMTError))
     return own if len(own) == len(leaves) else ()
 
 
-def _leaves(error: BaseException) -> Iterator[BaseException]:
+def leaves_of(error: BaseException) -> Iterator[BaseException]:
+    """What a group holds, however deep; an exception itself where it is none."""
     if isinstance(error, BaseExceptionGroup):
         for inner in error.exceptions:
-            yield from _leaves(inner)
+            yield from leaves_of(inner)
     else:
         yield error

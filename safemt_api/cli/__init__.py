@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
 from safemt_api.cli.on_use import imported_on_use
-from safemt_api.errors import SafeMTError, own_errors
+from safemt_api.errors import SafeMTError, leaves_of, own_errors
 from safemt_api.foreign_text import printable
 
 with imported_on_use():
@@ -73,8 +74,12 @@ def _explained(error: Exception) -> int:
     if own is not None:
         _say(f"safemt-api: {own}")
         return own.exit_code
+    # A defect may not come again: what a group hides, and where it was, is said at once.
+    odd = next((leaf for leaf in leaves_of(error) if not isinstance(leaf, SafeMTError)), error)
+    places = [f"{Path(frame.filename).name} line {frame.lineno}; " for frame in traceback.extract_tb(odd.__traceback__)]
     _say(
-        f"safemt-api: unexpected {type(error).__name__}: {str(error)[:300]} (a defect of ours; run again with {DEBUG_FLAG} for the details)"
+        f"safemt-api: unexpected {type(odd).__name__}: {str(odd)[:300]} ({''.join(places[-1:])}a defect of ours; "
+        f"run again with {DEBUG_FLAG} for the details)"
     )
     return EXIT_DEFECT
 

@@ -135,6 +135,15 @@ def test_errors_in_groups_are_told_like_single_ones(capsys: pytest.CaptureFixtur
     assert "--debug" in capsys.readouterr().err
 
 
+def test_a_defect_in_a_group_is_named_with_its_place(capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        raise ValueError("odd")
+    except ValueError as error:
+        caught = error
+    assert _explained(ExceptionGroup("x", [UsageError("a"), ExceptionGroup("y", [caught])])) == 1
+    assert "unexpected ValueError: odd (test_small_commands.py line " in capsys.readouterr().err
+
+
 def test_an_unexpected_error_shows_its_traceback_only_with_debug(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("odd")
