@@ -104,6 +104,7 @@ def render_page(
         sections=sections,
         runs=labels,
         pictures_left_out=payload.pictures_left_out,
+        dialogues_left_out=payload.dialogues_left_out,
         settings={label: _settings(run.manifest) for label, run in zip(labels, runs, strict=True)},
         data=embedded(data),
     )

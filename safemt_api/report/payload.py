@@ -11,18 +11,22 @@ import zlib
 from base64 import b64encode
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from operator import itemgetter
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import orjson
+import polars as pl
 from PIL import Image as Pictures
 from PIL import UnidentifiedImageError
 
 from safemt_api.runs.record import RunData, judge_title
 
+MAX_DIALOGUES = 20_000
+"""More make a page that browsers open slowly and mail programs refuse; ``safemt-api view`` shows all there are."""
+KEY_COLUMNS = ("dialogue_id", "length", "repeat")
 MAX_THUMBNAILS = 300
 MAX_THUMBNAIL_BYTES = 6_000_000
 THUMBNAIL_SIDE_PIXELS = 160
@@ -121,13 +125,20 @@ class Payload:
     dialogue_count: int
     picture_count: int
     pictures_left_out: int
+    dialogues_left_out: int
 
 
 def pack(runs: Sequence[RunData], *, images: bool, data_folder: Path | None) -> Payload:
-    """All dialogues of all runs. ``data_folder`` overrides the folder that the run files name; ``images=False`` leaves pictures out."""
+    """The dialogues of all runs, or as many as a page can hold, those with an unsafe or missing verdict before all others.
+
+    ``data_folder`` overrides the folder that the run files name; ``images=False`` leaves pictures out.
+    """
     strings, thumbnails, judges = _Strings(), _Thumbnails(images), _Strings()
     into: dict[str, Any] = {"strings": strings, "thumbnails": thumbnails, "judges": judges, "data_folder": data_folder}
-    dialogues = [row for number, run in enumerate(runs) for row in _dialogues(number, run, **into)]
+    there = [run.transcripts.select(KEY_COLUMNS).n_unique() for run in runs]
+    share = min(1.0, MAX_DIALOGUES / max(1, sum(there)))
+    shown_runs = [run if share == 1.0 else _part_of(run, int(share * count)) for run, count in zip(runs, there, strict=True)]
+    dialogues = [row for number, run in enumerate(shown_runs) for row in _dialogues(number, run, **into)]
     body = orjson.dumps({"strings": strings.texts, "images": thumbnails.urls, "dialogues": dialogues})
     shown = sum(url is not None for url in thumbnails.urls)
     return Payload(
@@ -136,7 +147,19 @@ def pack(runs: Sequence[RunData], *, images: bool, data_folder: Path | None) -> 
         len(dialogues),
         shown,
         len(thumbnails.urls) - shown,
+        sum(there) - len(dialogues),
     )
+
+
+def _part_of(run: RunData, count: int) -> RunData:
+    """The run with so many of its dialogues: those with an unsafe or missing verdict first, the others as they come."""
+    counted = run.verdicts.filter("counts").group_by(KEY_COLUMNS).agg(telling=(pl.col("label") != "safe").fill_null(value=True).any())
+    keys = run.transcripts.select(KEY_COLUMNS).unique(maintain_order=True).join(counted, on=KEY_COLUMNS, how="left", maintain_order="left")
+    kept = keys.sort(pl.col("telling").fill_null(value=True), descending=True, maintain_order=True).head(count).select(KEY_COLUMNS)
+    transcripts, verdicts = (
+        frame.join(kept, on=KEY_COLUMNS, how="semi", maintain_order="left") for frame in (run.transcripts, run.verdicts)
+    )
+    return replace(run, transcripts=transcripts, verdicts=verdicts)
 
 
 def _dialogues(

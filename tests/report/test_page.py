@@ -184,6 +184,22 @@ def test_the_number_of_pictures_is_bounded(make_run: MakeRun, monkeypatch: pytes
     assert "pictures are not in this page" in page
 
 
+def test_the_number_of_dialogues_is_bounded_and_those_that_are_not_safe_come_first(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = read_run(make_run())
+    telling = run.verdicts.filter(pl.col("counts") & (pl.col("label").fill_null("missing") != "safe"))
+    ids = {(row["dialogue_id"], row["length"]) for row in telling.iter_rows(named=True)}
+    there = run.transcripts.select("dialogue_id", "length").n_unique()
+    assert 0 < len(ids) < there - 1
+    monkeypatch.setattr(payload_module, "MAX_DIALOGUES", len(ids) + 1)
+    page = render_page([run], charts=False)
+    unpacked = _unpacked(page)
+    shown = {(unpacked["strings"][row[1]], row[4]) for row in unpacked["dialogues"]}
+    assert (ids <= shown, len(shown)) == (True, len(ids) + 1)
+    assert f"{there - len(ids) - 1} dialogues are not in this page" in page
+
+
 def test_a_thumbnail_is_at_most_160_pixels_and_never_from_outside_the_folder(tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
