@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import resource
 import subprocess
@@ -40,10 +41,14 @@ class Figure(NamedTuple):
     held: bool | None = None
 
 
+USUAL = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+"""Without this variable, under which this package, and not the installed ones of the bare loop, would be compiled anew at every start."""
+
+
 def module(name: str, *arguments: object) -> dict[str, Any]:
     """Run one of the measured programs in a process of its own; what it prints."""
     command = [sys.executable, "-m", name, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, timeout=MODULE_SECONDS, check=True)
+    done = subprocess.run(command, capture_output=True, timeout=MODULE_SECONDS, check=True, env=USUAL)
     figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return figures
 
@@ -59,7 +64,7 @@ def command_line(data: Path, url: str, results: str) -> float:
     program = [sys.executable, "-m", "safemt_api", "eval", "--data", str(data), "--base-url", url, "--judge", "rules", "--run", "bench"]
     options = ["--concurrency", str(CONCURRENCY), "--results", results, "--json"]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run([*program, *options], capture_output=True, timeout=MODULE_SECONDS, check=True)
+    done = subprocess.run([*program, *options], capture_output=True, timeout=MODULE_SECONDS, check=True, env=USUAL)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert json.loads(done.stdout)["status"] == "complete"
     assert (Path(results) / "bench" / "report.html").is_file()
@@ -85,14 +90,14 @@ def speed(data: Path, calls: int) -> Callable[[str], list[Figure]]:
             Figure(
                 "CPU per call, whole command with its report",
                 f"{ratio:.2f} x bare loop ({ours_ms:.1f} : {bare_ms:.1f} ms)",
-                "<= 1.3 x; moonshot < 1",
-                ratio <= 1.3,
+                "<= 0.5 x",
+                ratio <= 0.5,
             ),
             Figure(
                 "throughput, 50 ms, 32 connections",
                 f"{speed_ratio:.2f} x bare loop ({ours_rate:.0f} : {bare_rate:.0f} calls/s)",
-                ">= 0.85 x",
-                speed_ratio >= 0.85,
+                ">= 0.85 x, >= 400 calls/s",
+                speed_ratio >= 0.85 and ours_rate >= 400,
             ),
         ]
 
