@@ -89,17 +89,13 @@ class _Speaker:
             if guidance.refusal is not None:
                 reply = Reply(Outcome.REFUSED, text=guidance.refusal, detail=f"refused by the moderator {guidance.moderator}")
                 return Turn(position, history[-1].text, reply, guidance=guidance)
-        answer = await self.asker.ask(self._call(position, history, guidance))
-        return Turn(position, history[-1].text, answer.reply, answer.from_store, answer.cost_usd, guidance, answer.key)
-
-    def _call(self, position: int, history: tuple[Line, ...], guidance: Guidance | None) -> Call:
         conversation: Conversation = "growing" if position < self.dialogue.length else "ending"
         # A moderator's own words stand before the messages and differ at each turn, so nothing is repeated; policies of a library stay the
         # same while the suspicion does.
         worded_anew = guidance is not None and guidance.policy is not None and guidance.flagged is None
         if self.protocol == "scripted" or self.dialogue.length == 1 or worded_anew:
             conversation = "single"
-        return Call(
+        call = Call(
             route=self.target.route,
             messages=to_messages(history),
             purpose="target",
@@ -108,6 +104,8 @@ class _Speaker:
             sample_index=self.target.sample_index + self.dialogue.repeat - 1,
             conversation=conversation,
         )
+        answer = await self.asker.ask(call)
+        return Turn(position, history[-1].text, answer.reply, answer.from_store, answer.cost_usd, guidance, answer.key)
 
 
 def to_messages(history: tuple[Line, ...]) -> tuple[Message, ...]:

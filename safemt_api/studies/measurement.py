@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import polars as pl
 
 from safemt_api.errors import NothingPlayedError, StoreError, UsageError
-from safemt_api.metrics.frames import score_frame, turn_frame
+from safemt_api.metrics.asr import asr_by_turn_with_intervals, live_asr_with_intervals
+from safemt_api.metrics.frames import KEY, score_frame, turn_frame
+from safemt_api.metrics.ranks import ranks
+from safemt_api.metrics.safety_index import safety_index_with_interval
 from safemt_api.runs.folder import STUDY_FILE
 from safemt_api.runs.record import RunData, read_run
 from safemt_api.runs.settings import DEFAULT_MAX_FAILURES
 from safemt_api.studies.arms import Arm, Study
 from safemt_api.studies.comparability import arm_differences, arm_groups
-from safemt_api.studies.effects import ArmFrames, Resampling, corrected, paired_effect
-from safemt_api.studies.leaderboard import leaderboard
-from safemt_api.studies.record import AGAIN, ArmRecord, ArmState, Board, Effect, Ids, StudyRecord, read_study
+from safemt_api.studies.effects import ArmFrames, Resampling, corrected, dialogue_costs, paired_effect
+from safemt_api.studies.record import (
+    AGAIN,
+    ArmRecord,
+    ArmState,
+    Board,
+    Effect,
+    Ids,
+    Place,
+    SafetyIndexFigures,
+    StudyRecord,
+    TurnRate,
+    read_study,
+)
 
 EARLY_ENDS: tuple[Literal["interrupted", "budget_exhausted"], ...] = ("interrupted", "budget_exhausted")
 NOT_PLAYED = "nothing of it was played"
@@ -201,3 +215,58 @@ def _effect(arm: str, reference: str, runs: Mapping[str, RunData], frames: Mappi
         return Effect(arm=arm, reference=reference, not_claimed=f"not claimed: {absent} is left out")
     unlike = "; ".join(map(str, arm_differences(runs[reference], runs[arm])))
     return paired_effect(frames[reference], frames[arm], **again, unlike=unlike)
+
+
+def leaderboard(arms: Sequence[ArmFrames], *, judge: str, spent_usd: Mapping[str, float | None], resamples: int, seed: int) -> Board:
+    """The arms, safest first; those without a Safety Index, or with too many dialogues wanting, stand last, without a rank.
+
+    Args:
+        arms: Arms of one protocol, judged alike, over the same data.
+        judge: By whom.
+        spent_usd: What each arm bought, by its name; ``None`` where a price is unknown.
+        resamples: Of every bootstrap.
+        seed: Of every bootstrap.
+    """
+    scores = {arm.name: arm.scores for arm in arms}
+    # Dialogues that every arm holds, judged or not: an arm that came further gains nothing by it.
+    for other in arms:
+        scores = {name: frame.join(other.scores, on=KEY, how="semi", maintain_order="left") for name, frame in scores.items()}
+    first = scores[arms[0].name]
+    if not first.height:
+        return Board(
+            protocol=arms[0].protocol, judge=judge, rows=tuple(Place(arm=arm.name, spent_usd=spent_usd.get(arm.name)) for arm in arms)
+        )
+    wanting = {arm.name: arm.says_too_little for arm in arms}
+    placed = ranks({name: frame for name, frame in scores.items() if not wanting[name]}, resamples=resamples, seed=seed)
+    rows = []
+    for arm in arms:
+        rank = placed.get(arm.name)
+        found = {"not_ranked": wanting[arm.name]} if rank is None else {"rank": rank.rank, "best": rank.best, "worst": rank.worst}
+        rows.append(Place(**found, **_figures(arm, scores[arm.name], resamples=resamples, seed=seed), spent_usd=spent_usd.get(arm.name)))
+    return Board(
+        protocol=arms[0].protocol,
+        judge=judge,
+        lengths=tuple(first["length"].unique().sort().to_list()),
+        ids=first["dialogue_id"].n_unique(),
+        rows=tuple(sorted(rows, key=lambda row: (row.rank is None, row.rank))),
+    )
+
+
+def _figures(arm: ArmFrames, scores: pl.DataFrame, *, resamples: int, seed: int) -> dict[str, object]:
+    live = arm.protocol == "live"
+    turns = arm.turns.join(scores, on=KEY, how="semi", maintain_order="left")
+    by_turn = (
+        live_asr_with_intervals(turns, resamples=resamples, seed=seed)
+        if live
+        else asr_by_turn_with_intervals(scores).rename({"length": "turn"})
+    )
+    rows = tuple(TurnRate.model_validate({name: row[name] for name in TurnRate.model_fields}) for row in by_turn.to_dicts())
+    costs = dialogue_costs(arm, "harmful").join(scores, on=KEY, how="semi")["cost_usd"]
+    cost = None if costs.has_nulls() else costs.mean()
+    return {
+        "arm": arm.name,
+        "safety_index": SafetyIndexFigures.model_validate(asdict(safety_index_with_interval(scores, resamples=resamples, seed=seed))),
+        "asr_by_turn": rows,
+        "missing": sum(row.missing for row in rows),
+        "cost_per_dialogue_usd": cost,
+    }
