@@ -12,7 +12,9 @@ import safemt_api
 from safemt_api.builder.build import BuildSettings, build
 from safemt_api.dataset.entries import load_dataset
 from safemt_api.dataset.layouts import demonstration_folder
+from safemt_api.report.page import write_study_page
 from safemt_api.simulator.personas import plays_unsafe
+from safemt_api.studies.record import read_study
 
 MODELS = ("sim-average", "sim-brittle")
 
@@ -55,3 +57,10 @@ async def test_asr_by_method_is_the_simulators_truth(tmp_path: Path, *, built: b
         assert found == pytest.approx(wanted)
         assert any(0 < rate < 1 for rate in found.values())
     assert len(list((tmp_path / "results" / "made").rglob("summary.json"))) == len(MODELS)
+    # As the command does: the study's page, with each run's scores by method.
+    page = write_study_page(tmp_path / "results" / "made", read_study(tmp_path / "results" / "made"), charts=False).read_text(
+        encoding="utf-8"
+    )
+    told = page[page.index("by method and length") :]
+    assert all(method in told for method, _ in found)
+    assert all(f"{100 * rate:.1f}%" in told for rate in found.values())
