@@ -3,7 +3,7 @@
 A step is a moment at which a crash leaves the ledger, the vendor and the disk in another state: before, within and after each commit about
 a batch, before and after each request for one, at each row that is written or read. First the run is played undisturbed and notes its
 steps, in each wire format and in each of ``SCENARIOS``; then it is started, killed with SIGKILL at a step of the point that was hit least,
-started again with the same command, killed twice more at steps drawn at random, and left to finish; until there were kills enough, at
+started again with the same command, killed four times more at steps drawn at random, and left to finish; until there were kills enough, at
 every point. Each life is a process of its own (forked from one that has loaded the libraries), the simulator too. It must hold that
 
 - no batch is orphaned: each that the vendor has is in the ledger, and is over;
@@ -51,7 +51,10 @@ from safemt_api.store.turns import STORE_FILE, TurnStore
 Tier = Literal["standard", "batch"]
 
 LIFE_SECONDS = 120
-KILLS_A_POINT, LATER_KILLS = 2, 2
+KILLS_A_POINT = 2
+LATER_KILLS, LATER_STEPS = 4, 12
+"""A run is killed so often after its first kill, each time within so many steps: there it takes up what the life before it left."""
+
 MOST_RUNS = 500
 QUICK = BatchPace(quiet_seconds=0.1, first_poll_seconds=0.05, longest_poll_seconds=0.2, full_queue_seconds=0.1)
 VISIBLE_SECONDS = 0.3
@@ -323,16 +326,17 @@ async def tortured(provider: str, *, kills: int, seed: int = 0, once: bool = Fal
             # The next time this point's turn comes, another scenario or a later moment is first.
             plan.remove((name, step))
             plan.append((name, step))
-            rack, steps = racks[name]
-            later = () if once else (Step(None, draws.randint(1, len(steps))) for _ in range(LATER_KILLS))
+            rack, _ = racks[name]
+            later = () if once else (Step(None, draws.randint(1, LATER_STEPS)) for _ in range(LATER_KILLS))
             one = await anyio.to_thread.run_sync(rack.torture, f"run {runs}", step, *later)
             killed.update(one.kills)
             runs += 1
             if not one.held:
                 broken.append(one)
                 print(f"  NOT HELD ({provider}, {name}): {one}", flush=True)
-            elif runs % 10 == 0:
-                print(f"  {provider}: {killed.total()} kills in {runs} runs", flush=True)
+            elif runs % 5 == 0:
+                least = min(killed[point] for point in points)
+                print(f"  {provider}: {killed.total()} kills in {runs} runs, {least} at least at each point", flush=True)
     return Outcome(runs, tuple(broken), killed)
 
 
