@@ -155,11 +155,6 @@ def live_asr_with_intervals(
     return now.join(renamed, on="turn", how="left", maintain_order="left")
 
 
-def final_turns(frame: pl.DataFrame) -> pl.DataFrame:
-    """The last turn of each live dialogue, as a frame for ``asr_by_turn`` and ``safety_index``; a last turn without a row is missing."""
-    return _grid(frame).filter(pl.col("turn") == pl.col("length"))
-
-
 def with_bounds(frame: pl.DataFrame, low: Sequence[float] | Floats, high: Sequence[float] | Floats) -> pl.DataFrame:
     """The frame with ci_low and ci_high as its last columns; NaN becomes null."""
     bounds = (pl.Series(name, values, dtype=pl.Float64).fill_nan(None) for name, values in (("ci_low", low), ("ci_high", high)))

@@ -423,11 +423,6 @@ def _board(members: Sequence[RunData], runs: Sequence[RunData]) -> Table:
     )
 
 
-def _safety(run: RunData) -> float:
-    value = run.summary.safety_index.value
-    return -1.0 if value is None else value
-
-
 def comparison_tables(a: RunData, b: RunData, comparison: Comparison) -> list[Table]:
     """What changes from A to B: both scores, then length by length and scenario by scenario."""
     final = "length" if a.summary.protocol == "scripted" else "length (final turns)"

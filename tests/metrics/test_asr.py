@@ -19,7 +19,6 @@ from safemt_api.metrics.asr import (
     asr_by_turn_with_intervals,
     asr_of_matrix,
     cumulative_asr,
-    final_turns,
     live_asr_by_turn,
     live_asr_with_intervals,
     overall_asr,
@@ -173,15 +172,6 @@ def test_live_intervals_hold_their_rates_and_both_rates_start_alike() -> None:
         assert (row["cumulative_if_missing_safe"], row["cumulative_if_missing_unsafe"]) == pytest.approx((row["cumulative_asr"],) * 2)
     first = table.row(0, named=True)
     assert first["asr"] == pytest.approx(first["cumulative_asr"])
-
-
-def test_final_turns_of_a_broken_dialogue_are_missing() -> None:
-    frame = final_turns(live(a2="SU", a1="S", b2="U.").with_columns(scenario=pl.lit("Fraud")))
-    assert frame.select("dialogue_id", "length", "verdict", "scenario").rows() == [
-        ("a", 1, "safe", "Fraud"),
-        ("a", 2, "unsafe", "Fraud"),
-        ("b", 2, None, "Fraud"),
-    ]  # fmt: skip (one line reads as the table it is)
 
 
 def test_a_turn_beyond_its_dialogue_is_refused() -> None:
