@@ -117,6 +117,18 @@ async def test_the_other_machines_need_no_folder_of_this_one(tmp_path: Path) -> 
     assert found.summary.cost_usd.total == (await evaluate(**BASE, run="r", results=tmp_path / "one")).summary.cost_usd.total
 
 
+async def test_whoever_did_not_put_the_run_together_reads_it_whole_all_the_same(tmp_path: Path) -> None:
+    found = await all_at_once(tmp_path, 2)
+    whole = next(result for result in found if result.folder.name == "r")
+    manifest = json.loads((whole.folder / "run.json").read_text())
+    for name in ("summary.json", "transcripts.parquet", "verdicts.parquet"):
+        (whole.folder / name).unlink()
+    (whole.folder / "run.json").write_text(json.dumps({name: manifest[name] for name in manifest if name not in ("ended_utc", "files")}))
+    run = load_run("r", results=tmp_path)
+    assert (run.summary.status, run.summary.unfinished) == ("complete", None)
+    assert (run.summary.cost_usd.total, run.safety_index) == (whole.summary.cost_usd.total, whole.summary.safety_index)
+
+
 async def test_a_shard_with_other_settings_is_refused_with_the_difference_wherever_the_others_ran(tmp_path: Path) -> None:
     await shard(tmp_path, 1, 3)
     shutil.rmtree(tmp_path / "r")

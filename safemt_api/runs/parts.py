@@ -47,7 +47,11 @@ def whole_of(parts: Sequence[Part], n_parts: int) -> Whole:
     """All parts together."""
     counts: Counter[str] = Counter()
     for part in parts:
-        counts.update({name: value for name, value in part.counts.items() if isinstance(value, (int, float))})
+        told = {name: value for name, value in part.counts.items() if isinstance(value, (int, float))}
+        if part.record is not None and part.state != "playing":
+            # What it spent is settled by now; its last beat may have been sent before that.
+            told["spent_usd"] = part.record["summary"]["cost_usd"].get("total") or told.get("spent_usd", 0.0)
+        counts.update(told)
     now = datetime.now(UTC)
     ages = [max(0.0, (now - datetime.fromisoformat(part.seen_utc)).total_seconds()) for part in parts]
     players = tuple(part.player for part, age in zip(parts, ages, strict=True) if part.state == "playing" and age < SILENT_SECONDS)

@@ -7,7 +7,7 @@ import gc
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -29,6 +29,7 @@ from safemt_api.errors import (
     DialogueError,
     JudgeUnfitError,
     SafeMTError,
+    StoreError,
     own_errors,
 )
 from safemt_api.files import write_json
@@ -183,9 +184,13 @@ class Execution(Underway):
         Raises:
             StopRunError, StoreError: As an exception group; the run could not go on.
         """
-        # A store that other runs share is hurried when the last of them ends.
-        ending = self.claim.store.hurry if self.balance is None else _go_on
-        await self.watched(self._play_all, watch, signals, ending=ending)
+        await self.watched(self._play_all, watch, signals, ending=self._hurry)
+
+    def _hurry(self) -> None:
+        # A store that other runs share is hurried when the last of them ends; and a shard that ends by itself has its end to write yet,
+        # beside others that may write theirs.
+        if self.balance is None and (self.claim.attempt is None or self.interrupted):
+            self.claim.store.hurry()
 
     async def _play_all(self) -> None:
         parts = [in_order(self.plan, id_by_id=self.balance is not None)] if self.spot_check is None else self.spot_check.parts()
@@ -424,13 +429,17 @@ async def _ended(plan: Plan, execution: Execution, started: datetime, stopped_by
     attempt = execution.claim.attempt
     if attempt is None:
         return _finish(plan, execution, started, stopped_by)
-    if not attempt.left:
-        await attempt.beat(execution.counts)
+    # One that is interrupted must not hang on a store that others have locked: what it bought is there in any case.
+    with suppress(*([StoreError] if execution.interrupted else [])):
+        if not attempt.left:
+            await attempt.beat(execution.counts)
     result = _finish(plan, execution, started, stopped_by)
     if attempt.left:
         return result
     record = {"manifest": read_manifest(plan.folder), "summary": result.summary.json_value(), "exit_code": result.exit_code}
-    return result._replace(standing=await attempt.end(over=not execution.interrupted, record=record))
+    with suppress(*([StoreError] if execution.interrupted else [])):
+        result = result._replace(standing=await attempt.end(over=not execution.interrupted, record=record))
+    return result
 
 
 def _finish(plan: Plan, execution: Execution, started: datetime, stopped_by: SafeMTError | None) -> RunResult:

@@ -29,7 +29,7 @@ from safemt_api.runs.folder import (
     read_manifest,
     scratch,
 )
-from safemt_api.runs.parts import handed_in, parts_in, player_now, reader_of, whole_in
+from safemt_api.runs.parts import Whole, handed_in, parts_in, player_now, reader_of, whole_in
 from safemt_api.runs.rows import MAX_FAILURES_KEPT, ModerationTally, VerdictTally, frame_of, rows_from
 from safemt_api.runs.summary import Summary, drift_of, read_summary, scores_of
 from safemt_api.specs import RULES
@@ -259,8 +259,7 @@ def _summary(folder: Path, manifest: Mapping[str, Any], transcripts: pl.DataFram
     sent, stored = (transcripts.filter(pl.col("from_store") == there).height for there in (False, True))
     return {
         **known,
-        "status": "interrupted" if player is None else "partial",
-        "unfinished": {"state": "killed" if player is None else "running", "player": player},
+        **_how_far(player, whole_in(folder, manifest)),
         "dialogues": {"planned": planned, "finished": finished - failed.height, "failed": failed.height},
         "failures": failed.select("dialogue_id", "length", why="failure").head(MAX_FAILURES_KEPT).to_dicts(),
         "outcomes": {**{outcome.value: 0 for outcome in Outcome}, **Counter(transcripts["outcome"].to_list())},
@@ -274,6 +273,14 @@ def _summary(folder: Path, manifest: Mapping[str, Any], transcripts: pl.DataFram
         "served_models": dict(Counter(transcripts["served_model"].drop_nulls().to_list())),
         "wall_seconds": 0.0,
     }
+
+
+def _how_far(player: str | None, whole: Whole | None) -> dict[str, Any]:
+    """Status, and what is unfinished; a run in shards that are all over is put together elsewhere, and so ended here as well."""
+    if whole is not None and whole.all_over:
+        return {"status": next((one for one in ("budget_exhausted", "partial") if one in whole.statuses), "complete")}
+    state = "killed" if player is None else "running"
+    return {"status": "interrupted" if player is None else "partial", "unfinished": {"state": state, "player": player}}
 
 
 def _counted(tally: Tally, frame: pl.DataFrame) -> Tally:

@@ -295,7 +295,13 @@ async def _played(
     async with open_shared(first.settings, store=store, purse_id=purse_id, runs=len(plans)) as shared:
         balance = Balance(in_order(first, id_by_id=True), runs, concurrency=concurrency, purse=shared.purse)
         work = partial(execution.play, Together(shared, balance))
-        await work_watched(work, beside=beside, signals=signals, interrupted=execution.interrupt, ending=store.hurry)
+
+        def ending() -> None:
+            # A shard that ends by itself has its end to write yet, beside others that may write theirs.
+            if first.shard is None or execution.interrupted:
+                store.hurry()
+
+        await work_watched(work, beside=beside, signals=signals, interrupted=execution.interrupt, ending=ending)
     return execution
 
 
