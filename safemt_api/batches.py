@@ -71,7 +71,7 @@ from safemt_api.store.records import sendable_reply
 from safemt_api.store.turns import StoredReply, TurnStore
 
 BATCH_FOLDER = "batches"
-"""Beside the store: files of rows while they are written and handed in."""
+"""In the results folder: files of rows while they are written and handed in."""
 
 ROWS_AT_ONCE = 64
 """So many rows are closed in one transaction while results are read."""
@@ -151,6 +151,7 @@ class BatchQueue:
         purse: What the calls are paid from.
         pictures: Memory for pictures, shared with calls that go singly.
         price_of: A model's price in a tier.
+        folder: The results folder.
         pace: How long to wait for what.
         now_utc: The time of day; a test's own.
     """
@@ -165,13 +166,14 @@ class BatchQueue:
         purse: Purse,
         pictures: PictureMemory,
         price_of: Callable[[str, str], Price | None],
+        folder: Path,
         pace: BatchPace = DEFAULT_BATCH_PACE,
         now_utc: Callable[[], datetime] = _now_utc,
     ) -> None:
         self.account, self._vendor, self._adapter = account, vendor, adapter
         self._store, self._purse, self._pictures = store, purse, pictures
         self._price_of, self._pace, self._now_utc = price_of, pace, now_utc
-        self._folder = store.path.parent / BATCH_FOLDER
+        self._folder = folder / BATCH_FOLDER
         self._queue: list[_Waiting] = []
         self._by_key: dict[str, _Waiting] = {}
         self._under_way: dict[str, BatchStatistics] = {}
@@ -216,7 +218,7 @@ class BatchQueue:
             async with anyio.create_task_group() as group:
                 self._group = group
                 await anyio.to_thread.run_sync(self._sweep)
-                for batch in self._store.read(unfinished(self.account)):
+                for batch in await self._store.look(unfinished(self.account)):
                     self._take_up(batch)
                 while True:
                     await self._arrived.wait()
@@ -277,7 +279,8 @@ class BatchQueue:
         """Make one batch of as many as fit; returns the others."""
         batch = Batch(token_hex(8), self.account, model, self._purse.id, 0, self._now_utc().isoformat())
         named, poor = [_Line(self._row(batch, waiting), waiting) for waiting in wave], list[_Waiting]()
-        lines = self._without_hindered(named, self._store.read(hindrances((line.row for line in named), self._purse.free_usd)), poor)
+        hindered = await self._store.look(hindrances([line.row for line in named], self._purse.free_usd))
+        lines = await self._without_hindered(named, hindered, poor)
         await anyio.to_thread.run_sync(private_folder, self._folder)
         path = self._folder / f"{batch.nonce}.jsonl"
         try:
@@ -289,7 +292,7 @@ class BatchQueue:
                     break
                 # Between the look and the intent somebody else was quicker; it is rare, so the file is simply written anew.
                 path.unlink()
-                written, again = await self._write(path, self._without_hindered(written, hindered, poor))
+                written, again = await self._write(path, await self._without_hindered(written, hindered, poor))
                 rest = [*again, *rest]
         except BaseException:
             path.unlink(missing_ok=True)
@@ -300,36 +303,38 @@ class BatchQueue:
         else:
             path.unlink(missing_ok=True)
         # Only now: what this batch has put aside may come back.
-        self._wait_for_money(poor)
+        await self._wait_for_money(poor)
         return rest
 
     def _row(self, batch: Batch, waiting: _Waiting) -> BatchRow:
         wanted = waiting.wanted
         return BatchRow(row_id(batch.nonce, waiting.key), waiting.key, wanted.run, wanted.purpose, wanted.most_usd)
 
-    def _without_hindered(self, lines: Sequence[_Line], hindered: dict[str, Hindrance], poor: list[_Waiting]) -> list[_Line]:
+    async def _without_hindered(self, lines: Sequence[_Line], hindered: dict[str, Hindrance], poor: list[_Waiting]) -> list[_Line]:
         """The rows that nothing stands against; of the others each is seen to as its hindrance asks, or put to the poor."""
         for row, waiting in lines:
             match hindered.get(row.id):
                 case "answered":
-                    stored = self._store.get(row.key)
+                    stored = await self._store.get(row.key)
                     self._answer(row.key, stored) if stored is not None else self._join(waiting)
                 case "elsewhere":
-                    nonce = self._store.read(nonce_of_key(row.key))
+                    nonce = await self._store.look(nonce_of_key(row.key))
                     if nonce is None:  # closed in this moment
                         self._join(waiting)
-                    elif nonce not in self._under_way:
-                        self._take_up(self._store.read(batch_of(nonce)))
+                        continue
+                    batch = await self._store.look(batch_of(nonce))
+                    if nonce not in self._under_way:
+                        self._take_up(batch)
                 case "money":
                     poor.append(waiting)
                 case None:
                     pass
         return [line for line in lines if line.row.id not in hindered]
 
-    def _wait_for_money(self, poor: list[_Waiting]) -> None:
+    async def _wait_for_money(self, poor: list[_Waiting]) -> None:
         purse, hopeful = self._purse, list[_Waiting]()
         for waiting in poor:
-            taken, elsewhere = self._store.read(purse.standing_usd)
+            taken, elsewhere = await self._store.look(purse.standing_usd)
             if purse.lacks_usd(waiting.wanted.most_usd, taken, elsewhere):
                 self._answer(waiting.key, BudgetExhaustedError(purse.ceiling_usd or 0.0, taken, waiting.wanted.most_usd))
             else:
@@ -380,8 +385,14 @@ class BatchQueue:
         digest = await anyio.to_thread.run_sync(_digest, path)
         envelopes = {line.row.id: line.waiting.wanted.envelope for line in lines}
 
+        earlier: list[int] = []
+
         def noted(rows: Sequence[BatchRow]) -> None:
+            # A transaction that failed together with others' is run once more.
+            while earlier:
+                self._purse.forgets(earlier.pop())
             for row in rows:
+                earlier.append(row.charge)
                 self._purse.holds(row.charge, row.most_usd, envelopes[row.id])
 
         rows = [(line.row, line.waiting.request) for line in lines]
@@ -430,7 +441,7 @@ class BatchQueue:
         wait = self._pace.first_poll_seconds
         while True:
             with suppress(CallError):
-                others = self._store.read(known_ids(self.account))
+                others = await self._store.look(known_ids(self.account))
                 found = await self._adapter.find(_intent(batch), now_utc=self._now_utc(), others=others)
                 if found.answer != "unclear":
                     return found.batch_id
@@ -445,7 +456,7 @@ class BatchQueue:
             self._group.start_soon(self._recover, batch)
 
     async def _recover(self, batch: Batch) -> None:
-        rows = self._store.read(open_rows(batch.nonce))
+        rows = await self._store.look(open_rows(batch.nonce))
         if batch.purse == self._purse.id:
             for row in rows:
                 self._purse.holds(row.charge, row.most_usd, None)
@@ -454,7 +465,7 @@ class BatchQueue:
             if (self._now_utc() - batch.created).total_seconds() > self._pace.takeover_seconds:
                 break
             await anyio.sleep(self._pace.quiet_seconds)
-            batch = self._store.read(batch_of(batch.nonce))
+            batch = await self._store.look(batch_of(batch.nonce))
         if batch.stage == "intended":
             try:
                 found = await self._search(batch)
@@ -503,7 +514,7 @@ class BatchQueue:
             except CallError:
                 pass  # the vendor could not be asked now, or not to the end; what was read is kept
             except StopRunError as error:
-                self._fail_all(self._store.read(open_rows(batch.nonce)), error)
+                self._fail_all(await self._store.look(open_rows(batch.nonce)), error)
                 return
             if age > pace.patience_seconds + pace.cancel_seconds:
                 late = f"{self._vendor} neither ended nor cancelled batch {batch.batch_id}; it may have been billed"
@@ -513,7 +524,7 @@ class BatchQueue:
             wait = min(1.5 * wait, pace.longest_poll_seconds)
 
     async def _read(self, batch: Batch, batch_id: str) -> None:
-        rows = {row.id: row for row in self._store.read(open_rows(batch.nonce))}
+        rows = {row.id: row for row in await self._store.look(open_rows(batch.nonce))}
         results: list[tuple[BatchRow, RowResult]] = []
         async for name, result in self._adapter.results(batch_id):
             row = rows.pop(name, None)
@@ -552,7 +563,7 @@ class BatchQueue:
         for (row, result), stored, (_, settled_usd) in zip(results, kept, endings, strict=True):
             self._purse.lets_go(row.charge, settled_usd)
             # Closed by another process: what that kept is the answer, where it kept one.
-            found = stored or self._store.get(row.key)
+            found = stored or await self._store.get(row.key)
             if found is not None:
                 self._answer(row.key, found)
             elif row.key in quiet:
@@ -586,7 +597,7 @@ class BatchQueue:
 
         What the vendor has against a file as a whole is one row's fault at most: asked singly, each call fails or succeeds by itself.
         """
-        rows = self._store.read(open_rows(batch.nonce))
+        rows = await self._store.look(open_rows(batch.nonce))
         if isinstance(error, DialogueError) and not error.maybe_billed:
             error = UnansweredRowError(f"{self._vendor} rejected the batch as a whole ({error})")
         again: list[_Waiting] = []
@@ -607,7 +618,7 @@ class BatchQueue:
 
     async def _give_back(self, batch: Batch) -> None:
         """The batch was never created: its money is free, and whoever waits for its rows joins anew."""
-        rows = self._store.read(open_rows(batch.nonce))
+        rows = await self._store.look(open_rows(batch.nonce))
         waiting = [one for row in rows if (one := self._by_key.get(row.key)) is not None]
         never = UnansweredRowError(f"{self._vendor} never got this request")
         await self._close(batch, [(row, never) for row in rows], last="absent", still_waiting=waiting)

@@ -28,7 +28,7 @@ from safemt_api.simulator.roles import check_model
 from safemt_api.simulator.server import Simulator, run_simulator
 from safemt_api.simulator.settings import FaultPlan, SimulatorSettings
 from safemt_api.specs import RULES, TARGETS, Spec
-from safemt_api.store.turns import STORE_FILE, open_store
+from safemt_api.store.turns import open_store
 
 Addresses = Mapping[str, tuple[str, ...]]
 """Base URLs by provider."""
@@ -84,7 +84,7 @@ async def played(plan: Plan, *, watch: Any = None, signals: tuple[signal.Signals
 
     if result is None:
         return await cluster.execute_on_ray(plan, play_order, watch=watch, signals=signals)
-    async with open_store(plan.settings.results / STORE_FILE) as store:
+    async with open_store(plan.settings.store_place) as store:
         return joining.join_shards(store, plan.settings, plan.run)
 
 

@@ -113,7 +113,7 @@ class GatewayStatistics(NamedTuple):
     ``unread_usage`` counts replies whose cost is unknown because they told no usage that can be read;
     ``damaged`` counts stored replies that were found unfit and were asked for again; ``tiers`` counts replies by the tier that served
     them, and ``savings`` is by purpose what that, and caches, made them cheaper by; ``without_room`` counts attempts that a cheaper tier
-    had no room for.
+    had no room for; ``store_away_seconds`` is for how long the store's server has not answered.
     """
 
     sent: int
@@ -133,6 +133,7 @@ class GatewayStatistics(NamedTuple):
     savings: Mapping[Purpose, Savings] = MappingProxyType({})
     without_room: int = 0
     batches: tuple[BatchStatistics, ...] = ()
+    store_away_seconds: float | None = None
 
     @property
     def saved_usd(self) -> float:
@@ -308,7 +309,7 @@ class Gateway:
             await self._shared.under_way[key].wait()
         if self._uses is not None:
             await self._uses.note(key)
-        stored = self._store.get(key)
+        stored = await self._store.get(key)
         if stored is not None:
             self._counts["from_store"] += 1
             self._tally(call, key, stored)
@@ -338,6 +339,7 @@ class Gateway:
             limiters=limiters,
             tiers=dict(self._served_tiers),
             savings=dict(self._savings),
+            store_away_seconds=self._store.statistics().away_seconds,
             without_room=self._counts["without_room"],
             batches=tuple(one for account in self._accounts.values() if account.batches for one in account.batches.statistics()),
         )

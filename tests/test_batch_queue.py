@@ -151,6 +151,7 @@ def desk(tmp_path: Path) -> Opener:
                 vendor="vendor",
                 adapter=vendor,
                 store=store,
+                folder=tmp_path,
                 purse=purse,
                 pictures=PictureMemory(),
                 price_of=lambda _model, _tier: PRICE,

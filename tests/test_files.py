@@ -97,7 +97,7 @@ def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatc
 async def test_the_store_and_the_files_beside_it_are_private_while_it_is_open(tmp_path: Path) -> None:
     async with open_store(tmp_path / "results" / STORE_FILE) as store:
         await store.write(lambda connection: connection.execute("PRAGMA user_version").fetchone())
-        reader = sqlite3.connect(store.path)
+        reader = sqlite3.connect(store.place)
         reader.execute("SELECT count(*) FROM sqlite_master").fetchone()
         names = {one.name for one in (tmp_path / "results").iterdir()}
         assert {STORE_FILE, f"{STORE_FILE}-wal", f"{STORE_FILE}-shm"} <= names

@@ -172,7 +172,7 @@ async def test_one_ceiling_holds_over_all_shards(tmp_path: Path) -> None:
 async def test_a_shard_that_plays_elsewhere_is_busy_until_it_falls_silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = EvalSettings(**BASE, run="r", results=tmp_path, shard="1/2")
     async with open_plan(settings) as plan, open_store(tmp_path / STORE_FILE) as store, anyio.create_task_group() as group:
-        await enter_run(plan, 2, store, store.path)
+        await enter_run(plan, 2, store)
 
         async def beat() -> None:
             while True:

@@ -29,7 +29,7 @@ from safemt_api.messages import Dialogue, Exhibit, Kind, Label, Line, Outcome, R
 from safemt_api.runs.claim import Claim
 from safemt_api.runs.connections import judge_of, open_gateway
 from safemt_api.runs.plan import Plan
-from safemt_api.store.turns import STORE_FILE, open_store
+from safemt_api.store.turns import open_store
 from safemt_api.store.uses import open_uses
 
 EXAMPLES_FILE = "examples.toml"
@@ -149,7 +149,7 @@ async def judge_without_run(plan: Plan) -> AsyncIterator[Judge]:
         SetupError: The store or a judge cannot be opened.
     """
     private_folder(plan.settings.results)
-    async with open_store(plan.settings.results / STORE_FILE) as store:
+    async with open_store(plan.settings.store_place) as store:
         run_id = uuid4().hex
         uses = await open_uses(store, run_id, BOOKED_AS)
         try:

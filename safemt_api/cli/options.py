@@ -21,6 +21,7 @@ from safemt_api.files import read_toml
 from safemt_api.foreign_text import printable
 from safemt_api.runs.options import RUNS, Command, Group, OptionField
 from safemt_api.runs.settings import options
+from safemt_api.store.connection import ServerAddress, server_address
 
 Given = dict[str, Any]
 """The options of the settings that were really given, by the names of the fields: as they were typed, or a list of that."""
@@ -44,6 +45,8 @@ def takes_settings(
         @wraps(function)
         def run(**values: Any) -> None:
             given = {one.name: values.pop(one.name) for one in taken}
+            if "store" in given:
+                given["store"] = address(given["store"])  # at once: what was typed may hold a password
             function({name: value for name, value in given.items() if value not in (None, [])}, **values)
 
         own = list(signature(function, eval_str=True).parameters.values())[1:]
@@ -57,6 +60,18 @@ def takes_settings(
         return run
 
     return decorate
+
+
+def address(given: str | None) -> ServerAddress | None:
+    """The server that ``--store`` names.
+
+    Raises:
+        UsageError: It names none.
+    """
+    try:
+        return None if given is None else server_address(given)
+    except UsageError as error:
+        raise UsageError(f"--store {error}") from None
 
 
 def _shared(unpacked: Parameter) -> list[Parameter]:
@@ -92,6 +107,7 @@ RESULTS = Path("results")
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="Name of a run under the results folder, or its path.")]
 Results = Annotated[Path, _like("results")]
 Shard = Annotated[str | None, _like("shard")]
+Store = Annotated[str | None, _like("store")]
 Providers = Annotated[Path | None, _like("providers")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print exactly the summary as JSON on standard output.", rich_help_panel=Group.OUTPUT)]
 FiguresAsJson = Annotated[

@@ -79,7 +79,9 @@ def _under_way(gateway: GatewayStatistics) -> str:
     rows, answered = (sum(getattr(one, name) or 0 for one in gateway.batches) for name in ("rows", "done"))
     many = "es" if len(gateway.batches) > 1 else ""
     batched = f" · {rows:,} in {len(gateway.batches)} batch{many} ({answered:,} answered)" if gateway.batches else ""
-    return f"{gateway.in_flight} in flight{waiting}{batched}"
+    away = gateway.store_away_seconds
+    store = "" if away is None else f" · the store's server does not answer ({words.duration(away)} by now): waiting for it"
+    return f"{gateway.in_flight} in flight{waiting}{batched}{store}"
 
 
 def _reason(gateway: GatewayStatistics) -> str:

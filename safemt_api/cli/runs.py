@@ -21,6 +21,7 @@ with imported_on_use():
 
 if TYPE_CHECKING:
     from safemt_api.runs.removal import Garbage, Removal
+    from safemt_api.store.connection import ServerAddress
 
 MOST_NAMED = 5
 AgreedTo = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
@@ -59,19 +60,22 @@ def rm(
         terminal.say(f"removed {one.name}")
 
 
-def gc(*, results: options.Results = options.RESULTS, yes: AgreedTo = False) -> None:
-    """Free the stored replies that no run of the results folder uses: say how many and what they cost, and ask."""
-    raise typer.Exit(terminal.run_loop(partial(_free, results, yes=yes)))
+def gc(*, results: options.Results = options.RESULTS, store: options.Store = None, yes: AgreedTo = False) -> None:
+    """Free the stored replies that no run of the results folder uses: say how many and what they cost, and ask.
+
+    With --store, those that no run uses which any machine has played with it, and nobody has removed.
+    """
+    raise typer.Exit(terminal.run_loop(partial(_free, results, options.address(store), yes=yes)))
 
 
-async def _free(results: Path, *, yes: bool) -> int:
-    found = await removal.find_garbage(results)
+async def _free(results: Path, store: ServerAddress | None, *, yes: bool) -> int:
+    found = await removal.find_garbage(results, store)
     terminal.say(*_said_of_garbage(found))
     if not found.unused.replies:
         return errors.EXIT_DONE
     if not _agreed(f"Free {found.unused.replies:,} replies for good?", yes=yes):
         return errors.EXIT_SETUP
-    terminal.say(f"freed {await removal.collect_garbage(results):,} replies")
+    terminal.say(f"freed {await removal.collect_garbage(results, store):,} replies")
     return errors.EXIT_DONE
 
 

@@ -20,12 +20,12 @@ those of all, and a call waits for what any process that lives may still give ba
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 from uuid import uuid4
 
 import anyio
@@ -33,7 +33,7 @@ import anyio
 from safemt_api.errors import BudgetExhaustedError, CallError, StopRunError, StoreError
 from safemt_api.messages import PURPOSES, Purpose
 from safemt_api.store.books import COMMIT_USD, MAYBE, SPENT
-from safemt_api.store.connection import Connection, Work
+from safemt_api.store.connection import Connection, T, Work
 from safemt_api.store.spenders import Others, Spender, left, others, said, standing
 from safemt_api.store.turns import TurnStore, now_utc
 
@@ -112,9 +112,9 @@ class Purse:
         self.dearest_call_usd = self.dearest_dialogue_usd = 0.0
         self.settled = anyio.Event()
 
-    def committed_usd(self) -> float:
+    async def taken_usd(self) -> float:
         """What is spent or reserved."""
-        return self._store.read(lambda connection: committed(connection, self.id))
+        return await self._store.look(lambda connection: committed(connection, self.id))
 
     async def take_part(self) -> None:
         """Say that this process lives, again and again, until cancelled."""
@@ -148,7 +148,7 @@ class Purse:
     async def let_in(self, envelope: Envelope) -> None:
         """Wait until one more dialogue fits beside those under way, in all processes."""
         if self.ceiling_usd is None or not self._together:
-            while self.ceiling_usd is not None and self.envelopes and self.room_usd() < self.needed_usd():
+            while self.ceiling_usd is not None and self.envelopes and await self.room_usd() < self.needed_usd():
                 await self.settled.wait()
             self.envelopes.add(envelope)
             return
@@ -221,6 +221,13 @@ class Purse:
             envelope.drawn_usd += most_usd
             self.drawn[charge] = envelope
 
+    def forgets(self, charge: int) -> None:
+        """The commit under way that was to put it aside is tried anew: nothing is put aside under that charge."""
+        most_usd, envelope = self.open.pop(charge, 0.0), self.drawn.pop(charge, None)
+        if envelope is not None:
+            envelope.reserved_usd -= most_usd
+            envelope.drawn_usd -= most_usd
+
     def lets_go(self, charge: int, settled_usd: float | None = None) -> None:
         """What was put aside is settled, if at all, and comes back no more: whoever waits for money looks again."""
         most_usd = self.open.pop(charge, 0.0)
@@ -233,10 +240,11 @@ class Purse:
         """What the ceiling leaves beside what is committed; infinite without one."""
         return float("inf") if self.ceiling_usd is None else self.ceiling_usd + TOLERANCE_USD - committed(connection, self.id)
 
-    def room_usd(self) -> float:
+    async def room_usd(self) -> float:
         """What neither is committed nor may still be needed by dialogues under way."""
+        taken = await self.taken_usd()
         needed = sum(max(0.0, self.needed_usd() - envelope.drawn_usd) for envelope in self.envelopes)
-        return (self.ceiling_usd or 0.0) + TOLERANCE_USD - self.committed_usd() - needed
+        return (self.ceiling_usd or 0.0) + TOLERANCE_USD - taken - needed
 
 
 class Ledger:
@@ -315,7 +323,7 @@ class Ledger:
         while money.id == NOT_RESERVED:
             settled = purse.settled
             # Looked at first without a write: at the end of the money every dialogue that is left comes by here once.
-            taken, elsewhere = self._store.read(purse.standing_usd)
+            taken, elsewhere = await self._store.look(purse.standing_usd)
             if taken + most_usd <= ceiling_usd + TOLERANCE_USD:
                 taken, elsewhere = await self._store.write(partial(self._try_reserve, money, most_usd, ceiling_usd))
             if money.id == NOT_RESERVED:
@@ -384,24 +392,41 @@ class Ledger:
         return int(connection.execute(_INSERT, row).fetchone()[0])
 
     def spent_usd(self) -> Mapping[Purpose, float]:
-        """What the run has spent by purpose, kept reservations included."""
-        rows = self._store.read(lambda connection: connection.execute(SPENT, (self._run,)).fetchall())
-        spent = dict.fromkeys(PURPOSES, 0.0)
-        spent.update({purpose: usd for purpose, usd in rows if purpose in spent})
-        return spent
+        """What the run has spent by purpose, kept reservations included; as it was last known where the store's server is away."""
+        return _by_purpose(self._last(f"spent {self._run}", self._bookings, []))
+
+    def spent_lately_usd(self) -> float:
+        """What the run has spent in all, for a display."""
+        return sum(_by_purpose(self._store.glance(f"spent {self._run}", self._bookings, [])).values())
+
+    def _bookings(self, connection: Connection) -> list[tuple[Any, float]]:
+        return connection.execute(SPENT, (self._run,)).fetchall()
 
     def maybe_usd(self) -> float:
         """What calls that were cut off without a ceiling may have cost at most, beside what is spent."""
-        return self._store.read(lambda connection: float(connection.execute(MAYBE, (self._run,)).fetchone()[0]))
+        return self._last(f"maybe {self._run}", lambda connection: float(connection.execute(MAYBE, (self._run,)).fetchone()[0]), 0.0)
+
+    def _last(self, name: str, work: Work[T], otherwise: T) -> T:
+        # A run that ends because the server is away writes its summary all the same; the one that goes on with it knows better.
+        try:
+            return self._store.read(work)
+        except StoreError:
+            return self._store.glance(name, work, otherwise)
 
     def committed_usd(self) -> float:
         """What is spent or reserved."""
-        return self._purse.committed_usd()
+        return self._store.read(lambda connection: committed(connection, self._purse.id))
 
 
 _INSERT = """
 INSERT INTO charges (run, key, purpose, most_usd, settled_usd, state, owner, created_utc) VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING id
 """
+
+
+def _by_purpose(rows: Iterable[tuple[Any, float]]) -> dict[Purpose, float]:
+    spent = dict.fromkeys(PURPOSES, 0.0)
+    spent.update({purpose: usd for purpose, usd in rows if purpose in spent})
+    return spent
 
 
 def committed(connection: Connection, purse_id: str) -> float:

@@ -316,7 +316,7 @@ def exchanged_in(store: TurnStore, account: str) -> Exchange:
     """
 
     async def exchange(ask: Ask) -> Grant | None:
-        if ask.silent and not store.read(is_shared(account)):
+        if ask.silent and not await store.look(is_shared(account)):
             return None
         return await store.write(exchanged(account, partial(answered, ask)))
 

@@ -90,7 +90,7 @@ class Attempt:
             rows = tuple(self._new_lines(name) for name in WAITING_FILES)
             if not await self._store.write(beaten(self._fence, counts(), (rows[0], rows[1]))):
                 self.left = True
-                now = next(one for one in self._store.read(parts_of(self.run.run)) if one.part == self.part.part)
+                now = next(one for one in await self._store.look(parts_of(self.run.run)) if one.part == self.part.part)
                 raise RunBusyError(f"{self.run.run} {self.part.part}/{self.run.parts}", now.player)
             if max(map(len, rows)) < MOST_BYTES_AT_ONCE // 2:
                 return
@@ -141,14 +141,13 @@ class Attempt:
         return await self._store.write(ended(self._fence, "over" if over else "interrupted", record))
 
 
-async def open_attempt(plan: Plan, shard: Shard, store: TurnStore, path: Path, *, purse_id: str | None) -> Attempt:
+async def open_attempt(plan: Plan, shard: Shard, store: TurnStore, *, purse_id: str | None) -> Attempt:
     """Take a shard, and enter the run where no other shard has.
 
     Args:
         plan: The shard's.
         shard: Which one.
         store: What all shards share.
-        path: Where it is.
         purse_id: Under which the ceiling is held, where the run shares it with others.
 
     Raises:
@@ -156,20 +155,20 @@ async def open_attempt(plan: Plan, shard: Shard, store: TurnStore, path: Path, *
         RunBusyError: A process elsewhere plays the shard.
         UsageError: A run of this name was begun in one piece.
     """
-    run = await enter_run(plan, shard.parts, store, path, purse_id=purse_id)
+    run = await enter_run(plan, shard.parts, store, purse_id=purse_id)
     place = f"{socket.gethostname()}:{plan.folder.resolve()}"
-    found = next((one for one in store.read(parts_of(plan.run)) if one.part == shard.part), None)
+    found = next((one for one in await store.look(parts_of(plan.run)) if one.part == shard.part), None)
     if found is not None and found.state == "playing" and found.place != place:
         # Whoever played it in this folder is dead, since we hold its lock; of one elsewhere only its silence tells.
         with anyio.move_on_after(SILENT_SECONDS):
-            while found in store.read(parts_of(plan.run)):  # noqa: ASYNC110 (the same)
+            while found in await store.look(parts_of(plan.run)):  # noqa: ASYNC110 (the same)
                 await anyio.sleep(LOOK_SECONDS)
             raise RunBusyError(f"{plan.run} {shard}", found.player)
     player = f"process {os.getpid()} on {socket.gethostname()} since {now_utc()}"
     return Attempt(store, run, await store.write(taken(plan.run, shard.part, id=uuid4().hex, place=place, player=player)), plan.folder)
 
 
-async def enter_run(plan: Plan, parts: int, store: TurnStore, path: Path, *, purse_id: str | None = None) -> Sharded:
+async def enter_run(plan: Plan, parts: int, store: TurnStore, *, purse_id: str | None = None) -> Sharded:
     """The run in so many shards as the store knows it, entered where it does not; its folder then says so, too.
 
     Raises:
@@ -199,11 +198,11 @@ async def enter_run(plan: Plan, parts: int, store: TurnStore, path: Path, *, pur
     except SettingsChangedError as error:
         raise SettingsChangedError(f"{plan.run} (its other shards)", error.differences) from None
     if there is None:
-        write_json(folder / MANIFEST_FILE, whole_manifest(run, folder, path, store.id))
+        write_json(folder / MANIFEST_FILE, whole_manifest(run, folder, store, plan.settings.results))
     return run
 
 
-def whole_manifest(run: Sharded, folder: Path, path: Path, store_id: str) -> dict[str, Any]:
+def whole_manifest(run: Sharded, folder: Path, store: TurnStore, results: Path) -> dict[str, Any]:
     """The run file of a whole run in shards."""
     purse = {} if run.purse == run.id else {"purse": run.purse}
-    return {**run.record, "id": run.id, "store": store_record(folder, path, store_id), **purse}
+    return {**run.record, "id": run.id, "store": store_record(folder, store.place, store.id, results), **purse}

@@ -51,8 +51,11 @@ class Balance:
             BudgetExhaustedError: The money did not reach for this id in some run.
         """
         place = self._place[entry.id]
-        while not self._may_begin(place):
-            await self._moved.wait()
+        while True:
+            moved = self._moved
+            if await self._may_begin(place):
+                break
+            await moved.wait()
         try:
             if self._out_of_money is not None and self._beyond(place):
                 first = self._out_of_money[1]
@@ -70,16 +73,17 @@ class Balance:
         self._front.pop(run, None)
         self._wake()
 
-    def _may_begin(self, place: int) -> bool:
+    async def _may_begin(self, place: int) -> bool:
         if self._beyond(place):
             return True
         if place >= min(self._front.values(), default=len(self._ids)) + self._window:
             return False
-        while self._opened <= place and self._has_room():
-            self._opened += 1
+        while (opened := self._opened) <= place and await self._has_room():
+            # Another dialogue may have opened the same one while we looked.
+            self._opened = max(self._opened, opened + 1)
         return place < self._opened
 
-    def _has_room(self) -> bool:
+    async def _has_room(self) -> bool:
         """Whether the money reaches for one more id in all runs, beside what the ids that are open may still need.
 
         With nothing open one is opened all the same: its replies may be in the store, and each call must find its own money.
@@ -92,7 +96,7 @@ class Balance:
             return True
         waiting = max(0, unfinished - len(self._purse.envelopes))
         needed = (waiting + len(self._front) * self._due[self._ids[self._opened]]) * self._purse.needed_usd()
-        return needed <= self._purse.room_usd()
+        return needed <= await self._purse.room_usd()
 
     def _beyond(self, place: int) -> bool:
         return self._out_of_money is not None and place >= self._out_of_money[0]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -16,8 +15,9 @@ from safemt_api.runs.attempt import Attempt, open_attempt
 from safemt_api.runs.folder import playing, read_manifest, settle, store_record
 from safemt_api.runs.plan import Plan, check_still_same
 from safemt_api.store.books import name_of, older_run_id, replies_bought
+from safemt_api.store.connection import Place, ServerAddress
 from safemt_api.store.shards import sharded
-from safemt_api.store.turns import STORE_FILE, TurnStore, open_store
+from safemt_api.store.turns import TurnStore, open_store
 from safemt_api.store.uses import Uses, open_uses
 
 LOST = "restore it from a copy, or choose another --run to buy every reply anew"
@@ -57,7 +57,7 @@ async def claim_run(
         UsageError: The run is played in shards, and this is none, or the other way round.
         StoreError: The store cannot be used, or is not (or no longer) the one that the run was bought into.
     """
-    path = plan.settings.results / STORE_FILE
+    place = plan.settings.store_place
     with playing(plan.folder, plan.run) as note:
         settle(plan.folder)
         before = read_manifest(plan.folder) or {}
@@ -66,15 +66,15 @@ async def claim_run(
         bought_into = before.get("store")
         expected = bought_into.get("id") if isinstance(bought_into, Mapping) else None
         if expected is not None and not judging_only:
-            _check_there(path, plan.run)
-        async with _opened(store, path) as opened:
+            _check_there(place, plan.run)
+        async with _opened(store, place) as opened:
             note(opened.id)
             if expected is not None and not judging_only:
                 lost = _what_is_lost(opened, before, plan, expected)
                 if lost is not None:
-                    raise StoreError(path, lost, LOST)
+                    raise StoreError(str(place), lost, LOST)
             async with _hurried_by_the_end(opened):
-                claim = await _entered(plan, opened, path, before, purse_id=purse_id, judging_only=judging_only)
+                claim = await _entered(plan, opened, before, purse_id=purse_id, judging_only=judging_only)
             try:
                 yield claim
             finally:
@@ -84,16 +84,17 @@ async def claim_run(
                         await claim.attempt.end(over=False)
 
 
-async def _entered(
-    plan: Plan, store: TurnStore, path: Path, before: Mapping[str, Any], *, purse_id: str | None, judging_only: bool
-) -> Claim:
+async def _entered(plan: Plan, store: TurnStore, before: Mapping[str, Any], *, purse_id: str | None, judging_only: bool) -> Claim:
     """The run, or the shard of it, as the books know it from now on."""
     name = str(before.get("run") or plan.run)
     run_id = str(before.get("id") or (older_run_id(store.id, name) if before else uuid4().hex))
     purse = purse_id or str(before.get("purse") or run_id)
-    attempt, kept = None, {"id": run_id, "store": before.get("store") or store_record(plan.folder, path, store.id)}
+    attempt, kept = (
+        None,
+        {"id": run_id, "store": before.get("store") or store_record(plan.folder, store.place, store.id, plan.settings.results)},
+    )
     if plan.shard is not None:
-        attempt = await open_attempt(plan, plan.shard, store, path, purse_id=purse_id)
+        attempt = await open_attempt(plan, plan.shard, store, purse_id=purse_id)
         run_id, purse, name = attempt.part.id, attempt.run.purse, f"{plan.run} {plan.shard}"
         kept |= {"id": run_id, "shard": str(plan.shard)}
     elif not judging_only and (found := store.read(sharded(plan.run))) is not None:
@@ -131,11 +132,11 @@ async def _hurried_by_the_end(store: TurnStore) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def _opened(store: TurnStore | None, path: Path) -> AsyncIterator[TurnStore]:
+async def _opened(store: TurnStore | None, place: Place) -> AsyncIterator[TurnStore]:
     if store is not None:
         yield store
     else:
-        async with open_store(path) as own:
+        async with open_store(place) as own:
             yield own
 
 
@@ -149,8 +150,10 @@ def _check_pictures(plan: Plan, before: Mapping[str, Any]) -> None:
         raise DataChangedError(plan.run, changes)
 
 
-def _check_there(path: Path, run: str) -> None:
-    """Before the store is opened, since that would make a new one."""
+def _check_there(path: Place, run: str) -> None:
+    """Before the store is opened, since that would make a new one; one on a server is known by its id."""
+    if isinstance(path, ServerAddress):
+        return
     if not path.is_file():
         raise StoreError(path, f"is gone, and run {run!r} was bought into it", LOST)
     if path.stat().st_size == 0:

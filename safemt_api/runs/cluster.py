@@ -29,8 +29,9 @@ from safemt_api.runs.record import read_run
 from safemt_api.runs.shard import Order, Played, Shard
 from safemt_api.runs.summary import Summary
 from safemt_api.runs.workers import handlers_kept, shown, work_watched
+from safemt_api.store.connection import ServerAddress
 from safemt_api.store.shards import Sharded, parts_of, sharded
-from safemt_api.store.turns import STORE_FILE, TurnStore, open_store
+from safemt_api.store.turns import TurnStore, open_store
 
 LOCAL = "local"
 PARTS_A_WORKER = 8
@@ -160,13 +161,13 @@ async def execute_on_ray(plan: Plan, worker: Worker, *, watch: Any = None, signa
     address, settings = str(plan.settings.ray), plan.settings
     await _check_reachable(address)
     with handlers_kept(signals), playing(plan.folder, plan.run) as note, _connected(address, settings.workers) as ray:
-        async with open_store(settings.results / STORE_FILE) as store:
+        async with open_store(settings.store_place) as store:
             note(store.id)
             _check_store(ray, store)
             workers = settings.workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
             known = store.read(sharded(plan.run))
             parts = min(workers * PARTS_A_WORKER, len(plan.dataset.ids)) if known is None else known.parts
-            run = await enter_run(plan, parts, store, store.path)
+            run = await enter_run(plan, parts, store)
             task = ray.remote(max_retries=RETRIES, num_cpus=1)(worker)
             execution = RayExecution(plan=plan, store=store, run=run, ray=ray, task=task, workers=workers)
             try:
@@ -242,5 +243,7 @@ def _connected(address: str, workers: int | None) -> Iterator[Any]:
 
 def _check_store(ray: Any, store: TurnStore) -> None:
     machines = sum(bool(node["Alive"]) for node in ray.nodes())
-    if machines > 1:
-        raise UsageError(f"the Ray cluster has {machines} machines, and {store.path} can be shared by processes of one machine alone")
+    if machines > 1 and not isinstance(store.place, ServerAddress):
+        raise UsageError(
+            f"the Ray cluster has {machines} machines, and {store.place} can be shared by processes of one machine alone; give --store"
+        )

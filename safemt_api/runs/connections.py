@@ -172,6 +172,7 @@ def account_opener(
                 vendor=profile.name,
                 adapter=open_batch_adapter(base_url=route.base_urls[0], **connection),
                 store=shared.store,
+                folder=settings.results,
                 purse=shared.purse,
                 pictures=shared.accounts.pictures,
                 price_of=price_of,

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from safemt_api.adapters.base import marked_beginnings
@@ -34,7 +35,7 @@ from safemt_api.runs.play import judge_transcript
 from safemt_api.runs.settings import tiers_of
 from safemt_api.runs.summary import read_summary
 from safemt_api.store.keys import call_key
-from safemt_api.store.turns import STORE_FILE, TurnStore, open_store
+from safemt_api.store.turns import TurnStore, open_store
 from safemt_api.tokens import BYTES_PER_TOKEN, MOST_TOKENS_PER_MESSAGE, input_tokens_estimate, input_tokens_most
 
 EXPECTED_REPLY_TOKENS = 350
@@ -152,11 +153,11 @@ async def estimate(plan: Plan) -> Estimate:
 @asynccontextmanager
 async def _store_of(plan: Plan) -> AsyncIterator[TurnStore | None]:
     """The run's store, or ``None`` where there is none yet: looking must not create one."""
-    file = plan.settings.results / STORE_FILE
-    if not file.is_file():
+    place = plan.settings.store_place
+    if isinstance(place, Path) and not place.is_file():
         yield None
         return
-    async with open_store(file) as store:
+    async with open_store(place) as store:
         yield store
 
 
@@ -209,7 +210,7 @@ class _Rehearsal(Asker):
         shown = replace(call, messages=tuple(_fitted(message, call.purpose, rules) for message in call.messages))
         key = call_key(shown)
         if key not in self._answers:
-            self._answers[key] = self._stored(shown, key) or self._expected(shown, rules)
+            self._answers[key] = await self._stored(shown, key) or self._expected(shown, rules)
         answer = self._answers[key]
         if answer is None:
             raise DialogueError("this answer is not bought yet")
@@ -227,8 +228,8 @@ class _Rehearsal(Asker):
             self._tallies[name] = _Tally(find_price(profile, model), find_price(profile, model, tiers_of(self._plan.settings)[0]))
         return self._tallies[name]
 
-    def _stored(self, call: Call, key: str) -> Answer | None:
-        found = None if self._store is None else self._store.get(key)
+    async def _stored(self, call: Call, key: str) -> Answer | None:
+        found = None if self._store is None else await self._store.get(key)
         if found is None:
             return None
         self._tally(call).paid += 1

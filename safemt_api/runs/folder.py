@@ -31,6 +31,7 @@ from safemt_api.errors import RunBusyError, SettingsChangedError, StoreError, Us
 from safemt_api.files import FILE_MODE, private_folder, sync_folder, unwritable, write_json
 from safemt_api.runs.names import is_run_name
 from safemt_api.runs.settings import EvalSettings, settings_from_record
+from safemt_api.store.connection import Place, ServerAddress, server_address
 from safemt_api.store.turns import STORE_FILE, now_utc
 
 MANIFEST_FILE = "run.json"
@@ -285,18 +286,38 @@ def _root(folder: Path) -> Path:
         store = (read_manifest(folder) or {}).get("store")
     except StoreError:
         store = None  # a report of what is left says what is wrong with the run file; it needs no store
-    path = store.get("path") if isinstance(store, Mapping) else None
+    path, beside = (store.get("path"), store.get("results")) if isinstance(store, Mapping) else (None, None)
     if isinstance(path, str) and Path(path).name == STORE_FILE:
-        found = (folder / path).resolve()
-        if found.parent in folder.parents:
-            return found.parent
+        beside = str(Path(path).parent)
+    elif not isinstance(beside, str) or set(Path(beside).parts) != {".."}:
+        beside = None
+    found = folder if beside is None else (folder / beside).resolve()
+    if found in folder.parents:
+        return found
     return next((above for above in folder.parents if (above / STORE_FILE).is_file()), folder.parent)
 
 
-def store_record(folder: Path, store: Path, store_id: str) -> dict[str, Any]:
-    """What the run file says of the store: its own id, and where it is, seen from the run's folder, so that both may move together."""
-    up = len(folder.resolve().relative_to(store.parent.resolve()).parts)
-    return {"id": store_id, "path": "/".join([*[".."] * up, store.name])}
+def store_record(folder: Path, place: Place, store_id: str, results: Path) -> dict[str, Any]:
+    """What the run file says of the store: its own id, and where it is, seen from the run's folder, so that both may move together.
+
+    Of one on a server it says the address, never the password, and where the results folder is.
+    """
+    up = [".."] * len(folder.resolve().relative_to(results.resolve()).parts)
+    if isinstance(place, ServerAddress):
+        return {"id": store_id, "url": str(place), "results": "/".join(up)}
+    return {"id": store_id, "path": "/".join([*up, place.name])}
+
+
+def place_in(folder: Path, manifest: Mapping[str, Any]) -> Place | None:
+    """Where the store of the run in that folder lies, as its run file says."""
+    store = manifest.get("store")
+    path, url = (store.get("path"), store.get("url")) if isinstance(store, Mapping) else (None, None)
+    if isinstance(url, str):
+        try:
+            return server_address(url)
+        except UsageError:
+            return None
+    return folder / path if isinstance(path, str) else None
 
 
 PATIENCE_SECONDS = 1.0

@@ -50,7 +50,7 @@ def join_shards(store: TurnStore, settings: EvalSettings, name: str) -> RunResul
     """
     run = store.read(sharded(name))
     if run is None:
-        raise StoreError(store.path, f"knows nothing of run {name!r}", "run the same command again")
+        raise StoreError(str(store.place), f"knows nothing of run {name!r}", "run the same command again")
     with _held(settings.results / name, name):
         return write_whole(store, run, settings)
 
@@ -77,7 +77,7 @@ def write_whole(store: TurnStore, run: Sharded, settings: EvalSettings) -> RunRe
     summary.write(staged)
     kept = {"files": (read_manifest(folder) or {}).get("files", {}), "ended_utc": datetime.now(UTC).isoformat(timespec="seconds")}
     digests = {name: records[0]["manifest"].get(name) for name in ("judge_digest", "rubric", "moderator_digest")}
-    switch_generation(folder, {**whole_manifest(run, folder, store.path, store.id), **digests, **kept})
+    switch_generation(folder, {**whole_manifest(run, folder, store, settings.results), **digests, **kept})
     sweep(folder)
     return RunResult(summary, folder, _exit_code(summary, settings, parts), None, Standing(len(parts), run.parts))
 

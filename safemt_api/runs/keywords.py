@@ -64,6 +64,7 @@ class EvalKeywords(TypedDict, total=False):
     otel: Literal["figures", "words"] | None
     run: str | None
     results: str | Path
+    store: str | None
     providers: str | Path | None
     simulator_faults: str
     simulator_seed: int | None

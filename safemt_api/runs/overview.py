@@ -14,7 +14,17 @@ from typing import Any, Literal, NamedTuple
 from pydantic import ValidationError
 
 from safemt_api.errors import StoreError
-from safemt_api.runs.folder import MANIFEST_FILE, STUDY_FILE, SUMMARY_FILE, VERDICTS_FILE, current_files, player_of, read_manifest, scratch
+from safemt_api.runs.folder import (
+    MANIFEST_FILE,
+    STUDY_FILE,
+    SUMMARY_FILE,
+    VERDICTS_FILE,
+    current_files,
+    place_in,
+    player_of,
+    read_manifest,
+    scratch,
+)
 from safemt_api.runs.parts import Whole, player_now, whole_in
 from safemt_api.runs.record import read_unfinished
 from safemt_api.runs.summary import Summary, read_summary
@@ -177,8 +187,8 @@ def _sharded_overview(folder: Path, name: str, manifest: Mapping[str, Any], whol
 
 def batches_of(folder: Path, manifest: Mapping[str, Any]) -> list[Outstanding]:
     """The batches that vendors still work on for a run, as its store tells."""
-    path, run_id = _mapping(manifest.get("store")).get("path"), manifest.get("id")
-    return outstanding_now(folder / path, run_id) if isinstance(path, str) and isinstance(run_id, str) else []
+    place, run_id = place_in(folder, manifest), manifest.get("id")
+    return outstanding_now(place, run_id) if place is not None and isinstance(run_id, str) else []
 
 
 def in_batches(found: Sequence[Outstanding]) -> str | None:

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from safemt_api.runs.folder import TRANSCRIPTS_FILE, VERDICTS_FILE, player_of
+from safemt_api.runs.folder import TRANSCRIPTS_FILE, VERDICTS_FILE, place_in, player_of
 from safemt_api.store.connection import Work
-from safemt_api.store.shards import Lines, Part, line_places, lines_at, looked_up, parts_of
+from safemt_api.store.shards import Lines, Part, line_places, lines_at, parts_of
+from safemt_api.store.turns import looked_up
 
 SILENT_SECONDS = 15.0
 """A part whose process was not heard for so long is not being played; the clocks of machines that share a store agree better than that."""
@@ -63,9 +64,8 @@ def whole_of(parts: Sequence[Part], n_parts: int) -> Whole:
 
 def reader_of(folder: Path, manifest: Mapping[str, Any]) -> Read:
     """Asks the store of the run in the folder; what cannot be asked is ``None``."""
-    store = manifest.get("store")
-    path = store.get("path") if isinstance(store, Mapping) else None
-    return lambda work: looked_up(folder / path, work) if isinstance(path, str) else None
+    place = place_in(folder, manifest)
+    return lambda work: None if place is None else looked_up(place, work)
 
 
 def parts_in(folder: Path, manifest: Mapping[str, Any]) -> list[Part] | None:

@@ -31,7 +31,6 @@ from safemt_api.runs.settings import EvalSettings, free_for_judging, identity_de
 from safemt_api.runs.shard import Shard, read_shard
 from safemt_api.shown import as_shown
 from safemt_api.specs import RULES, Spec
-from safemt_api.store.turns import STORE_FILE
 
 DEFAULT_PROVIDER = "simulator"
 SIMULATED_MODELS = "sim-"
@@ -238,9 +237,9 @@ def _part(dataset: Dataset, shard: Shard, seed: int) -> Dataset:
 
 
 def _without_store(settings: EvalSettings, before: Mapping[str, Any] | None) -> Iterator[str]:
-    file = settings.results / STORE_FILE
-    if before is not None and not file.is_file():
-        yield f"{file} is gone: verdicts that were bought before are bought anew; the replies are those of the run's own files"
+    place = settings.store_place
+    if before is not None and isinstance(place, Path) and not place.is_file():
+        yield f"{place} is gone: verdicts that were bought before are bought anew; the replies are those of the run's own files"
 
 
 def check_still_same(plan: Plan, before: Mapping[str, Any], *, judging_only: bool = False) -> None:

@@ -118,7 +118,7 @@ class Underway:
     def state(self, **counts: Any) -> RunStatistics:
         """The state now, with the counts that are its own."""
         return RunStatistics(
-            spent_usd=sum(self.ledger.spent_usd().values()),
+            spent_usd=self.ledger.spent_lately_usd(),
             elapsed_seconds=anyio.current_time() - self.started,
             gateway=self.gateway.statistics(),
             ceiling_usd=self.plan.settings.max_usd,

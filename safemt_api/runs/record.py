@@ -25,6 +25,7 @@ from safemt_api.runs.folder import (
     TRANSCRIPTS_FILE,
     VERDICTS_FILE,
     current_files,
+    place_in,
     player_of,
     read_manifest,
     scratch,
@@ -291,10 +292,10 @@ def _counted(tally: Tally, frame: pl.DataFrame) -> Tally:
 
 def _cost(folder: Path, manifest: Mapping[str, Any], transcripts: pl.DataFrame, verdicts: pl.DataFrame) -> dict[str, float | None]:
     """What the run's books say, calls in flight included; where the store cannot be read, what these rows cost."""
-    store, settings = (part if isinstance(part := manifest.get(name), Mapping) else {} for name in ("store", "settings"))
-    path, run_id = store.get("path"), manifest.get("id")
+    settings = part if isinstance(part := manifest.get("settings"), Mapping) else {}
+    place, run_id = place_in(folder, manifest), manifest.get("id")
     ids: list[Any] = [part.id for part in parts_in(folder, manifest) or ()] or [run_id]
-    found = [spent_now_usd(folder / path, one) if isinstance(path, str) and isinstance(one, str) else None for one in ids]
+    found = [spent_now_usd(place, one) if place is not None and isinstance(one, str) else None for one in ids]
     told = [one for one in found if one is not None]
     rows = {
         "target": _total(transcripts["cost_usd"].to_list()),

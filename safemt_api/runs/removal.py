@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from safemt_api.runs.folder import (
     is_own,
     is_scratch,
     locate,
+    place_in,
     player_of,
     playing,
     read_manifest,
@@ -31,9 +33,10 @@ from safemt_api.runs.folder import (
 )
 from safemt_api.runs.parts import whole_of
 from safemt_api.runs.shard import SHARDS_FOLDER
-from safemt_api.store.books import older_run_id
+from safemt_api.store.books import booked_runs, left, older_run_id
+from safemt_api.store.connection import Place, ServerAddress
 from safemt_api.store.shards import booked_parts, forgotten, parts_of
-from safemt_api.store.turns import STORE_FILE, open_store, shrink
+from safemt_api.store.turns import STORE_FILE, open_store, shrink_store
 from safemt_api.store.uses import Unused, free_unused, unknown_uses, unused
 
 CLOCKS_APART = timedelta(days=1)
@@ -44,7 +47,8 @@ class Removal(NamedTuple):
     """A run or a study that may be removed: what goes with it, and what the user should know before.
 
     ``arms`` are a study's runs; ``study`` is the study that the run is an arm of; ``foreign`` are files that no run writes by itself;
-    ``sharded`` are the names of runs in shards among it, which the store forgets.
+    ``sharded`` are the names of runs in shards among it, which the store forgets; one on a server (``place``) forgets all of them by their
+    ``ids``, since it cannot see which folders there still are.
     """
 
     name: str
@@ -55,7 +59,8 @@ class Removal(NamedTuple):
     study: str | None
     foreign: tuple[str, ...]
     sharded: tuple[str, ...] = ()
-    results: Path = Path("results")
+    place: Place = Path("results") / STORE_FILE
+    ids: tuple[str, ...] = ()
 
 
 def look_at(name: str, results: Path) -> Removal:
@@ -84,25 +89,30 @@ def look_at(name: str, results: Path) -> Removal:
         foreign=tuple(str(file) for file in inside if not is_own(file.name)),
         # A study in shards stands in the store, too, under its own name.
         sharded=tuple(dict.fromkeys(name for one in named for name in (one, one.rpartition("/")[0]) if name)),
-        results=results,
+        place=next((place for one in runs if (place := place_in(one, read_manifest(one) or {})) is not None), results / STORE_FILE),
+        ids=tuple(str(one["id"]) for one in manifests if isinstance(one.get("id"), str)),
     )
 
 
 async def forget(doomed: Removal) -> None:
-    """Have the store forget what it knows of runs in shards that are about to be removed: a later one of that name is another.
+    """Have the store forget runs that are about to be removed: those in shards, since a later one of that name is another, and all those
+    that one on a server knows of.
 
     Raises:
         RunBusyError: A process, on whatever machine, plays a shard.
         StoreError: The store cannot be written.
     """
-    if not doomed.sharded:
+    on_server = isinstance(doomed.place, ServerAddress)
+    if not doomed.sharded and not on_server:
         return
-    async with open_store(doomed.results / STORE_FILE) as store:
+    async with open_store(doomed.place) as store:
         for run in doomed.sharded:
             players = whole_of(store.read(parts_of(run)), 0).players
             if players:
                 raise RunBusyError(run, players[0])
             await store.write(forgotten(run))
+        if on_server:
+            await store.write(left(doomed.ids))
 
 
 def remove(doomed: Removal) -> None:
@@ -150,36 +160,37 @@ class Garbage(NamedTuple):
     undecided: tuple[str, ...] = ()
 
 
-async def find_garbage(results: Path) -> Garbage:
-    """What ``collect_garbage`` would free.
+async def find_garbage(results: Path, server: ServerAddress | None = None) -> Garbage:
+    """What ``collect_garbage`` would free: replies that no run of the results folder uses, or, of a store on a server, no run that has not
+    been removed, wherever its folder is.
 
     Raises:
         RunBusyError: A run or study of the folder is being played.
         StoreError: There is no store, or it or a run file cannot be read.
     """
-    store_file = results / STORE_FILE
-    if not store_file.is_file():
-        raise StoreError(store_file, "is missing", "give the --results folder that holds it")
-    async with open_store(store_file) as store:
-        living = (*_living(results, store.id), *store.read(_living_parts))
+    place = server or results / STORE_FILE
+    if isinstance(place, Path) and not place.is_file():
+        raise StoreError(place, "is missing", "give the --results folder that holds it")
+    async with open_store(place) as store:
+        living = (*_living(results, store.id), *store.read(partial(_living_elsewhere, server)))
         unknown = store.read(unknown_uses(one.run_id for one in living))
         open_ones = [one for one in living if one.run_id in unknown]
         found = store.read(unused(_ids(living), since_utc=_kept_until(open_ones))) if _endless(open_ones) is None else Unused(0, 0, 0.0, ())
         return Garbage(found, len({one.name.partition(" ")[0] if one.part else one.name for one in living}), tuple(_undecided(open_ones)))
 
 
-async def collect_garbage(results: Path) -> int:
+async def collect_garbage(results: Path, server: ServerAddress | None = None) -> int:
     """Free the replies that no run here uses; how many.
 
     Raises:
         RunBusyError: A run or study of the folder is being played.
         StoreError: The store or a run file cannot be read, or the store cannot be written.
     """
-    async with open_store(results / STORE_FILE) as store:
+    async with open_store(server or results / STORE_FILE) as store:
 
         def work(connection: Any) -> int:
             # Looked at anew inside the transaction: whoever begins now enters its run first, and so waits until this is done.
-            living = (*_living(results, store.id), *_living_parts(connection))
+            living = (*_living(results, store.id), *_living_elsewhere(server, connection))
             unknown = unknown_uses(one.run_id for one in living)(connection)
             open_ones = [one for one in living if one.run_id in unknown]
             if _endless(open_ones) is not None:
@@ -188,7 +199,7 @@ async def collect_garbage(results: Path) -> int:
 
         freed = await store.write(work)
         if freed:
-            await anyio.to_thread.run_sync(shrink, store.path)
+            await anyio.to_thread.run_sync(shrink_store, store.place)
     return freed
 
 
@@ -215,11 +226,15 @@ def _living(results: Path, store_id: str) -> Iterator[_Run]:
         yield _Run(name, found if isinstance(found, str) else older_run_id(store_id, name), _ended(folder, manifest))
 
 
-def _living_parts(connection: Any) -> list[_Run]:
-    return [
+def _living_elsewhere(server: ServerAddress | None, connection: Any) -> list[_Run]:
+    """Parts of runs, whose folders may be on other machines; and with a server, all runs that it knows of."""
+    parts = [
         _Run(one.name, one.id, None if one.over_utc is None else datetime.fromisoformat(one.over_utc), part=True)
         for one in booked_parts()(connection)
     ]
+    known = {one.run_id for one in parts}
+    others = [] if server is None else [_Run(name, run_id, None) for run_id, name in booked_runs()(connection) if run_id not in known]
+    return [*parts, *others]
 
 
 def _ended(folder: Path, manifest: Mapping[str, Any]) -> datetime | None:

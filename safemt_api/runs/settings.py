@@ -29,6 +29,7 @@ from safemt_api.runs.names import check_run_name
 from safemt_api.runs.options import EVERY, GOING_ON, JUDGING, Group, Option, OptionField, numbers, option_fields
 from safemt_api.runs.shard import read_shard
 from safemt_api.shown import Show, check_show
+from safemt_api.store.connection import STORE_FILE, Place, ServerAddress, server_address
 
 if TYPE_CHECKING:
     from safemt_api.runs.values import Values
@@ -388,6 +389,16 @@ class EvalSettings:
         ),
     ] = None
     results: Annotated[Path, Option(Group.OUTPUT, "Folder of all runs and of the turn store.", "DIR", recorded=False)] = Path("results")
+    store: Annotated[
+        ServerAddress | None,
+        Option(
+            Group.OUTPUT,
+            "PostgreSQL database for the replies and the books, shared by any number of machines. Default: a file in --results.",
+            "URL",
+            commands=EVERY,
+            read=server_address,
+        ),
+    ] = None
     providers: Annotated[Path | None, Option(Group.TARGET, "Folder with vendor files of your own (TOML).", "DIR")] = None
     simulator_faults: Annotated[
         str, Option(Group.SIMULATOR, "Faults: KIND:SHARE or KIND:first=N, with commas between.", "SPEC", flags=("--fault",))
@@ -396,6 +407,11 @@ class EvalSettings:
     simulator_latency_seconds: Annotated[
         float, Option(Group.SIMULATOR, "How long it takes for a reply.", "S", flags=("--sim-latency-seconds",)), Ge(0), Le(MOST)
     ] = 0.0
+
+    @property
+    def store_place(self) -> Place:
+        """Where replies and books are kept."""
+        return self.store or self.results / STORE_FILE
 
     def __post_init__(self) -> None:
         for name, value in _values().checked(self).items():
@@ -465,6 +481,7 @@ def settings_record(settings: EvalSettings) -> dict[str, Any]:
     from safemt_api.judges.rubric import rubric_record  # noqa: PLC0415 (loads pydantic, which --help must not)
 
     values["rubric"] = rubric_record(settings.rubric)
+    values["store"] = settings.store and str(settings.store)
     return {name: str(value.absolute()) if isinstance(value, Path) else value for name, value in values.items()}
 
 

@@ -5,6 +5,7 @@ Imported when the first settings are made: pydantic takes longer to load than ``
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import Any
 
@@ -35,6 +36,7 @@ SENTENCES = {
 """What pydantic finds wrong, in the words of a command line."""
 
 SHOWN_CHARACTERS = 60
+_PASSWORD = re.compile(r"(?<=:)[^/@:']+(?=@)|(?<=password=)[^&']+")
 
 
 class Values:
@@ -43,7 +45,7 @@ class Values:
     def __init__(self, options: tuple[OptionField, ...]) -> None:
         self._options = options
         # Of a NaN every comparison is false, and an infinity passes any bound from below: neither is a value of any option.
-        config = ConfigDict(allow_inf_nan=False)
+        config = ConfigDict(allow_inf_nan=False, arbitrary_types_allowed=True)
         self._adapters = {one.name: TypeAdapter[Any](one.annotation, config=config) for one in options}
 
     def checked(self, given: object) -> dict[str, Any]:
@@ -81,4 +83,4 @@ def _explained(error: ValidationError, given: object) -> str:
 
 
 def _shown(given: object) -> str:
-    return repr(given)[:SHOWN_CHARACTERS]
+    return _PASSWORD.sub("***", repr(given))[:SHOWN_CHARACTERS]

@@ -8,18 +8,14 @@ its reply is kept, or its money is freed, and that happens once, however often r
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing
 from datetime import datetime
-from pathlib import Path
 from typing import Literal, NamedTuple
-from urllib.parse import quote
 
 from safemt_api.messages import Purpose
 from safemt_api.store.books import COMMIT_USD
-from safemt_api.store.connection import Body, Connection, Work
-from safemt_api.store.turns import StoredReply, now_utc
+from safemt_api.store.connection import Body, Connection, Place, Work
+from safemt_api.store.turns import StoredReply, looked_up, now_utc
 
 BatchStage = Literal["intended", "out", "over", "absent"]
 Hindrance = Literal["answered", "elsewhere", "money"]
@@ -209,13 +205,9 @@ def outstanding(run_id: str) -> Work[list[Outstanding]]:
     return lambda connection: [Outstanding(*row) for row in connection.execute(_OUTSTANDING, (run_id,))]
 
 
-def outstanding_now(path: Path, run_id: str) -> list[Outstanding]:
+def outstanding_now(place: Place, run_id: str) -> list[Outstanding]:
     """The same without opening the store for writing; nothing where it cannot be read, or is of before there were batches."""
-    try:
-        with closing(sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True)) as connection:
-            return outstanding(run_id)(connection)
-    except sqlite3.Error:
-        return []
+    return looked_up(place, outstanding(run_id)) or []
 
 
 _OF_NONCE = "SELECT nonce, account, model, purse, requests, created_utc, batch_id, stage FROM batches WHERE nonce = ?"

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
-from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import quote
 
 from safemt_api.messages import PURPOSES, Purpose
-from safemt_api.store.connection import Connection, Work
-from safemt_api.store.turns import now_utc
+from safemt_api.store.connection import Connection, Place, Work
+from safemt_api.store.turns import looked_up, now_utc
 
 
 def entered(run_id: str, name: str) -> Work[None]:
@@ -43,6 +39,22 @@ def name_of(run_id: str) -> Work[str | None]:
     return work
 
 
+def booked_runs() -> Work[list[tuple[str, str]]]:
+    """The runs that were entered: id and name."""
+    return lambda connection: [(run_id, name) for run_id, name in connection.execute("SELECT id, name FROM runs")]
+
+
+def left(run_ids: Iterable[str]) -> Work[None]:
+    """The work that takes runs that were removed out of the books; what they spent stays in the charges."""
+    rows = [(run_id,) for run_id in run_ids]
+
+    def work(connection: Connection) -> None:
+        connection.executemany("DELETE FROM runs WHERE id = ?", rows)
+        connection.executemany("DELETE FROM uses WHERE run = ?", rows)
+
+    return work
+
+
 def replies_bought(run_id: str) -> Work[tuple[int, int]]:
     """How many replies the run has paid for, and how many of them the store still holds."""
     return lambda connection: connection.execute(_BOUGHT, (run_id,)).fetchone()
@@ -61,14 +73,15 @@ class Spending(NamedTuple):
     maybe_usd: float
 
 
-def spent_now_usd(path: Path, run_id: str) -> Spending | None:
+def spent_now_usd(place: Place, run_id: str) -> Spending | None:
     """The run's spending, without opening the store for writing; ``None`` where it cannot be read."""
-    try:
-        with closing(sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True)) as connection:
-            rows = connection.execute(SPENT, (run_id,)).fetchall()
-            (maybe,) = connection.execute(MAYBE, (run_id,)).fetchone()
-    except sqlite3.Error:
+    found = looked_up(
+        place,
+        lambda connection: (connection.execute(SPENT, (run_id,)).fetchall(), connection.execute(MAYBE, (run_id,)).fetchone()[0]),
+    )
+    if found is None:
         return None
+    rows, maybe = found
     return Spending({**dict.fromkeys(PURPOSES, 0.0), **{purpose: usd for purpose, usd in rows if purpose in PURPOSES}}, float(maybe))
 
 
@@ -100,19 +113,20 @@ class BoughtReply(NamedTuple):
     charges: tuple[tuple[str, str, float], ...]
 
 
-def bought_reply(path: Path, key: str, run_id: str) -> BoughtReply | None:
+def bought_reply(place: Place, key: str, run_id: str) -> BoughtReply | None:
     """The reply of that key, without opening the store for writing; ``None`` where it holds none or cannot be read."""
-    try:
-        with closing(sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True)) as connection:
-            connection.text_factory = lambda text: text.decode("utf-8", "replace")
-            row = connection.execute("SELECT key, created_utc, request, reply, raw, cost_usd FROM replies WHERE key = ?", (key,)).fetchone()
-            charges = connection.execute(CHARGES, (run_id, key)).fetchall()
-    except sqlite3.Error:
+    found = looked_up(
+        place,
+        lambda connection: (connection.execute(_BOUGHT_REPLY, (key,)).fetchone(), connection.execute(CHARGES, (run_id, key)).fetchall()),
+    )
+    if found is None or found[0] is None:
         return None
-    if row is None:
-        return None
-    found, created, request, reply, raw, cost = row
-    return BoughtReply(found, created, request, reply, raw, cost, tuple(charges))
+    (name, created, *bodies, cost), charges = found
+    request, reply, raw = (None if body is None else body.decode("utf-8", "replace") for body in bodies)
+    return BoughtReply(name, created, request or "", reply or "", raw, cost, tuple(charges))
 
 
+_BOUGHT_REPLY = """
+SELECT key, created_utc, CAST(request AS BLOB), CAST(reply AS BLOB), CAST(raw AS BLOB), cost_usd FROM replies WHERE key = ?
+"""
 CHARGES = "SELECT created_utc, state, coalesce(settled_usd, most_usd) FROM charges WHERE run = ? AND key = ? ORDER BY id LIMIT 100"

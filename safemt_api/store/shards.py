@@ -8,16 +8,12 @@ earlier one handed in stays until the new one has ended. Whoever was taken for d
 from __future__ import annotations
 
 import json
-import sqlite3
 import zlib
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
-from contextlib import closing
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
-from urllib.parse import quote
 
-from safemt_api.store.connection import Connection, T, Work
+from safemt_api.store.connection import Connection, Work
 from safemt_api.store.turns import now_utc
 
 PartState = Literal["playing", "over", "interrupted"]
@@ -283,12 +279,3 @@ def judged_in_parts_usd(run_id: str) -> Work[float]:
     WHERE d.id = ? AND c.purpose = 'judge' AND NOT (c.state = 'kept' AND c.settled_usd IS NULL)
     """
     return lambda connection: float(connection.execute(query, (run_id,)).fetchone()[0])
-
-
-def looked_up(path: Path, work: Work[T]) -> T | None:
-    """What the store says, without opening it for writing; ``None`` where it cannot be read, or is of before there were shards."""
-    try:
-        with closing(sqlite3.connect(f"file:{quote(str(path.absolute()))}?mode=ro", uri=True)) as connection:
-            return work(connection)
-    except sqlite3.Error:
-        return None

@@ -1,43 +1,33 @@
 """The turn store: every reply on disk before anyone uses it.
 
-SQLite in WAL mode with full sync. Writers hand a piece of work to one writer thread; all work that has come in while the last commit was
-being synced goes into the next one (group commit), so that durability costs one sync for many calls. Reads go straight to a second
-connection on the event loop's thread: a look-up by primary key takes some microseconds, less than a thread hop.
+Writers hand a piece of work to one writer thread; all work that has come in while the last commit was being synced goes into the next one
+(group commit), so that durability costs one sync for many calls. Where it lies is ``store.sqlite``'s business, or ``store.postgresql``'s.
 
-Two processes may share a store: SQLite's locks order their commits, and a reply that both bought is kept once.
+Processes may share a store: their commits come one after another, and a reply that two of them bought is kept once.
 """
 
 from __future__ import annotations
 
-import sqlite3
-import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Generic, NamedTuple
 
 import anyio
 import anyio.to_thread
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from safemt_api.errors import StoreError
-from safemt_api.files import private_file, private_folder
 from safemt_api.messages import Reply
-from safemt_api.store.connection import Body, Connection, T, Work
-from safemt_api.store.migrations import migrate
+from safemt_api.store.connection import STORE_FILE as STORE_FILE  # noqa: PLC0414 (those who open a store take both from here)
+from safemt_api.store.connection import Body, Connection, Database, Place, ServerAddress, T, Work
 from safemt_api.store.records import checksum, reply_from_json, reply_to_json
+from safemt_api.store.sqlite import SqliteDatabase, seen_in_file, shrink
 
-STORE_FILE = "turns.sqlite"
-BUSY_TIMEOUT_SECONDS = 20.0
-HURRIED_SECONDS = 1.0
-"""How long a commit waits for another program's lock once the run is ending: Ctrl-C must not hang."""
-
-LOOK_SECONDS = 0.1
-WAL_RETRY_SECONDS = 0.02
 MAX_GROUP = 256
-APPLICATION_ID = 0x53614D54  # "SaMT": tells a turn store from any other SQLite file
 
 
 class StoredReply(NamedTuple):
@@ -48,11 +38,13 @@ class StoredReply(NamedTuple):
 
 
 class StoreStatistics(NamedTuple):
-    """How much was written, in how many synced commits, and how many stored replies were found damaged."""
+    """How much was written, in how many synced commits, how many stored replies were found damaged, and for how long the server has not
+    answered (``None``: it does, or there is none)."""
 
     writes: int
     commits: int
     damaged: int
+    away_seconds: float | None = None
 
 
 @dataclass(slots=True)
@@ -66,24 +58,26 @@ class _Job(Generic[T]):
 class TurnStore:
     """An open store; made by ``open_store``."""
 
-    def __init__(self, path: Path, reader: sqlite3.Connection, writer: sqlite3.Connection, jobs: MemoryObjectSendStream[_Job[Any]]) -> None:
-        self.path = path
-        self._reader, self._writer, self._jobs = reader, writer, jobs
+    def __init__(self, database: Database, jobs: MemoryObjectSendStream[_Job[Any]]) -> None:
+        self._database, self._jobs = database, jobs
         self._writes = self._commits = 0
         self._damaged: set[str] = set()
-        self._give_up_at = float("inf")
         self.id: str = self.read(lambda connection: connection.execute("SELECT id FROM store").fetchone()[0])
 
-    def get(self, key: str) -> StoredReply | None:
+    @property
+    def place(self) -> Place:
+        """Where it lies."""
+        return self._database.place
+
+    async def get(self, key: str) -> StoredReply | None:
         """The reply bought for that key, if there is one; a damaged one is none, so that it is asked for again.
 
         Raises:
             StoreError: The store cannot be read.
         """
-        with explained(self.path):
-            return self._found(self._reader, key)
+        return await self._database.look(partial(self._found, key))
 
-    def _found(self, connection: Connection, key: str) -> StoredReply | None:
+    def _found(self, key: str, connection: Connection) -> StoredReply | None:
         row = connection.execute(_FIND, (key,)).fetchone()
         if row is None:
             return None
@@ -96,14 +90,28 @@ class TurnStore:
             self._damaged.add(key)
             return None
 
-    def read(self, work: Work[T]) -> T:
-        """Run a query on the reading connection.
+    async def look(self, work: Work[T]) -> T:
+        """Run a query beside whatever is written; with SQLite this never suspends.
 
         Raises:
             StoreError: The store cannot be read.
         """
-        with explained(self.path):
-            return work(self._reader)
+        return await self._database.look(work)
+
+    def read(self, work: Work[T]) -> T:
+        """Run a query now, and let everything else wait for it: for the start and the end of a run.
+
+        Raises:
+            StoreError: The store cannot be read.
+        """
+        return self._database.read(work)
+
+    def glance(self, name: str, work: Work[T], otherwise: T) -> T:
+        """What a display may show of a query: as it is now, or on a server, as it was a moment ago (``otherwise``: nothing is known yet).
+
+        ``name`` says which query it is.
+        """
+        return self._database.glance(name, work, otherwise)
 
     async def write(self, work: Work[T]) -> T:
         """Run work in the next commit; when this returns, its effect is synced to disk.
@@ -121,8 +129,8 @@ class TurnStore:
         return job.result  # type: ignore[return-value]  # the writer has set it: the job is done and has no error
 
     def hurry(self) -> None:
-        """The run is ending: from now on a commit waits only a moment for another program that has locked the store."""
-        self._give_up_at = time.monotonic() + HURRIED_SECONDS
+        """The run is ending: from now on a commit waits only a moment for another program that holds the store, or for a server."""
+        self._database.hurry()
 
     async def put(self, key: str, *, request: bytes, reply: Reply, cost_usd: float | None, also: Work[None] | None = None) -> StoredReply:
         """Keep a reply; ``also`` runs in the same transaction (the budget settles there).
@@ -150,7 +158,7 @@ class TurnStore:
 
         def work(connection: Connection) -> StoredReply:
             # The first reply to a key stays: another process may have used it already.
-            found = self._found(connection, key)
+            found = self._found(key, connection)
             if found is None:
                 connection.execute(_KEEP, row)
             return found or StoredReply(reply, cost_usd)
@@ -159,7 +167,7 @@ class TurnStore:
 
     def statistics(self) -> StoreStatistics:
         """What happened so far."""
-        return StoreStatistics(self._writes, self._commits, len(self._damaged))
+        return StoreStatistics(self._writes, self._commits, len(self._damaged), self._database.away_seconds)
 
     async def _run_writer(self, jobs: MemoryObjectReceiveStream[_Job[Any]]) -> None:
         async with jobs:
@@ -171,11 +179,9 @@ class TurnStore:
 
     def _commit(self, group: list[_Job[Any]]) -> None:
         try:
-            with explained(self.path), self._transaction():
-                for job in group:
-                    job.result = job.work(self._writer)
+            results = self._database.commit([job.work for job in group])
         except Exception as error:  # noqa: BLE001 (handed to the waiting caller, who raises it)
-            if len(group) == 1 or is_busy(error.__cause__):
+            if len(group) == 1 or self._database.fails_for_all(error):
                 for job in group:
                     job.error = error
                 return
@@ -183,31 +189,10 @@ class TurnStore:
             for job in group:
                 self._commit([job])
         else:
+            for job, result in zip(group, results, strict=True):
+                job.result = result
             self._writes += len(group)
             self._commits += 1
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        """One write transaction, all or nothing; waits for another program's as long as it may."""
-        give_up_at = time.monotonic() + BUSY_TIMEOUT_SECONDS
-        while not self._writer.in_transaction:
-            try:
-                self._writer.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError as error:
-                if not is_busy(error) or time.monotonic() > min(give_up_at, self._give_up_at):
-                    raise
-        try:
-            yield
-            self._writer.execute("COMMIT")
-        except BaseException:
-            if self._writer.in_transaction:
-                self._writer.execute("ROLLBACK")
-            raise
-
-
-def is_busy(error: BaseException | None) -> bool:
-    """Whether SQLite refused because another connection holds a lock."""
-    return isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode == sqlite3.SQLITE_BUSY
 
 
 # As bytes: a text that is no UTF-8 any more is damage to be noticed, not an error of the query.
@@ -229,25 +214,18 @@ def _waiting(jobs: MemoryObjectReceiveStream[_Job[Any]]) -> Iterator[_Job[Any]]:
 
 
 @asynccontextmanager
-async def open_store(path: Path) -> AsyncIterator[TurnStore]:
+async def open_store(place: Place) -> AsyncIterator[TurnStore]:
     """Open the store, creating or migrating it; on leaving, all that was handed over is committed.
 
     Raises:
-        StoreError: Locked, read-only, damaged, of a newer schema, or no turn store at all.
+        StoreError: Locked, read-only, damaged, of a newer schema, no turn store at all, or a server that cannot be used.
     """
-    writer = await anyio.to_thread.run_sync(connect, path)
-    # SQLite's own waiting cannot be cut short, so it waits a moment at a time, and we again and again.
-    writer.execute(f"PRAGMA busy_timeout = {round(LOOK_SECONDS * 1000)}")
-    try:
-        reader = connect(path)
-    except BaseException:
-        writer.close()
-        raise
+    database = await anyio.to_thread.run_sync(_database_at, place)
     # Unlimited: senders wait for their own commit anyway, so that at most one job a call is ever queued.
     send, receive = anyio.create_memory_object_stream[_Job[Any]](max_buffer_size=float("inf"))
-    store = TurnStore(path, reader, writer, send)
     failure: BaseException | None = None
     try:
+        store = TurnStore(database, send)
         async with anyio.create_task_group() as group:
             group.start_soon(_shielded_writer, store, receive)
             async with send:
@@ -256,10 +234,19 @@ async def open_store(path: Path) -> AsyncIterator[TurnStore]:
                 except BaseException as error:  # noqa: BLE001 (raised again below, bare: a task group would wrap it in a group)
                     failure = error
     finally:
-        reader.close()
-        writer.close()
+        database.close()
     if failure is not None:
         raise failure
+
+
+def _database_at(place: Place) -> Database:
+    return _server().PostgresDatabase(place) if isinstance(place, ServerAddress) else SqliteDatabase(place)
+
+
+def _server() -> ModuleType:
+    from safemt_api.store import postgresql  # noqa: PLC0415 (its driver is an optional extra)
+
+    return postgresql
 
 
 async def _shielded_writer(store: TurnStore, jobs: MemoryObjectReceiveStream[_Job[Any]]) -> None:
@@ -268,91 +255,16 @@ async def _shielded_writer(store: TurnStore, jobs: MemoryObjectReceiveStream[_Jo
         await store._run_writer(jobs)
 
 
-def connect(path: Path) -> sqlite3.Connection:
-    """A connection with our settings, schema up to date.
-
-    Raises:
-        StoreError: As ``open_store``.
-    """
-    try:
-        private_folder(path.parent)
-    except OSError as error:
-        raise StoreError(path.parent, f"the folder cannot be made ({error.strerror})", "give another --results folder") from error
-    with suppress(OSError):  # what stands in the way SQLite tells when it opens the file
-        private_file(path)
-    with explained(path):
-        connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False)
-        try:
-            _prepare(connection, path)
-        except BaseException:
-            connection.close()
-            raise
-    return connection
+def looked_up(place: Place, work: Work[T]) -> T | None:
+    """What a query finds without opening the store for writing; ``None`` where it cannot be read."""
+    found: T | None = _server().seen_on_server(place, work) if isinstance(place, ServerAddress) else seen_in_file(place, work)
+    return found
 
 
-def _prepare(connection: sqlite3.Connection, path: Path) -> None:
-    # One statement, so one state of the file: another process may be creating it at this moment.
-    look = "SELECT (SELECT application_id FROM pragma_application_id), (SELECT count(*) FROM sqlite_master)"
-    application_id, tables = connection.execute(look).fetchone()
-    if application_id != APPLICATION_ID and tables:
-        raise StoreError(path, "is a database of another program", "move it away or give another --results folder")
-    connection.create_function("steady_seconds", 0, time.monotonic)
-    _into_wal(connection)
-    connection.execute("PRAGMA synchronous = FULL")
-    if application_id != APPLICATION_ID:
-        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-    migrate(connection, path)
-
-
-def _into_wal(connection: sqlite3.Connection) -> None:
-    # SQLite does not wait for this switch as it does for every other lock: of two processes that create a store together, one is refused.
-    give_up = time.monotonic() + BUSY_TIMEOUT_SECONDS
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-        except sqlite3.OperationalError as error:
-            if "locked" not in str(error) or time.monotonic() > give_up:
-                raise
-            time.sleep(WAL_RETRY_SECONDS)
-        else:
-            return
-
-
-def shrink(path: Path) -> None:
-    """Give the room of removed rows back to the disk; where another program holds the store, or the disk has no room for a copy, later."""
-    connection = connect(path)
-    try:
-        with suppress(sqlite3.OperationalError):
-            connection.execute("VACUUM")
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    finally:
-        connection.close()
-
-
-CURES: tuple[tuple[str, str, str], ...] = (
-    ("locked", "is locked by another program", "close that program, then run the same command again"),
-    ("readonly", "cannot be written (read-only)", "make the file and its folder writable or give another --results folder"),
-    ("full", "cannot be written: the disk is full", "free some space, then run the same command again; nothing is lost"),
-    ("not a database", "is damaged or no database", "move it away (replies in it are lost) or restore a copy"),
-    ("malformed", "is damaged", "move it away or restore a copy; `sqlite3 FILE .recover` may save its rows"),
-    ("disk i/o", "cannot be written (disk error)", "check the disk, then run the same command again"),
-    ("unable to open", "cannot be opened", "check that the folder exists and is writable, or give another --results folder"),
-)
-"""SQLite's words → what is wrong → what to do. Matched on the text because Python's exception classes do not tell them apart."""
-
-
-@contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Turn SQLite's errors into ``StoreError`` with a cure."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        words = str(error).lower()
-        problem, cure = next(
-            ((problem, cure) for part, problem, cure in CURES if part in words),
-            (f"cannot be used ({error})", "move it away or give another --results folder"),
-        )
-        raise StoreError(path, problem, cure) from error
+def shrink_store(place: Place) -> None:
+    """Give the room of removed rows back to the disk; a server sees to that by itself."""
+    if isinstance(place, Path):
+        shrink(place)
 
 
 def now_utc() -> str:

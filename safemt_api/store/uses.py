@@ -82,9 +82,11 @@ class Unused(NamedTuple):
 def unknown_uses(run_ids: Iterable[str]) -> Work[frozenset[str]]:
     """Those of the runs whose uses are not known: they are played now or were killed, or an older version played them."""
 
+    ids = frozenset(run_ids)
+
     def work(connection: Connection) -> frozenset[str]:
         known = {run_id for (run_id,) in connection.execute("SELECT id FROM runs WHERE uses_noted")}
-        return frozenset(run_ids) - known
+        return ids - known
 
     return work
 

@@ -21,6 +21,7 @@ from safemt_api.runs.names import check_run_name, slug
 from safemt_api.runs.options import Group, OptionField
 from safemt_api.runs.settings import EvalSettings, options, settings_from
 from safemt_api.specs import NONE, TARGETS
+from safemt_api.store.connection import server_address
 
 TARGET = TARGETS.option
 """``PROVIDER:MODEL`` in one word; everywhere else in a study the keys are the options of ``eval``."""
@@ -31,7 +32,7 @@ OF_THE_STUDY = frozenset({"run", "results", "max_usd"})
 """What a study has once: its name, its folder, its ceiling."""
 
 SAME_IN_ALL_ARMS = frozenset(
-    {"data", "layout", "lengths", "sample", "scenarios", "kinds", "skip_invalid", "seed", "repeats", "providers", "shard"}
+    {"data", "layout", "lengths", "sample", "scenarios", "kinds", "skip_invalid", "seed", "repeats", "providers", "shard", "store"}
 )
 """What decides the dialogues, so that every comparison is paired; and where the profiles of vendors are looked for."""
 
@@ -75,6 +76,9 @@ class Study:
 
     def __post_init__(self) -> None:
         check_run_name(self.name)
+        if self.shared.get("store") is not None:
+            # At once, so that its password is in nothing that is written.
+            object.__setattr__(self, "shared", MappingProxyType({**self.shared, "store": server_address(self.shared["store"])}))
         if not self.arms:
             raise UsageError(f"the study {self.name} has no arm: give [vary] or [[arm]]")
         twice = next((name for name, count in Counter(arm.name.casefold() for arm in self.arms).items() if count > 1), None)

@@ -33,7 +33,7 @@ from safemt_api.runs.workers import handlers_kept, shown, work_watched
 from safemt_api.simulator.settings import SimulatorSettings
 from safemt_api.store.books import entered
 from safemt_api.store.shards import Fence, PartState, Sharded, Standing, begun, ended, sharded, standing, taken
-from safemt_api.store.turns import STORE_FILE, TurnStore, open_store
+from safemt_api.store.turns import TurnStore, open_store
 from safemt_api.studies.arms import OF_THE_STUDY, Arm, Study, made_study, options_from
 from safemt_api.studies.file import ONCE, study_from
 from safemt_api.studies.file import read_study as read_study_file
@@ -175,7 +175,7 @@ async def _play(
             with playing(own, study.name) as note:
                 if opening is not None:
                     opening(plans)
-                async with open_store(results / STORE_FILE) as store:
+                async with open_store(next(iter(plans.values())).settings.store_place) as store:
                     note(store.id)
                     whole = None if first.shard is None else await _entered(study, first.shard, folder, store)
                     study_id = _study_id(folder, study) if whole is None else whole.id

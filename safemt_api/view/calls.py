@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from safemt_api.errors import StoreError
-from safemt_api.runs.folder import read_manifest
+from safemt_api.runs.folder import place_in, read_manifest
 from safemt_api.store.books import BoughtReply, bought_reply
 
 MOST_RAW_CHARACTERS = 400_000
@@ -17,22 +17,13 @@ MOST_RAW_CHARACTERS = 400_000
 
 def call_of(folder: Path, key: str) -> dict[str, Any] | None:
     """The call behind a row of the run in ``folder``; ``None`` where its store is not here, or does not hold it."""
-    store = _store_of(folder)
-    if store is None:
-        return None
-    path, run_id = store
-    found = bought_reply(path, key, run_id)
-    return None if found is None else _told(found)
-
-
-def _store_of(folder: Path) -> tuple[Path, str] | None:
     try:
         manifest = read_manifest(folder) or {}
     except StoreError:
         return None
-    store = manifest.get("store")
-    path = store.get("path") if isinstance(store, Mapping) else None
-    return (folder / path, str(manifest.get("id"))) if isinstance(path, str) else None
+    place = place_in(folder, manifest)
+    found = None if place is None else bought_reply(place, key, str(manifest.get("id")))
+    return None if found is None else _told(found)
 
 
 def _told(found: BoughtReply) -> dict[str, Any]:

@@ -18,7 +18,17 @@ from safemt_api.errors import StoreError
 from safemt_api.metrics.asr import overall_asr
 from safemt_api.metrics.frames import score_frame
 from safemt_api.metrics.uncertainty import Estimate
-from safemt_api.runs.folder import MANIFEST_FILE, PLAYER_FILE, SUMMARY_FILE, VERDICTS_FILE, Player, player_of, read_manifest, scratch
+from safemt_api.runs.folder import (
+    MANIFEST_FILE,
+    PLAYER_FILE,
+    SUMMARY_FILE,
+    VERDICTS_FILE,
+    Player,
+    place_in,
+    player_of,
+    read_manifest,
+    scratch,
+)
 from safemt_api.runs.overview import RunOverview, overview, run_overview
 from safemt_api.store.books import spent_now_usd
 from safemt_api.view.index import RunIndex, stamp
@@ -165,11 +175,8 @@ def _while_played(entry: Entry, name: str, player: Player) -> RunOverview | None
 
 def spent_usd(folder: Path, manifest: Mapping[str, Any]) -> float | None:
     """What the run's books say that it has spent, calls in flight included."""
-    store, run_id = manifest.get("store"), manifest.get("id")
-    path = store.get("path") if isinstance(store, Mapping) else None
-    if not isinstance(path, str) or not isinstance(run_id, str):
-        return None
-    found = spent_now_usd(folder / path, run_id)
+    place, run_id = place_in(folder, manifest), manifest.get("id")
+    found = spent_now_usd(place, run_id) if place is not None and isinstance(run_id, str) else None
     return None if found is None else sum(found.by_purpose.values())
 
 

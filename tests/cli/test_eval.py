@@ -20,7 +20,7 @@ import pytest
 from safemt_api.cli import terminal
 from safemt_api.runs.folder import playing
 from safemt_api.runs.settings import EvalSettings, settings_from_record, settings_record
-from safemt_api.store.turns import BUSY_TIMEOUT_SECONDS
+from safemt_api.store.sqlite import BUSY_TIMEOUT_SECONDS
 
 Cli = Callable[..., Any]
 Small = tuple[str, ...]

@@ -175,7 +175,7 @@ async def store(tmp_path: Path) -> AsyncIterator[TurnStore]:
 
 
 async def test_the_store_keeps_an_account_for_all_who_open_it(store: TurnStore) -> None:
-    async with open_store(store.path) as other:
+    async with open_store(store.place) as other:
         first, second = exchanged_in(store, "vendor a"), exchanged_in(other, "vendor a")
         assert await first(Ask(owner="a")) is None
         granted = await first(Ask(owner="a", sizes=(1.0,) * 90, limits={"requests": (60.0, 60.0)}, waiting=90))

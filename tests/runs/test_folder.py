@@ -240,7 +240,7 @@ def test_a_link_to_a_run_is_that_run(results: Path) -> None:
 def test_the_store_named_in_the_run_file_says_where_the_results_folder_is(results: Path) -> None:
     folder = results / "group" / "second"
     (results / "group" / STORE_FILE).touch()  # the nearest one, but not this run's
-    record = store_record(folder, results / STORE_FILE, "id")
+    record = store_record(folder, results / STORE_FILE, "id", results)
     assert record == {"id": "id", "path": f"../../{STORE_FILE}"}
     (folder / "run.json").write_text(json.dumps({"schema": 1, "identity": {}, "store": record}))
     assert locate(str(folder), Path("elsewhere")).results == results

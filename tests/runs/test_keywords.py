@@ -51,6 +51,8 @@ def _word(plain: Any) -> str:
     if get_origin(plain) is Literal:
         names = ", ".join(f'"{one}"' for one in get_args(plain))
         return f"Literal[{names}]"
+    if isinstance(plain, type) and issubclass(plain, str):
+        return "str"
     return str(getattr(plain, "__origin__", plain).__name__)
 
 

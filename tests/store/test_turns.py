@@ -19,11 +19,12 @@ import pytest
 
 from safemt_api.errors import StoreError, UsageError
 from safemt_api.messages import Outcome, Reply
-from safemt_api.store import turns
+from safemt_api.store import sqlite
 from safemt_api.store.connection import Connection, Dialect
 from safemt_api.store.migrations import MIGRATIONS, migrate
 from safemt_api.store.records import reply_to_json
-from safemt_api.store.turns import APPLICATION_ID, STORE_FILE, TurnStore, connect, open_store
+from safemt_api.store.sqlite import APPLICATION_ID, SqliteDatabase, connect
+from safemt_api.store.turns import STORE_FILE, TurnStore, open_store
 
 Make = Callable[..., Reply]
 PROJECT = Path(__file__).resolve().parents[2]
@@ -33,6 +34,11 @@ PROJECT = Path(__file__).resolve().parents[2]
 def path(tmp_path: Path) -> Path:
     """Where the store of a test lies."""
     return tmp_path / "results" / STORE_FILE
+
+
+def writer_of(store: TurnStore) -> sqlite3.Connection:
+    assert isinstance(store._database, SqliteDatabase)
+    return store._database.writer
 
 
 async def put(store: TurnStore, key: str, reply: Reply, cost_usd: float | None = 0.5) -> None:
@@ -50,7 +56,7 @@ def rows(path: Path) -> dict[str, str]:
 async def test_a_reply_comes_back_as_it_was_put(path: Path, reply: Make, text: str) -> None:
     async with open_store(path) as store:
         await put(store, "k", reply(text, raw=text))
-        found = store.get("k")
+        found = await store.get("k")
     assert found is not None
     assert found.reply == reply(text, raw=text)
     assert found.cost_usd == 0.5
@@ -58,14 +64,14 @@ async def test_a_reply_comes_back_as_it_was_put(path: Path, reply: Make, text: s
 
 async def test_an_unknown_key_has_no_reply(path: Path) -> None:
     async with open_store(path) as store:
-        assert store.get("k") is None
+        assert await store.get("k") is None
 
 
 async def test_replies_are_there_when_the_store_is_opened_again(path: Path, reply: Make) -> None:
     async with open_store(path) as store:
         await put(store, "k", reply("first"), cost_usd=None)
     async with open_store(path) as store:
-        found = store.get("k")
+        found = await store.get("k")
     assert found is not None
     assert (found.reply.text, found.cost_usd) == ("first", None)
 
@@ -74,7 +80,7 @@ async def test_the_first_reply_to_a_key_stays(path: Path, reply: Make) -> None:
     async with open_store(path) as store:
         await put(store, "k", reply("first"))
         await put(store, "k", reply("second"))
-        found = store.get("k")
+        found = await store.get("k")
     assert found is not None
     assert found.reply.text == "first"
 
@@ -93,7 +99,7 @@ async def test_many_puts_at_once_share_commits(path: Path, reply: Make) -> None:
             for number in range(200):
                 group.start_soon(put, store, f"k{number}", reply(str(number)))
         statistics = store.statistics()
-        assert all(store.get(f"k{number}") is not None for number in range(200))
+        assert all([await store.get(f"k{number}") is not None for number in range(200)])
     assert statistics.writes == 200
     assert statistics.commits < 20
 
@@ -103,7 +109,7 @@ async def test_a_cancelled_put_is_kept(path: Path, reply: Make) -> None:
         with anyio.CancelScope() as scope:
             scope.cancel()
             await put(store, "k", reply())
-        assert store.get("k") is not None
+        assert await store.get("k") is not None
 
 
 async def test_a_cancellation_while_puts_wait_loses_nothing(path: Path, reply: Make) -> None:
@@ -114,7 +120,7 @@ async def test_a_cancellation_while_puts_wait_loses_nothing(path: Path, reply: M
             await anyio.lowlevel.checkpoint()
             group.cancel_scope.cancel()
         handed_over = store.statistics().writes
-        there = sum(store.get(f"k{number}") is not None for number in range(50))
+        there = sum([await store.get(f"k{number}") is not None for number in range(50)])
     assert there == handed_over == 50
 
 
@@ -152,8 +158,8 @@ async def test_one_work_that_fails_does_not_take_the_others_with_it(path: Path, 
             group.start_soon(fail, store)
             for number in range(10, 20):
                 group.start_soon(put, store, f"k{number}", reply())
-        assert all(store.get(f"k{number}") is not None for number in range(20))
-        assert store.get("half") is None
+        assert all([await store.get(f"k{number}") is not None for number in range(20)])
+        assert await store.get("half") is None
     assert len(failures) == 1
 
 
@@ -245,7 +251,7 @@ def test_a_killed_writer_loses_nothing_that_it_acknowledged(path: Path) -> None:
 
 
 async def test_a_locked_store_is_an_error_with_a_cure(path: Path, reply: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns, "BUSY_TIMEOUT_SECONDS", 0.05)
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_SECONDS", 0.05)
     async with open_store(path) as store:
         await put(store, "k", reply())
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
@@ -253,31 +259,31 @@ async def test_a_locked_store_is_an_error_with_a_cure(path: Path, reply: Make, m
             with pytest.raises(StoreError, match="locked by another program; close that program"):
                 await put(store, "late", reply())
             connect(path).close()  # what is there can be read by whoever opens it now
-            assert store.get("k") is not None
+            assert await store.get("k") is not None
             other.execute("ROLLBACK")
         await put(store, "late", reply())
-        assert store.get("late") is not None
+        assert await store.get("late") is not None
 
 
 async def test_a_store_that_cannot_be_written_is_an_error_and_keeps_what_it_has(path: Path, reply: Make) -> None:
     async with open_store(path) as store:
         await put(store, "k", reply())
-        store._writer.execute("PRAGMA query_only = ON")
+        writer_of(store).execute("PRAGMA query_only = ON")
         with pytest.raises(StoreError, match=r"read-only.*make the file and its folder writable"):
             await put(store, "late", reply())
-        assert store.get("k") is not None
-        assert store.get("late") is None
+        assert await store.get("k") is not None
+        assert await store.get("late") is None
 
 
 async def test_a_full_disk_is_an_error_and_damages_nothing(path: Path, reply: Make) -> None:
     async with open_store(path) as store:
         await put(store, "k", reply())
-        (pages,) = store._writer.execute("PRAGMA page_count").fetchone()
-        store._writer.execute(f"PRAGMA max_page_count = {pages + 2}")
+        (pages,) = writer_of(store).execute("PRAGMA page_count").fetchone()
+        writer_of(store).execute(f"PRAGMA max_page_count = {pages + 2}")
         with pytest.raises(StoreError, match=r"disk is full.*free some space.*nothing is lost"):
             await put(store, "huge", reply("x" * 100_000))
         await put(store, "small", reply("fits"))
-        assert store.get("huge") is None
+        assert await store.get("huge") is None
         assert store.read(lambda connection: connection.execute("PRAGMA integrity_check").fetchone()[0]) == "ok"
     assert set(rows(path)) == {"k", "small"}
 
@@ -306,7 +312,7 @@ def test_a_file_that_is_no_database_is_an_error_and_stays_as_it_is(path: Path, c
 async def read_all(path: Path) -> None:
     async with open_store(path) as store:
         for number in range(50):
-            store.get(f"k{number}")
+            await store.get(f"k{number}")
 
 
 async def test_a_truncated_store_is_an_error_and_stays_as_it_is(path: Path, reply: Make) -> None:
@@ -348,9 +354,9 @@ async def test_a_damaged_reply_is_none_and_the_next_one_takes_its_place(path: Pa
     with contextlib.closing(sqlite3.connect(path)) as connection, connection:
         assert connection.execute(damage).rowcount == 1
     async with open_store(path) as store:
-        assert store.get("k") is None
+        assert await store.get("k") is None
         await put(store, "k", reply("anew"))
-        found = store.get("k")
+        found = await store.get("k")
         assert store.statistics().damaged == 1
     assert found is not None
     assert found.reply.text == "anew"
@@ -360,7 +366,7 @@ async def test_a_reply_moved_under_another_key_is_damaged(path: Path, reply: Mak
     async with open_store(path) as store:
         await put(store, "a", reply())
         await store.write(lambda connection: connection.execute("UPDATE replies SET key = 'b'"))
-        assert store.get("b") is None
+        assert await store.get("b") is None
 
 
 async def test_a_row_of_an_older_version_has_no_checksum_and_must_only_be_readable(path: Path) -> None:
@@ -368,8 +374,8 @@ async def test_a_row_of_an_older_version_has_no_checksum_and_must_only_be_readab
     async with open_store(path) as store:
         await store.write(lambda connection: connection.execute(row, ("good", '{"outcome":"answered","text":"kept","usage":null}')))
         await store.write(lambda connection: connection.execute(row, ("bad", "{")))
-        found = store.get("good")
-        assert store.get("bad") is None
+        found = await store.get("good")
+        assert await store.get("bad") is None
     assert found is not None
     assert found.reply.text == "kept"
 
@@ -415,7 +421,7 @@ async def test_every_older_schema_is_brought_up_to_date_with_its_replies(path: P
     async with open_store(path) as store:
         await put(store, "new", reply())
         names = store.read(lambda connection: [name for (name,) in connection.execute("SELECT name FROM migrations ORDER BY name")])
-        found = store.get("old")
+        found = await store.get("old")
         tables = store.read(
             lambda connection: {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type='table'")}
         )
@@ -457,7 +463,7 @@ async def test_a_torn_log_gives_a_beginning_of_the_acknowledged_replies(path: Pa
         async with open_store(torn) as store:
             found = store.read(lambda connection: [key for (key,) in connection.execute("SELECT key FROM replies ORDER BY key")])
             assert found == [f"k{number:02}" for number in range(len(found))]
-            assert all(store.get(key) is not None for key in found)
+            assert all([await store.get(key) is not None for key in found])
             await put(store, "more", reply())
         counts.append(len(found))
         shutil.rmtree(torn.parent)
