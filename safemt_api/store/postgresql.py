@@ -343,25 +343,30 @@ class PostgresDatabase:
 
 
 def _prepare(session: _Session) -> None:
-    look = "SELECT pg_is_in_recovery(), to_regnamespace(?) IS NOT NULL, to_regclass(?) IS NOT NULL"
-    standby, schema, ours = session.execute(look, (SCHEMA, f"{SCHEMA}.migrations")).fetchone()
+    standby, _, ours = session.execute(_LOOK).fetchone()
     if standby:
         raise StoreError(str(session.place), "is a read-only standby", "give the address of the primary server")
     if ours and is_current(session):
         return  # nothing to write, so a user who may only use the tables gets on with them
     with session.turn():
         # Another process may have made it while we waited.
-        _, schema, ours = session.execute(look, (SCHEMA, f"{SCHEMA}.migrations")).fetchone()
-        if not schema:
-            session.execute(f"CREATE SCHEMA {SCHEMA}")
+        _, tables, ours = session.execute(_LOOK).fetchone()
+        if tables and not ours:
+            raise StoreError(str(session.place), f"has a schema {SCHEMA!r} of another program", "give another database")
         if not ours:
-            tables = "SELECT count(*) FROM pg_class WHERE relnamespace = to_regnamespace(?)"
-            if session.execute(tables, (SCHEMA,)).fetchone()[0]:
-                raise StoreError(str(session.place), f"has a schema {SCHEMA!r} of another program", "give another database")
+            if not session.execute("SELECT count(*) FROM pg_namespace WHERE nspname = ?", (SCHEMA,)).fetchone()[0]:
+                session.execute(f"CREATE SCHEMA {SCHEMA}")
             for statement in _BASE:
                 session.execute(statement)
         bring_up_to_date(session, DIALECT, str(session.place))
         session.execute("DELETE FROM writers WHERE seen < now() - ? * INTERVAL '1 day'", (STALE_DAYS,))
+
+
+# Of the catalogue's own tables: what its functions say (`to_regclass`) may be remembered from before the lock was had.
+_LOOK = f"""
+SELECT pg_is_in_recovery(), count(*) > 0, coalesce(bool_or(tablename = 'migrations'), FALSE)
+FROM pg_tables WHERE schemaname = '{SCHEMA}'
+"""  # noqa: S608 (a constant of ours)
 
 
 def seen_on_server(place: ServerAddress, work: Work[T]) -> T | None:
