@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def files_in(folder: Path) -> dict[str, bytes]:
 
 
 def replies_in(folder: Path) -> int:
-    with sqlite3.connect(folder / WORK_FOLDER / STORE_FILE) as store:
+    with closing(sqlite3.connect(folder / WORK_FOLDER / STORE_FILE)) as store:
         (count,) = store.execute("SELECT COUNT(*) FROM replies").fetchone()
     return int(count)
 
