@@ -160,6 +160,9 @@ async def execute_on_ray(plan: Plan, worker: Worker, *, watch: Any = None, signa
     """
     address, settings = str(plan.settings.ray), plan.settings
     await _check_reachable(address)
+    if address == LOCAL and settings.store is not None and settings.store.password is not None:
+        # The workers of this machine get our environment, and the database's client reads it there: a password is no argument either.
+        os.environ["PGPASSWORD"] = settings.store.password
     with handlers_kept(signals), playing(plan.folder, plan.run) as note, _connected(address, settings.workers) as ray:
         async with open_store(settings.store_place) as store:
             note(store.id)
