@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from safemt_api.errors import UsageError
 
@@ -87,7 +87,7 @@ def server_address(given: str) -> ServerAddress:
     name, _, password = user.partition(":")
     asked = parse_qsl(parts.query, keep_blank_values=True)
     query = urlencode([(key, value) for key, value in asked if "password" not in key])
-    address = ServerAddress(urlunsplit(("postgresql", name + at + hosts, parts.path, query, "")))
+    address = ServerAddress(f"postgresql://{name}{at}{hosts}{parts.path}" + (f"?{query}" if query else ""))
     address.password = next((value for key, value in asked if key == "password"), None) or unquote(password) or None
     return address
 

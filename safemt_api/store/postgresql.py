@@ -241,13 +241,13 @@ class PostgresDatabase:
                 self._writer = None
 
         with explained(self._place):
-            return self._patiently(once, lost)
+            return self._patiently(once, lost, AWAY_SECONDS)
 
     def _has_committed(self, session: _Session) -> bool:
         found = session.execute("SELECT commits FROM writers WHERE id = ?", (self._id,)).fetchone()
         return found is not None and found[0] == self._number
 
-    def _patiently(self, once: Callable[[], T], lost: Callable[[], None], patience_seconds: float = AWAY_SECONDS) -> T:
+    def _patiently(self, once: Callable[[], T], lost: Callable[[], None], patience_seconds: float) -> T:
         """Do it again, on another connection, until the server has been away for too long."""
         began, wait = time.monotonic(), 0.05
         while True:
@@ -390,7 +390,7 @@ def is_away(error: psycopg.Error) -> bool:
     if not isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)):
         return False
     words = str(error)
-    return any(part in words for part in _COMING_UP) or "FATAL" not in words
+    return any(part in words for part in _COMING_UP) or not ("FATAL" in words or "password supplied" in words)
 
 
 @contextmanager
