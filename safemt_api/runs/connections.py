@@ -35,6 +35,7 @@ from safemt_api.routes import Router
 from safemt_api.runs.claim import Claim
 from safemt_api.runs.plan import DEFAULT_PROVIDER, Plan
 from safemt_api.runs.settings import EvalSettings, calls_assumed, tiers_of
+from safemt_api.store.connection import ServerAddress
 from safemt_api.store.turns import TurnStore
 from safemt_api.telemetry import SILENT, Telemetry, open_telemetry
 
@@ -56,8 +57,8 @@ class Shared:
 async def open_shared(settings: EvalSettings, *, store: TurnStore, purse_id: str, runs: int) -> AsyncIterator[Shared]:
     """What so many runs share; closes the connections on leaving.
 
-    Other processes may call the same accounts and spend from the same purse now where a shard is played: then what they must know of each
-    other is in the store. A run that is played alone writes nothing of that kind.
+    Other processes may call the same accounts and spend from the same purse now where a shard is played, or the store is a server's: then
+    what they must know of each other is in the store. A run that is played alone on a file writes nothing of that kind.
 
     Args:
         settings: Pace, deadlines and ceiling, which hold over all of them.
@@ -65,7 +66,7 @@ async def open_shared(settings: EvalSettings, *, store: TurnStore, purse_id: str
         purse_id: The id that the ceiling is held under in the store's books.
         runs: Each may have accounts of its own, with ``concurrency`` calls in flight.
     """
-    together = settings.shard is not None
+    together = settings.shard is not None or isinstance(store.place, ServerAddress)
     assumed = calls_assumed(settings) if "batch" in tiers_of(settings) else CALLS_ASSUMED
     purse = Purse(store, purse_id=purse_id, ceiling_usd=settings.max_usd, calls_assumed=assumed, together=together)
     make_room(settings.concurrency * runs)
