@@ -87,8 +87,10 @@ async def test_a_shard_that_is_played_twice_buys_nothing_and_keeps_the_whole_run
     whole = next(result for result in await all_at_once(tmp_path, 2) if result.folder.name == "r")
     again = await shard(tmp_path, 1, 2)
     assert again.folder == whole.folder
-    assert figures(again) | {"calls": None} == figures(whole) | {"calls": None}
-    assert again.summary.calls.sent + again.summary.calls.from_store == whole.summary.calls.sent
+    # The judges were tried once, by whichever shard was first; a shard that is played again does without.
+    of_calls = dict.fromkeys(("calls", "usage", "tiers"))
+    assert figures(again) | of_calls == figures(whole) | of_calls
+    assert again.summary.calls.sent < whole.summary.calls.sent
     assert verdicts(again.folder) == verdicts(whole.folder)
 
 
