@@ -157,8 +157,12 @@ class _Connection:
             raise httpx2.ReadError(str(error)) from error
 
     def ready_for_more(self) -> bool:
-        """Whether the last request is answered to its end and the server takes another; then the conversation begins anew."""
-        ready = self._protocol.our_state is h11.DONE and self._protocol.their_state is h11.DONE
+        """Whether the last request is answered to its end and the server takes another; then the conversation begins anew.
+
+        What a server says beyond its answer would be read as the answer to the next call.
+        """
+        answered = self._protocol.our_state is h11.DONE and self._protocol.their_state is h11.DONE
+        ready = answered and not self._protocol.trailing_data[0]
         if ready:
             self._protocol.start_next_cycle()
         return ready

@@ -91,6 +91,13 @@ async def test_a_server_that_says_so_gets_a_new_connection_each_time(head: bytes
     assert server.connections == 2
 
 
+async def test_what_a_server_says_beyond_its_answer_is_not_taken_for_the_answer_to_the_next_call() -> None:
+    server = Counted(partial(answer, count=2, with_=OK + OK.replace(b"ok", b"no")))
+    async with served(server) as port, opened() as client:
+        assert [(await client.get(f"http://127.0.0.1:{port}/a")).text for _ in range(3)] == ["ok"] * 3
+    assert server.connections == 3
+
+
 async def test_an_answer_in_chunks_after_one_that_only_informs_is_read_whole() -> None:
     informed = b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\no\r\n1\r\nk\r\n0\r\n\r\n"
     async with served(partial(answer, with_=informed)) as port, opened() as client:
