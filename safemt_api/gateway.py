@@ -307,16 +307,17 @@ class Gateway:
         key = request_key(request)
         while key in self._shared.under_way:
             await self._shared.under_way[key].wait()
-        if self._uses is not None:
-            await self._uses.note(key)
-        stored = await self._store.get(key)
-        if stored is not None:
+        # Before anything else is awaited: a look into the store may take a moment, and whoever came meanwhile would buy the reply, too.
+        self._shared.under_way[key] = anyio.Event()
+        try:
+            if self._uses is not None:
+                await self._uses.note(key)
+            stored = await self._store.get(key)
+            if stored is None:
+                return await self._buy(_Order(call, self._account(call.route), request, key, singly))
             self._counts["from_store"] += 1
             self._tally(call, key, stored)
             return Answer(stored.reply, from_store=True, cost_usd=stored.cost_usd, key=key)
-        self._shared.under_way[key] = anyio.Event()
-        try:
-            return await self._buy(_Order(call, self._account(call.route), request, key, singly))
         finally:
             self._shared.under_way.pop(key).set()
 

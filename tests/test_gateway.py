@@ -46,7 +46,7 @@ from safemt_api.messages import Call, Image, Outcome, Parameters, Purpose, Reply
 from safemt_api.prices import FREE, Price, find_price
 from safemt_api.profiles import ImageRules, Limits, ModelFacts, ModelPrice, Profile, TierFacts
 from safemt_api.store.records import sendable_reply
-from safemt_api.store.turns import STORE_FILE, TurnStore, open_store
+from safemt_api.store.turns import STORE_FILE, StoredReply, TurnStore, open_store
 
 SOURCE: dict[str, Any] = {"source": "test", "checked": date(2026, 11, 21)}
 USAGE = Usage(input_tokens=1000, output_tokens=500)
@@ -226,6 +226,22 @@ async def test_of_two_runs_that_want_the_same_call_the_slower_one_goes_on_with_t
         assert (second.reply, second.from_store) == (first.reply, True)
         assert quick.ledger.spent_usd()["target"] == slow.ledger.spent_usd()["target"] == pytest.approx(COST)
         assert quick.states() == ["settled", "settled"]
+
+
+async def test_calls_alike_are_bought_once_even_where_looking_into_the_store_takes_a_while(
+    house: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vendor, look = FakeVendor([GOOD], seconds=5.0), TurnStore.get
+
+    async def slow_look(store: TurnStore, key: str) -> StoredReply | None:
+        await anyio.sleep(1.0)
+        return await look(store, key)
+
+    monkeypatch.setattr(TurnStore, "get", slow_look)
+    async with house(vendor) as built:
+        answers = await together(*(built.gateway.ask(call()) for _ in range(3)))
+    assert [answer.reply.text for answer in answers] == ["words"] * 3
+    assert len(vendor.calls) == 1
 
 
 async def test_identical_calls_at_the_same_time_are_bought_once(house: Opener) -> None:
