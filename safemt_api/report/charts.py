@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from typing import Any, Literal, TypeAlias
@@ -163,25 +163,20 @@ def _lines(
 def _end_labels(known: pl.DataFrame, value: str, *, edge: float, gap: float, color: alt.Color, dash: alt.StrokeDash) -> list[alt.Chart]:
     """The names at the lines' ends, moved apart, each with a thread to its line."""
     ends = known.group_by("run", "by", maintain_order=True).agg(pl.col("turn", value).sort_by("turn").last()).sort(value)
-    places = _apart(ends[value].to_list(), gap)
+    # As little as need be, so that neighbours are ``gap`` apart: up from the lowest, then down from the top where that left no room.
+    places: list[float] = []
+    for share in ends[value].to_list():
+        places.append(max(share, places[-1] + gap) if places else share)
+    top = 1.0
+    for place in range(len(places) - 1, -1, -1):
+        places[place] = min(places[place], top)
+        top = places[place] - gap
     base = alt.Chart(ends.with_columns(place=pl.Series(places, dtype=pl.Float64), edge=pl.lit(edge)))
     thread = base.mark_rule(strokeWidth=1, opacity=0.7).encode(
         x="turn:Q", x2="edge:Q", y=alt.Y(f"{value}:Q"), y2="place:Q", color=color, strokeDash=dash, description="by:N"
     )
     text = base.mark_text(align="left", baseline="middle", dx=5, fontSize=11.5, limit=150)
     return [thread, text.encode(x="edge:Q", y="place:Q", text="run:N", color=color, description="by:N")]
-
-
-def _apart(values: Sequence[float], gap: float) -> list[float]:
-    """Ascending values moved as little as need be, so that neighbours are ``gap`` apart and all lie in [0, 1] where there is room."""
-    places: list[float] = []
-    for value in values:
-        places.append(max(value, places[-1] + gap) if places else value)
-    top = 1.0
-    for place in range(len(places) - 1, -1, -1):
-        places[place] = min(places[place], top)
-        top = places[place] - gap
-    return places
 
 
 def _told_run(run: pl.Expr) -> pl.Expr:
@@ -332,20 +327,19 @@ def cost_frame(runs: Sequence[RunData]) -> pl.DataFrame:
 
 def limiter_frame(histories: Mapping[str, object]) -> pl.DataFrame:
     """The limiter histories of run files in one frame: ``run``, ``seconds``, ``concurrency``; what is not of that shape is left out."""
-    rows = [
-        {"run": f"{run} · {account}" if account else run, "seconds": float(seconds), "concurrency": float(allowed)}
-        for run, history in histories.items()
-        for account, entry in _limiter_entries(history)
-        if isinstance(seconds := entry.get("at_seconds"), int | float) and isinstance(allowed := entry.get("concurrency"), int | float)
-    ]
+    rows = []
+    for run, accounts in histories.items():
+        known = accounts if isinstance(accounts, Mapping) else {}
+        for name, history in known.items():
+            account = words.printable(str(name), limit=40) if len(known) > 1 else ""
+            rows += [
+                {"run": f"{run} · {account}" if account else run, "seconds": float(seconds), "concurrency": float(allowed)}
+                for entry in (history if isinstance(history, list) else ())
+                if isinstance(entry, Mapping)
+                and isinstance(seconds := entry.get("at_seconds"), int | float)
+                and isinstance(allowed := entry.get("concurrency"), int | float)
+            ]
     return pl.DataFrame(rows, schema={"run": pl.String, "seconds": pl.Float64, "concurrency": pl.Float64})
-
-
-def _limiter_entries(accounts: object) -> Iterable[tuple[str, Mapping[str, Any]]]:
-    known = accounts if isinstance(accounts, Mapping) else {}
-    for name, history in known.items():
-        account = words.printable(str(name), limit=40) if len(known) > 1 else ""
-        yield from ((account, entry) for entry in (history if isinstance(history, list) else ()) if isinstance(entry, Mapping))
 
 
 def _config(palette: Palette) -> dict[str, Any]:

@@ -166,6 +166,13 @@ def _markdown_text(text: str) -> str:
 
 def _latex_table(table: Table) -> str:
     headings, rows = _lines(table)
+    cells = [
+        [
+            latex_text(text).replace("→", r"$\to$") + (f" {{\\scriptsize [{latex_text(interval)}]}}" if interval else "")
+            for text, interval in row
+        ]
+        for row in rows
+    ]
     return "\n".join(
         [
             "% needs \\usepackage{booktabs}",
@@ -175,7 +182,7 @@ def _latex_table(table: Table) -> str:
             "\\toprule",
             f"{' & '.join(map(latex_text, headings))} \\\\",
             "\\midrule",
-            *(f"{' & '.join(_latex_cell(*cell) for cell in row)} \\\\" for row in rows),
+            *(f"{' & '.join(row)} \\\\" for row in cells),
             "\\bottomrule",
             "\\end{tabular}",
             f"\\caption{{{latex_text(table.title)}}}",
@@ -184,11 +191,6 @@ def _latex_table(table: Table) -> str:
             "",
         ]
     )
-
-
-def _latex_cell(text: str, interval: str) -> str:
-    shown = latex_text(text).replace("→", r"$\to$")
-    return f"{shown} {{\\scriptsize [{latex_text(interval)}]}}" if interval else shown
 
 
 def write_figures(runs: Sequence[RunData], folder: Path) -> list[Path]:

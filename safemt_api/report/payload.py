@@ -137,8 +137,21 @@ def pack(runs: Sequence[RunData], *, images: bool, data_folder: Path | None) -> 
     into: dict[str, Any] = {"strings": strings, "thumbnails": thumbnails, "judges": judges, "data_folder": data_folder}
     there = [run.transcripts.select(KEY_COLUMNS).n_unique() for run in runs]
     share = min(1.0, MAX_DIALOGUES / max(1, sum(there)))
-    shown_runs = [run if share == 1.0 else _part_of(run, int(share * count)) for run, count in zip(runs, there, strict=True)]
-    dialogues = [row for number, run in enumerate(shown_runs) for row in _dialogues(number, run, **into)]
+    dialogues: list[Any] = []
+    for number, (run, count) in enumerate(zip(runs, there, strict=True)):
+        part = run
+        if share < 1.0:
+            counted = run.verdicts.filter("counts").group_by(KEY_COLUMNS)
+            telling = counted.agg(telling=(pl.col("label") != "safe").fill_null(value=True).any())
+            keys = run.transcripts.select(KEY_COLUMNS).unique(maintain_order=True)
+            ranked = keys.join(telling, on=KEY_COLUMNS, how="left", maintain_order="left")
+            ranked = ranked.sort(pl.col("telling").fill_null(value=True), descending=True, maintain_order=True)
+            kept = ranked.head(int(share * count)).select(KEY_COLUMNS)
+            transcripts, verdicts = (
+                frame.join(kept, on=KEY_COLUMNS, how="semi", maintain_order="left") for frame in (run.transcripts, run.verdicts)
+            )
+            part = replace(run, transcripts=transcripts, verdicts=verdicts)
+        dialogues += _dialogues(number, part, **into)
     body = orjson.dumps({"strings": strings.texts, "images": thumbnails.urls, "dialogues": dialogues})
     shown = sum(url is not None for url in thumbnails.urls)
     return Payload(
@@ -149,17 +162,6 @@ def pack(runs: Sequence[RunData], *, images: bool, data_folder: Path | None) -> 
         len(thumbnails.urls) - shown,
         sum(there) - len(dialogues),
     )
-
-
-def _part_of(run: RunData, count: int) -> RunData:
-    """The run with so many of its dialogues: those with an unsafe or missing verdict first, the others as they come."""
-    counted = run.verdicts.filter("counts").group_by(KEY_COLUMNS).agg(telling=(pl.col("label") != "safe").fill_null(value=True).any())
-    keys = run.transcripts.select(KEY_COLUMNS).unique(maintain_order=True).join(counted, on=KEY_COLUMNS, how="left", maintain_order="left")
-    kept = keys.sort(pl.col("telling").fill_null(value=True), descending=True, maintain_order=True).head(count).select(KEY_COLUMNS)
-    transcripts, verdicts = (
-        frame.join(kept, on=KEY_COLUMNS, how="semi", maintain_order="left") for frame in (run.transcripts, run.verdicts)
-    )
-    return replace(run, transcripts=transcripts, verdicts=verdicts)
 
 
 def _dialogues(

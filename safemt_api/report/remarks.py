@@ -50,7 +50,25 @@ ALPHA_RESAMPLES = 2000
 
 def caveats(run: RunData) -> list[str]:
     """Sentences about a judge of the target's own family, a served model other than the one asked for, and scores that are a filter's."""
-    return [*_related_judges(run), *_other_model(run), *_mostly_declined(run), *_last_turns(run)]
+    found = [*_related_judges(run)]
+    asked, served = run.summary.model or "", run.summary.served_models
+    others = {name: count for name, count in served.items() if not same_model(asked, name)}
+    if others and asked:
+        named = ", ".join(f"{words.printable(name)} ({words.count(count)} replies)" for name, count in others.items())
+        found.append(f"Asked for {words.printable(asked)}, but the vendor says that it served {named}: the scores are that model's.")
+    counting = run.verdicts.filter(pl.col("counts"), pl.col("kind") == "harmful")
+    unasked = counting.filter(pl.col("source") == "outcome").height
+    if unasked and 2 * unasked >= counting.height:
+        whose = "the vendor or the moderator" if run.summary.moderator else "the vendor"
+        found.append(
+            f"{words.count(unasked)} of {words.count(counting.height)} replies are safe because {whose} let no word of the model through: "
+            "these scores tell more of that than of the model."
+        )
+    settings = run.manifest.get("settings")
+    if run.summary.protocol == "live" and isinstance(settings, Mapping) and settings.get("judge_turns") == "last":
+        what = "a turn stands for the dialogues of that length, and whether one had failed before is not known"
+        found.append(f"Only the last reply of each dialogue was judged: {what}.")
+    return found
 
 
 def family_of(provider: str, model: str) -> str | None:
@@ -74,35 +92,6 @@ def _related_judges(run: RunData) -> list[str]:
     return [
         f"The judge ({words.printable(', '.join(related))}) is of the target's own family ({target}): judges tend to be kinder to "
         "their relatives, so read these scores beside those of another family's judge."
-    ]
-
-
-def _other_model(run: RunData) -> list[str]:
-    asked, served = run.summary.model or "", run.summary.served_models
-    others = {name: count for name, count in served.items() if not same_model(asked, name)}
-    if not others or not asked:
-        return []
-    named = ", ".join(f"{words.printable(name)} ({words.count(count)} replies)" for name, count in others.items())
-    return [f"Asked for {words.printable(asked)}, but the vendor says that it served {named}: the scores are that model's."]
-
-
-def _last_turns(run: RunData) -> list[str]:
-    settings = run.manifest.get("settings")
-    if run.summary.protocol != "live" or not isinstance(settings, Mapping) or settings.get("judge_turns") != "last":
-        return []
-    what = "a turn stands for the dialogues of that length, and whether one had failed before is not known"
-    return [f"Only the last reply of each dialogue was judged: {what}."]
-
-
-def _mostly_declined(run: RunData) -> list[str]:
-    counting = run.verdicts.filter(pl.col("counts"), pl.col("kind") == "harmful")
-    unasked = counting.filter(pl.col("source") == "outcome").height
-    if not unasked or 2 * unasked < counting.height:
-        return []
-    whose = "the vendor or the moderator" if run.summary.moderator else "the vendor"
-    return [
-        f"{words.count(unasked)} of {words.count(counting.height)} replies are safe because {whose} let no word of the model through: "
-        "these scores tell more of that than of the model."
     ]
 
 
@@ -175,7 +164,22 @@ def remarks(run: RunData) -> list[str]:
     vendor said of its limits that was not believed.
     """
     summary = run.summary
-    found = [*_progress_said(run), *_undecided_said(run), *_below_seen_said(run)]
+    found = list(_progress_said(run))
+    undecided = run.transcripts["moderator_failure"].drop_nulls()
+    if undecided.len():
+        reviews = run.transcripts["moderator"].drop_nulls()
+        commonest = words.printable(str(undecided.value_counts(sort=True)["moderator_failure"][0]))
+        found.append(
+            f"The moderator came to no decision in {words.count(undecided.len())} of {words.count(reviews.len())} reviews, most often: "
+            f"{commonest}. A reply that only this stopped has no verdict."
+        )
+    below = below_seen(failure_curve(run))
+    if below.height:
+        seen = ", ".join(f"{words.percent(row['if_missing_safe'])} by {row['turn']}" for row in below.iter_rows(named=True))
+        found.append(
+            "First failure is estimated from dialogues that lack no earlier verdict, and comes out below what was seen here; at least so "
+            f"many did fail: {seen}."
+        )
     found += [] if summary.repeats is None else [spread_sentence(summary.repeats)]
     found += [] if summary.stopping is None else [stopping_sentence(summary.stopping)]
     found += [trend_with_length(score_frame(run.verdicts)).sentence] if summary.protocol == "scripted" else []
@@ -187,27 +191,6 @@ def remarks(run: RunData) -> list[str]:
         were = "reply in the store was damaged and was" if damaged == 1 else "replies in the store were damaged and were"
         found.append(f"{words.count(damaged)} {were} asked for again.")
     return [*found, *_disbelief_said(run.manifest)]
-
-
-def _undecided_said(run: RunData) -> Iterator[str]:
-    failed = run.transcripts.filter(pl.col("moderator_failure").is_not_null())
-    if failed.height:
-        reviews = run.transcripts.filter(pl.col("moderator").is_not_null())
-        commonest = words.printable(str(failed["moderator_failure"].value_counts(sort=True)["moderator_failure"][0]))
-        yield (
-            f"The moderator came to no decision in {words.count(failed.height)} of {words.count(reviews.height)} reviews, most often: "
-            f"{commonest}. A reply that only this stopped has no verdict."
-        )
-
-
-def _below_seen_said(run: RunData) -> Iterator[str]:
-    below = below_seen(failure_curve(run))
-    if below.height:
-        seen = ", ".join(f"{words.percent(row['if_missing_safe'])} by {row['turn']}" for row in below.iter_rows(named=True))
-        yield (
-            "First failure is estimated from dialogues that lack no earlier verdict, and comes out below what was seen here; at least so "
-            f"many did fail: {seen}."
-        )
 
 
 def _progress_said(run: RunData) -> Iterator[str]:

@@ -157,7 +157,14 @@ def run_sections(
     grouped = [_named(table, label) for run, label in zip(runs, _labels(runs), strict=True) for table in grouped_tables(run)]
     if grouped:
         yield Section("groups", "Methods, sources and twins", "Methods", [Block("", tables=grouped)], GROUPS_NOTE)
-    failures = [_failures(protocol, members, runs, drawing) for protocol, members in groups]
+    failures = []
+    for protocol, members in groups:
+        figures, turn, many = [], words.turn_word(protocol), len(members) > FEW
+        if drawing and (frame := drawing.failure_frame(members))["share"].drop_nulls().len():
+            width = MANY_PIXELS if many else WIDE_PIXELS
+            chart = drawing.first_failure(frame, _palette(drawing, runs, members), width=width, turn_title=turn)
+            figures.append(_figure(drawing, chart, f"failure-{protocol}", f"Share that has failed by each {turn}"))
+        failures.append(Block(_heading(protocol, runs), figures, [failure_table(members)], wide=many))
     yield Section("failures", "First failure", "First failure", failures, FAILURE_NOTE)
     if corrections:
         blocks = [_corrected(place, one, drawing, named=len(corrections) > 1) for place, one in enumerate(corrections)]
@@ -203,9 +210,17 @@ def _named(table: Table, label: str) -> Table:
 def _scenarios(protocol: str, members: Sequence[RunData], drawing: ModuleType | None, *, named: bool) -> Iterator[Block]:
     """Models × scenarios in one picture, then scenarios × turns of each; a cell leads to its dialogues."""
     figures, title, labels = [], words.turn_word(protocol), run_labels(members) if named else [""]
-    if drawing and len(members) > 1 and (frame := _score_frame(members, labels))["asr"].drop_nulls().len():
-        said = "ASR of each run in each scenario, all lengths together"
-        yield Block(figures=[_figure(drawing, drawing.score_map(frame, drawing.PAGE_PALETTE), f"scores-{protocol}", said, title=said)])
+    if drawing and len(members) > 1:
+        rows = [
+            (label, scenario, asr, dialogues_link(label, scenario, None))
+            for label, run in zip(labels, members, strict=True)
+            for scenario, asr in rates_by(run, "scenario").items()
+        ]
+        schema = {"run": pl.String, "scenario": pl.String, "asr": pl.Float64, "link": pl.String}
+        if (frame := pl.DataFrame(rows, schema=schema, orient="row"))["asr"].drop_nulls().len():
+            said = "ASR of each run in each scenario, all lengths together"
+            chart = drawing.score_map(frame, drawing.PAGE_PALETTE)
+            yield Block(figures=[_figure(drawing, chart, f"scores-{protocol}", said, title=said)])
     for place, (run, label) in enumerate(zip(members, labels, strict=True)):
         frame = scores_by(run)
         if drawing and frame["asr"].drop_nulls().len():
@@ -218,32 +233,19 @@ def _scenarios(protocol: str, members: Sequence[RunData], drawing: ModuleType | 
     yield Block("", figures, (), (), tables, "As tables", opened=not figures) if named else Block("", figures, tables)
 
 
-def _score_frame(members: Sequence[RunData], labels: Sequence[str]) -> pl.DataFrame:
-    rows = [
-        (label, scenario, asr, dialogues_link(label, scenario, None))
-        for label, run in zip(labels, members, strict=True)
-        for scenario, asr in rates_by(run, "scenario").items()
-    ]
-    return pl.DataFrame(rows, schema={"run": pl.String, "scenario": pl.String, "asr": pl.Float64, "link": pl.String}, orient="row")
-
-
 def dialogues_link(run: str, scenario: str, length: int | None) -> str:
     """The address on the page of the dialogues behind a figure (harmful ones), by the names of the filters there."""
     given = {"run": run, "scenario": scenario, "length": length, "kind": "harmful"}
     return urlencode({name: value for name, value in given.items() if value})
 
 
-def _failures(protocol: str, members: Sequence[RunData], runs: Sequence[RunData], drawing: ModuleType | None) -> Block:
-    figures, word, many = [], words.turn_word(protocol), len(members) > FEW
-    if drawing and (frame := drawing.failure_frame(members))["share"].drop_nulls().len():
-        width = MANY_PIXELS if many else WIDE_PIXELS
-        chart = drawing.first_failure(frame, _palette(drawing, runs, members), width=width, turn_title=word)
-        figures.append(_figure(drawing, chart, f"failure-{protocol}", f"Share that has failed by each {word}"))
-    return Block(_heading(protocol, runs), figures, [failure_table(members)], wide=many)
-
-
 def _corrected(place: int, correction: Correction, drawing: ModuleType | None, *, named: bool) -> Block:
-    figures, frame = [], _correction_frame(correction)
+    figures, summary = [], correction.run.summary
+    judged = {row.turn: (row.ci_low, row.ci_high) for row in summary.asr_by_turn} if summary.protocol == "scripted" else {}
+    rows = corrected_rows(correction)
+    raw = [("as judged", row["length"], row["raw_asr"], *judged.get(row["length"], (None, None))) for row in rows]
+    better = [("corrected (Rogan–Gladen)", row["length"], row["asr"], row["ci_low"], row["ci_high"]) for row in rows]
+    frame = pl.DataFrame([*raw, *better], schema=LINES, orient="row")
     if drawing and frame["asr"].drop_nulls().len():
         chart = drawing.asr_by_turn(frame, drawing.PAGE_PALETTE, width=WIDE_PIXELS, turn_title=turn_title("scripted"))
         caption = "Bands: 95% intervals; the corrected one holds the judge's own uncertainty."
@@ -251,15 +253,6 @@ def _corrected(place: int, correction: Correction, drawing: ModuleType | None, *
     notes = [("", sentence) for sentence in correction_notes(correction)]
     tables = [correction_table(correction), confusion_table(correction.judge)]
     return Block(correction.run.name if named else "", figures, tables, notes)
-
-
-def _correction_frame(correction: Correction) -> pl.DataFrame:
-    summary = correction.run.summary
-    judged = {row.turn: (row.ci_low, row.ci_high) for row in summary.asr_by_turn} if summary.protocol == "scripted" else {}
-    rows = corrected_rows(correction)
-    raw = [("as judged", row["length"], row["raw_asr"], *judged.get(row["length"], (None, None))) for row in rows]
-    better = [("corrected (Rogan–Gladen)", row["length"], row["asr"], row["ci_low"], row["ci_high"]) for row in rows]
-    return pl.DataFrame([*raw, *better], schema=LINES, orient="row")
 
 
 def _effort(runs: Sequence[RunData], drawing: ModuleType | None) -> Iterator[Section]:

@@ -29,7 +29,7 @@ from safemt_api.report.table import (
 from safemt_api.report.tables import basis_of, index_basis, index_columns, rate_columns
 from safemt_api.runs.summary import Index
 from safemt_api.specs import NONE
-from safemt_api.studies.record import Board, Effect, Interval, Place, SafetyIndexFigures, StudyRecord, TurnEffect
+from safemt_api.studies.record import Board, Effect, Interval, Place, SafetyIndexFigures, StudyRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,22 +193,22 @@ def effect_table(effects: Sequence[Effect], naming: Naming) -> Table:
 
 def turn_table(effects: Sequence[Effect], naming: Naming, *, word: str) -> Table:
     """ASR at each turn before and after, starred where it differs."""
-    rows = [{turn.turn: turn for turn in effect.asr_by_turn or ()} for effect in effects]
-    turns = sorted(set().union(*rows))
+    rows: list[dict[int, Cell]] = [{} for _ in effects]
+    for own, effect in zip(rows, effects, strict=True):
+        for turn in effect.asr_by_turn or ():
+            own[turn.turn] = NOTHING
+            if turn.asr_before is not None and turn.asr_after is not None:
+                found = points(turn.difference, turn.ci_low, turn.ci_high)
+                text = f"{100 * turn.asr_before:.1f} → {100 * turn.asr_after:.1f}"
+                brief = f"{100 * turn.asr_before:.0f} → {100 * turn.asr_after:.0f}"
+                beside = f"{found.text}: {found.interval}"
+                own[turn.turn] = Cell(text, turn.difference, beside, star=_significant(turn.p_holm), brief=brief)
+    turns: list[int] = sorted(set().union(*rows))
     return Table(
         f"ASR (%) by {word}, before → after (* p < {SIGNIFICANT:g}, Holm over the study)",
-        (naming.pairs(effects), *(Column(str(turn), [_both(own.get(turn)) for own in rows], long=f"ASR {turn}") for turn in turns)),
+        (naming.pairs(effects), *(Column(str(turn), [own.get(turn, NOTHING) for own in rows], long=f"ASR {turn}") for turn in turns)),
         name="effects-by-turn",
     )
-
-
-def _both(turn: TurnEffect | None) -> Cell:
-    if turn is None or turn.asr_before is None or turn.asr_after is None:
-        return NOTHING
-    found = points(turn.difference, turn.ci_low, turn.ci_high)
-    text = f"{100 * turn.asr_before:.1f} → {100 * turn.asr_after:.1f}"
-    brief = f"{100 * turn.asr_before:.0f} → {100 * turn.asr_after:.0f}"
-    return Cell(text, turn.difference, f"{found.text}: {found.interval}", star=_significant(turn.p_holm), brief=brief)
 
 
 def _significant(p_holm: float | None) -> bool:
@@ -237,26 +237,26 @@ def moderators_table(record: StudyRecord, naming: Naming) -> Table:
     before = next((row for row in board.rows if row.arm == reference), Place(arm=reference))
     word, effects = words.turn_word(board.protocol), record.effects
     after = [SafetyIndexFigures() if one.safety_index is None else one.safety_index.after for one in effects]
-    turns = [{turn.turn: turn for turn in effect.asr_by_turn or ()} for effect in effects]
+    after_turns = [
+        {
+            turn.turn: percent(turn.asr_after, turn.after_low, turn.after_high, star=_significant(turn.p_holm_turns))
+            for turn in effect.asr_by_turn or ()
+        }
+        for effect in effects
+    ]
     undecided = [one.undecided.dialogues / max(1, one.undecided.dialogues_played) for one in effects]
     return Table(
         f"ASR by {word} with each moderator (* p < {SIGNIFICANT:g} against none)",
         (
             Column("moderator", [said(NONE, look=naming.places.get(reference)), *map(naming.pair, effects)], number=False),
             *(
-                Column(str(rate.turn), [percent(rate.asr), *(_after(own.get(rate.turn)) for own in turns)], long=f"ASR {rate.turn}")
+                Column(str(rate.turn), [percent(rate.asr), *(own.get(rate.turn, NOTHING) for own in after_turns)], long=f"ASR {rate.turn}")
                 for rate in before.asr_by_turn
             ),
             Column("SI", [index(one.value, lines=basis_of(one)) for one in (before.safety_index, *after)], basis="SI"),
             Column("undecided", [NOTHING, *map(percent, undecided)]),
         ),
     )
-
-
-def _after(turn: TurnEffect | None) -> Cell:
-    if turn is None:
-        return NOTHING
-    return percent(turn.asr_after, turn.after_low, turn.after_high, star=_significant(turn.p_holm_turns))
 
 
 def moderator_table(effect: Effect, naming: Naming, *, word: str) -> Table:

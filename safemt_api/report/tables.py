@@ -518,7 +518,15 @@ def paper_tables(
     groups, made = groups or comparable_groups(runs), []
     for number, members in enumerate(groups, start=1):
         suffix = f"-{number}" if len(groups) > 1 else ""
-        grouped = (_by(members, what) for what in ("scenario", *GROUPINGS))
+        grouped = []
+        for what in ("scenario", *GROUPINGS):
+            found = [rates_by(run, what) for run in members]
+            values = sorted(set().union(*found))
+            if values and values != [METHODS_UNKNOWN]:  # some dialogue names one
+                name = GROUPINGS.get(what, what)
+                columns = [Column(value, [percent(rates.get(value)) for rates in found]) for value in values]
+                title = f"Attack success rate (%) by {name}, all lengths together. Judge: {judges_of(members)}."
+                grouped.append(Table(title, (_models(members), *columns), name=f"by-{name}"))
         own = (scores_table(members), *grouped, _defences(members, references))
         made += [Table(one.title, one.columns, one.caption, one.name + suffix) for one in own if one is not None]
     cut = [(run, table) for run in runs for table in drift_tables(run)]
@@ -540,18 +548,6 @@ def scores_table(members: Sequence[RunData]) -> Table:
     return Table(title, (_models(members), *rate_columns(summaries, long=word), *index_columns(summaries), missing), name="scores")
 
 
-def _by(members: Sequence[RunData], what: Grouping) -> Table | None:
-    """ASR over all lengths together, a column each value; ``None`` where no dialogue names one."""
-    found = [rates_by(run, what) for run in members]
-    values = sorted(set().union(*found))
-    if not values or values == [METHODS_UNKNOWN]:
-        return None
-    name = GROUPINGS.get(what, what)
-    columns = [Column(value, [percent(rates.get(value)) for rates in found]) for value in values]
-    title = f"Attack success rate (%) by {name}, all lengths together. Judge: {judges_of(members)}."
-    return Table(title, (_models(members), *columns), name=f"by-{name}")
-
-
 def rates_by(run: RunData, what: Grouping) -> dict[str, float | None]:
     """ASR over all lengths together by each value of a column."""
     frame = score_frame(run.verdicts)
@@ -564,7 +560,14 @@ def rates_by(run: RunData, what: Grouping) -> dict[str, float | None]:
 
 
 def _defences(members: Sequence[RunData], references: Mapping[str, str] | None) -> Table | None:
-    pairs = [(before, run) for run in members if (before := _undefended(run, members, references)) is not None]
+    pairs = []
+    for run in (one for one in members if one.summary.moderator is not None):
+        if references is not None:
+            before = [one for one in members if one.name == references.get(run.name)][:1]
+        else:
+            before = [one for one in members if one.summary.moderator is None and one.model_title == run.model_title]
+        if len(before) == 1:
+            pairs.append((before[0], run))
     if not pairs:
         return None
     word = words.turn_word(members[0].summary.protocol)
@@ -574,7 +577,7 @@ def _defences(members: Sequence[RunData], references: Mapping[str, str] | None) 
     return Table(
         f"Attack success rate (%) by {word} and Safety Index, without and with a moderator. Judge: {judges_of(members)}.",
         (
-            Column("Model", [said(before.summary.model or before.name) for before, _ in pairs], number=False),
+            Column("Model", [said(without.summary.model or without.name) for without, _ in pairs], number=False),
             Column("Moderator", [said(after.summary.moderator or after.name) for _, after in pairs]),
             *(
                 Column(f"{word} {turn}", [said(" → ".join(words.percent(own.get(turn)).rstrip("%") for own in both)) for both in rates])
@@ -584,15 +587,6 @@ def _defences(members: Sequence[RunData], references: Mapping[str, str] | None) 
         ),
         name="defences",
     )
-
-
-def _undefended(run: RunData, members: Sequence[RunData], references: Mapping[str, str] | None) -> RunData | None:
-    if run.summary.moderator is None:
-        return None
-    if references is not None:
-        return next((one for one in members if one.name == references.get(run.name)), None)
-    same = [one for one in members if one.summary.moderator is None and one.model_title == run.model_title]
-    return same[0] if len(same) == 1 else None
 
 
 def _models(members: Sequence[RunData]) -> Column:

@@ -88,7 +88,11 @@ def _drawn(title: str, columns: Sequence[Column]) -> rich.table.Table:
         cells = list(zip(columns, row, strict=True))
         made.add_row(*(text for column, cell in cells for text in _spelt(column, cell)))
         if any(column.interval == "below" and cell.interval for column, cell in cells):
-            made.add_row(*(Text(_whole_percents(cell) if column.interval == "below" else "", style="dim") for column, cell in cells))
+            below = (
+                "" if column.interval != "below" or cell.low is None or cell.high is None else f"{100 * cell.low:.0f}–{100 * cell.high:.0f}"
+                for column, cell in cells
+            )
+            made.add_row(*(Text(text, style="dim") for text in below))
         for line in (f"  {column.basis}: {line}" for column, cell in cells if column.basis for line in cell.lines):
             made.add_row(Text(line, style="dim"))
     return made
@@ -100,10 +104,6 @@ def _spelt(column: Column, cell: Cell) -> Iterator[Text]:
     yield plain(f"{cell.brief or cell.text}{after}{'*' if cell.star else ' ' if starred else ''}")
     if column.interval == "beside":
         yield plain(cell.interval or (words.NOTHING if cell.text else ""))
-
-
-def _whole_percents(cell: Cell) -> str:
-    return "" if cell.low is None or cell.high is None else f"{100 * cell.low:.0f}–{100 * cell.high:.0f}"
 
 
 def grid(facts: Mapping[str, object]) -> rich.table.Table:
@@ -126,7 +126,16 @@ def run_report(run: RunData) -> RenderableType:
         outcome_table([run]),
     ]
     said = (*caveats(run), *remarks(run))
-    below = [drawn(asr_table(run)), _index_line(run), *map(plain, said), *map(drawn, tables), grid(_effort(run))]
+    # SI with its interval, the lengths it was computed over, the judge, and what missing verdicts leave open.
+    found = run.summary.safety_index
+    what = "lengths" if run.summary.protocol == "scripted" else "the last turns of lengths"
+    value = f"{words.index(found.value)} (95% interval {words.index_interval(found.ci_low, found.ci_high)})"
+    if found.withheld:
+        value = "not given (fewer than half of the ids have a verdict at every length)"
+    index_line = f"Safety Index {value} over {what} {words.listed(found.lengths)}, {run.judge_title}"
+    if basis := index_basis(found, aside=" whatever the missing verdicts are"):
+        index_line += f"\n{basis}"
+    below = [drawn(asr_table(run)), plain(index_line), *map(plain, said), *map(drawn, tables), grid(_effort(run))]
     return Group(grid(_facts(run)), *(Padding(part, BELOW) for part in below))
 
 
@@ -141,18 +150,6 @@ def _facts(run: RunData) -> dict[str, str]:
         "Moderator": summary.moderator or NONE,
         "Dialogues": f"{words.count(done.finished)} of {words.count(done.planned)} finished, {words.count(done.failed)} failed",
     }
-
-
-def _index_line(run: RunData) -> Text:
-    """SI with its interval, the lengths it was computed over, the judge, and what missing verdicts leave open."""
-    found = run.summary.safety_index
-    what = "lengths" if run.summary.protocol == "scripted" else "the last turns of lengths"
-    value = f"{words.index(found.value)} (95% interval {words.index_interval(found.ci_low, found.ci_high)})"
-    if found.withheld:
-        value = "not given (fewer than half of the ids have a verdict at every length)"
-    basis = index_basis(found, aside=" whatever the missing verdicts are")
-    below = f"\n{basis}" if basis else ""
-    return plain(f"Safety Index {value} over {what} {words.listed(found.lengths)}, {run.judge_title}{below}")
 
 
 def _effort(run: RunData) -> dict[str, str]:
