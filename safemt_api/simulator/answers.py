@@ -127,19 +127,7 @@ _GOOGLE_FINISH = {
 
 
 def _google(words: Words) -> Mapping[str, Any]:
-    usage = {**_google_usage(words.tokens), "serviceTier": words.tier}
-    about = {"usageMetadata": usage, "modelVersion": words.model, "responseId": words.call_id}
-    if words.stop == "prompt_blocked":
-        return {"promptFeedback": {"blockReason": "PROHIBITED_CONTENT"}, **about}
-    candidate: dict[str, Any] = {"index": 0, "finishReason": _GOOGLE_FINISH[words.stop]}
-    if words.stop not in {"content_filter", "refusal"}:
-        candidate["content"] = {"role": "model", "parts": [{"text": words.text}] if words.text else []}
-    if words.stop in {"content_filter", "filtered_reply"}:
-        candidate["safetyRatings"] = [{"category": "HARM_CATEGORY_DANGEROUS_CONTENT", "probability": "HIGH", "blocked": True}]
-    return {"candidates": [candidate], **about}
-
-
-def _google_usage(tokens: Tokens) -> Mapping[str, Any]:
+    tokens = words.tokens
     usage: dict[str, Any] = {
         "promptTokenCount": tokens.input,
         "candidatesTokenCount": tokens.output - tokens.reasoning,
@@ -152,7 +140,16 @@ def _google_usage(tokens: Tokens) -> Mapping[str, Any]:
         usage["thoughtsTokenCount"] = tokens.reasoning
     if tokens.cached:
         usage["cachedContentTokenCount"] = tokens.cached
-    return usage
+    usage["serviceTier"] = words.tier
+    about = {"usageMetadata": usage, "modelVersion": words.model, "responseId": words.call_id}
+    if words.stop == "prompt_blocked":
+        return {"promptFeedback": {"blockReason": "PROHIBITED_CONTENT"}, **about}
+    candidate: dict[str, Any] = {"index": 0, "finishReason": _GOOGLE_FINISH[words.stop]}
+    if words.stop not in {"content_filter", "refusal"}:
+        candidate["content"] = {"role": "model", "parts": [{"text": words.text}] if words.text else []}
+    if words.stop in {"content_filter", "filtered_reply"}:
+        candidate["safetyRatings"] = [{"category": "HARM_CATEGORY_DANGEROUS_CONTENT", "probability": "HIGH", "blocked": True}]
+    return {"candidates": [candidate], **about}
 
 
 def models_body(wire_format: WireFormat, models: tuple[str, ...]) -> bytes:

@@ -105,7 +105,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         options = {"use_uvloop": importlib.util.find_spec("uvloop") is not None}
-        settings = SimulatorSettings.from_json(_first_input_line())
+        # Read unbuffered, so that waiting for the end of the input sees what follows the first line.
+        line = bytearray()
+        while not line.endswith(b"\n") and (got := os.read(sys.stdin.fileno(), 1)):
+            line += got
+        settings = SimulatorSettings.from_json(line.decode("utf-8"))
         play = partial(serve, settings, port=given.port, max_seconds=given.max_seconds, with_parent=True, announce=_print_port)
         anyio.run(play, backend="asyncio", backend_options=options)
     except SafeMTError as error:
@@ -117,17 +121,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _print_port(port: int) -> None:
     sys.stdout.write(json.dumps({"port": port}) + "\n")
     sys.stdout.flush()
-
-
-def _first_input_line() -> str:
-    """Read unbuffered, so that waiting for the end of the input sees what follows."""
-    line = bytearray()
-    while not line.endswith(b"\n"):
-        got = os.read(sys.stdin.fileno(), 1)
-        if not got:
-            break
-        line += got
-    return line.decode("utf-8")
 
 
 @asynccontextmanager

@@ -196,7 +196,10 @@ def _openai_message(message: object, at: int) -> Spoken:
         if part.get("type") == "text":
             words.append(_text(part, "text"))
         elif part.get("type") == "image_url" and isinstance(part.get("image_url"), dict):
-            pictures.append(_data_url(_text(part["image_url"], "url")))
+            kind, comma, data = _text(part["image_url"], "url").partition(";base64,")
+            if not comma or not kind.startswith("data:"):
+                raise TroubleError("bad_request", "the simulator takes pictures as data: URLs with base64 only", parameter="url")
+            pictures.append(look_at(kind.removeprefix("data:"), data))
         else:
             raise TroubleError(
                 "bad_request", f"messages[{at}].content: a part is neither text nor image_url", parameter=f"messages[{at}].content"
@@ -208,13 +211,6 @@ def _marks(parts: Sequence[Json]) -> tuple[bool, bool]:
     """Whether a mark stands behind the words, and whether one stands behind the pictures."""
     marked = [part.get("type") == "text" for part in parts if "cache_control" in part or "prompt_cache_breakpoint" in part]
     return any(marked), not all(marked)
-
-
-def _data_url(url: str) -> Picture:
-    kind, comma, data = url.partition(";base64,") if url.startswith("data:") else ("", "", "")
-    if not comma:
-        raise TroubleError("bad_request", "the simulator takes pictures as data: URLs with base64 only", parameter="url")
-    return look_at(kind.removeprefix("data:"), data)
 
 
 def read_anthropic(body: Json, *, version: str) -> Question:

@@ -111,22 +111,19 @@ class Service:
     def handle(self, request: Request, *, now: float) -> Response:
         """The response to a request."""
         try:
-            return self._at_the_desk(request, now) or (self._get(request) if request.method == "GET" else self._post(request, now))
+            if not _BATCHING.match(request.path):
+                return self._get(request) if request.method == "GET" else self._post(request, now)
+            _check_key(request.key)
+            reply = self.desk.handle(request, now)
+            if reply is None:
+                raise _unknown_path(request)
+            body = orjson.dumps(reply.value) if reply.content is None else reply.content
+            kind = "application/json" if reply.content is None else "application/jsonl"
+            return Response(reply.status, body, reply.headers, content_type=kind, ending=reply.ending)
         except TroubleError as trouble:
             return self._reject(request, trouble)
         except RecursionError:
             return self._reject(request, TroubleError("bad_request", "the body is nested too deeply"))
-
-    def _at_the_desk(self, request: Request, now: float) -> Response | None:
-        if not _BATCHING.match(request.path):
-            return None
-        _check_key(request.key)
-        reply = self.desk.handle(request, now)
-        if reply is None:
-            raise _unknown_path(request)
-        body = orjson.dumps(reply.value) if reply.content is None else reply.content
-        kind = "application/json" if reply.content is None else "application/jsonl"
-        return Response(reply.status, body, reply.headers, content_type=kind, ending=reply.ending)
 
     def _answer_row(self, batch: Batch, path: str, body: bytes) -> tuple[int, bytes]:
         """The answer to one row of a batch, booked as bought in that tier; faults of the line become errors of the row."""
@@ -187,20 +184,17 @@ class Service:
         _check_key(request.key)
         body = _json(request.body)
         if path in _CLASSIFYING:
-            return self._classify(path, body, request)
+            if path == "/v1/moderations":
+                answer = moderate(body, self.settings)
+            else:
+                _known_model(str(body.get("model")).removeprefix("models/"))
+                answer = (decide_google if isinstance(body.get("questions"), dict) else decide_openai)(body, self.settings)
+            digest = _digest(request)
+            self.books.call_came(digest)
+            return Response(200, orjson.dumps(answer), delayed=True, body_digest=digest)
         question = _read(request, body, generate.group(1) if generate else "")
         _check(question, check_images=self.settings.check_images)
         return self._converse(question, request, now)
-
-    def _classify(self, path: str, body: Mapping[str, Any], request: Request) -> Response:
-        if path == "/v1/moderations":
-            answer = moderate(body, self.settings)
-        else:
-            _known_model(str(body.get("model")).removeprefix("models/"))
-            answer = (decide_google if isinstance(body.get("questions"), dict) else decide_openai)(body, self.settings)
-        digest = _digest(request)
-        self.books.call_came(digest)
-        return Response(200, orjson.dumps(answer), delayed=True, body_digest=digest)
 
     def _converse(self, question: Question, request: Request, now: float | None) -> Response:
         """The answer to a question; one in a batch has no ``now``, because it counts against no quota by the minute."""
@@ -214,26 +208,23 @@ class Service:
             self.books.rate_limited += 1
             trouble = TroubleError("rate_limit", MESSAGES["rate_limit"], wait_seconds=wait if self.settings.announce_limits else None)
             return self._trouble(question.wire_format, trouble, call_id=call_id)
+        plan, seed, model = self.settings.faults, self.settings.seed, question.model
         if tier == "flex":
-            turned = self.settings.faults.flex(seed=self.settings.seed, model=question.model, body_digest=digest, attempt=attempt)
+            turned = plan.flex(seed=seed, model=model, body_digest=digest, attempt=attempt)
             self.books.faults.update([turned] if turned else [])
             if turned == "flex_refusal":
                 return self._trouble(question.wire_format, TroubleError(turned, MESSAGES[turned]), call_id=call_id)
             tier = "standard" if turned == "flex_served_standard" else tier
-        fault = self._fault(question, digest, attempt)
+        fault = (
+            plan.scripted(model=model, attempt=attempt)
+            or plan.transient(seed=seed, model=model, body_digest=digest, attempt=attempt)
+            or plan.outcome(seed=seed, model=model, user_texts=question.user_texts)
+        )
         if fault is not None:
             self.books.faults[fault] += 1
         if fault in TRANSIENT_FAULTS and fault is not None:
             return self._play_transient(fault, question, call_id)
         return self._play_outcome(fault, question, call_id, digest, tier)
-
-    def _fault(self, question: Question, digest: str, attempt: int) -> str | None:
-        plan, seed, model = self.settings.faults, self.settings.seed, question.model
-        return (
-            plan.scripted(model=model, attempt=attempt)
-            or plan.transient(seed=seed, model=model, body_digest=digest, attempt=attempt)
-            or plan.outcome(seed=seed, model=model, user_texts=question.user_texts)
-        )
 
     def _play_transient(self, fault: str, question: Question, call_id: str) -> Response:
         wire_format = question.wire_format

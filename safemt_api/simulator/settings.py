@@ -116,8 +116,22 @@ class FaultPlan:
         Raises:
             UsageError: A kind is unknown or a number is no share.
         """
-        faults = tuple(_parse_fault(item.strip()) for item in text.split(",") if item.strip())
-        return cls(faults, retry_after_seconds=retry_after_seconds, stall_seconds=stall_seconds)
+        faults = []
+        for item in filter(None, map(str.strip, text.split(","))):
+            name, colon, amount = item.rpartition(":")
+            kind, _, model = name.partition("@")
+            try:
+                if not colon:
+                    raise ValueError
+                if amount.startswith("first="):
+                    fault = Fault(kind.strip(), first=int(amount.removeprefix("first=")), model=model or "*")
+                else:
+                    fault = Fault(kind.strip(), share=float(amount), model=model or "*")
+            except ValueError:
+                cure = "write KIND:SHARE (error_500:0.1) or KIND:first=N (reset:first=2)"
+                raise UsageError(f"cannot read the fault {item!r}; {cure}") from None
+            faults.append(fault)
+        return cls(tuple(faults), retry_after_seconds=retry_after_seconds, stall_seconds=stall_seconds)
 
     def __str__(self) -> str:
         return ",".join(str(fault) for fault in self.faults)
@@ -163,19 +177,6 @@ class FaultPlan:
 
 
 NO_FAULTS = FaultPlan()
-
-
-def _parse_fault(item: str) -> Fault:
-    name, colon, amount = item.rpartition(":")
-    kind, _, model = name.partition("@")
-    try:
-        if not colon:
-            raise ValueError
-        if amount.startswith("first="):
-            return Fault(kind.strip(), first=int(amount.removeprefix("first=")), model=model or "*")
-        return Fault(kind.strip(), share=float(amount), model=model or "*")
-    except ValueError:
-        raise UsageError(f"cannot read the fault {item!r}; write KIND:SHARE (error_500:0.1) or KIND:first=N (reset:first=2)") from None
 
 
 @dataclass(frozen=True, slots=True)
