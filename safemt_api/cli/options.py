@@ -52,7 +52,15 @@ def takes_settings(
         own = list(signature(function, eval_str=True).parameters.values())[1:]
         if own[-1].kind is Parameter.VAR_KEYWORD:
             own[-1:] = _shared(own[-1])
-        derived = [_parameter(one, (helps or {}).get(one.name), command) for one in taken]
+        derived = []
+        for one in taken:
+            # A string, a list of strings or a flag: what a string means is settled in one place for the command line and for Python.
+            kind: Any = bool if one.plain_type is bool else list[str] if one.several else str
+            # Where a run goes on, what is not given stays as it was.
+            default = f"  [default: {one.default_text}]" if one.default_text and command in RUNS else ""
+            text = (helps or {}).get(one.name) or one.option.help + default
+            option = typer.Option(*one.flags, help=text, metavar=one.metavar or None, rich_help_panel=one.option.group)
+            derived.append(Parameter(one.name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]))
         parameters = sorted([*derived, *own], key=lambda one: one.kind)
         # Typer asks for both: the signature, and the annotations.
         run.__signature__ = Signature(parameters)  # type: ignore[attr-defined] # any callable may carry one (PEP 362)
@@ -81,15 +89,6 @@ def _shared(unpacked: Parameter) -> list[Parameter]:
     return [
         Parameter(name, Parameter.KEYWORD_ONLY, default=defaults.get(get_args(hint)[0]), annotation=hint) for name, hint in hints.items()
     ]
-
-
-def _parameter(one: OptionField, text: str | None, command: Command) -> Parameter:
-    """A string, a list of strings or a flag: what a string means is settled in one place for the command line and for Python."""
-    kind: Any = bool if one.plain_type is bool else list[str] if one.several else str
-    # Where a run goes on, what is not given stays as it was.
-    default = f"  [default: {one.default_text}]" if one.default_text and command in RUNS else ""
-    option = typer.Option(*one.flags, help=text or one.option.help + default, metavar=one.metavar or None, rich_help_panel=one.option.group)
-    return Parameter(one.name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option])
 
 
 def _like(name: str) -> Any:
@@ -131,11 +130,6 @@ OTHERS = "Options"
 VALUE_LEFT_OUT = {"--ray": "local"}
 
 
-def _with_value(word: str, after: str | None) -> tuple[str, ...]:
-    left_out = word in VALUE_LEFT_OUT and (after is None or after.startswith("-"))
-    return (word, VALUE_LEFT_OUT[word]) if left_out else (word,)
-
-
 class GroupedCommand(TyperCommand):
     """A command whose options stand in their groups (``rich_help_panel``, which typer itself heeds only when it paints with rich)."""
 
@@ -144,7 +138,10 @@ class GroupedCommand(TyperCommand):
 
         ``--ray`` may stand without its value, which click would take for a mistake.
         """
-        args = [part for word, after in zip_longest(args, args[1:]) for part in _with_value(word, after)]
+        typed, args = args, []
+        for word, after in zip_longest(typed, typed[1:]):
+            left_out = word in VALUE_LEFT_OUT and (after is None or after.startswith("-"))
+            args += (word, VALUE_LEFT_OUT[word]) if left_out else (word,)
         _, _, order = self.make_parser(ctx).parse_args(args=list(args))
         for parameter, count in Counter(order).items():
             single = isinstance(parameter, TyperOption) and not parameter.multiple and not parameter.is_flag
@@ -189,21 +186,17 @@ def defaults_for(command: str | None, wanted: frozenset[str]) -> dict[str, Any]:
     Raises:
         UsageError: Names the file and the key, and says what would be right.
     """
-    found = _read_defaults() if DEFAULTS_FILE.is_file() else {}
-    used = {key: one for key, one in found.items() if one[0].name in wanted and (command not in OF_A_RUN or key in PLACES)}
-    if used:
-        sys.stderr.write(printable(f"from {DEFAULTS_FILE}: {', '.join(used)}") + "\n")
-    return {option.name: _typed(key, option, value) for key, (option, value) in used.items()}
-
-
-def _read_defaults() -> Mapping[str, tuple[OptionField, object]]:
-    """The option and the value that each key of the file stands for."""
+    if not DEFAULTS_FILE.is_file():
+        return {}
     written = read_toml(DEFAULTS_FILE, most_bytes=MOST_DEFAULTS_BYTES, cure="defaults are a few lines of text").tables
     known = {flag.removeprefix("--").replace("-", "_"): one for one in options() for flag in one.flags if flag.startswith("--")}
     for key in written:
         if key not in known:
             raise UsageError(f"{DEFAULTS_FILE}: no such option: {key}{did_you_mean(key, tuple(known))}")
-    return {key: (known[key], value) for key, value in written.items()}
+    used = [key for key in written if known[key].name in wanted and (command not in OF_A_RUN or key in PLACES)]
+    if used:
+        sys.stderr.write(printable(f"from {DEFAULTS_FILE}: {', '.join(used)}") + "\n")
+    return {known[key].name: _typed(key, known[key], written[key]) for key in used}
 
 
 def _typed(key: str, option: OptionField, value: object) -> object:

@@ -59,19 +59,21 @@ def lines(statistics: RunStatistics, per_second: float | None) -> list[str]:
     limited = f" ({gateway.rate_limited:,} rate limited)" if gateway.rate_limited else ""
     retried = f" · {gateway.retried:,} retried{limited}" if gateway.retried else ""
     sent = f"{gateway.sent:,} sent · {gateway.from_store:,} from the store{retried}"
-    return [" · ".join(far), _how_fast(statistics, per_second), _under_way(gateway), sent, _money(statistics)]
-
-
-def _how_fast(statistics: RunStatistics, per_second: float | None) -> str:
-    asr = statistics.asr_so_far
-    parts = ["ASR so far –" if asr is None else f"ASR so far {words.percent(asr)}"]
+    asr, left = statistics.asr_so_far, statistics.planned - statistics.finished - statistics.unaffordable
+    fast = ["ASR so far –" if asr is None else f"ASR so far {words.percent(asr)}"]
     if per_second is not None:
-        parts.append(f"{per_second:.1f} a second" if per_second >= 1 else f"{60 * per_second:.1f} a minute")
-    parts.append(words.duration(statistics.elapsed_seconds))
-    left = statistics.planned - statistics.finished - statistics.unaffordable
+        fast.append(f"{per_second:.1f} a second" if per_second >= 1 else f"{60 * per_second:.1f} a minute")
+    fast.append(words.duration(statistics.elapsed_seconds))
     if per_second is not None and left > 0:
-        parts.append(f"{words.duration(left / per_second)} to go")
-    return " · ".join(parts)
+        fast.append(f"{words.duration(left / per_second)} to go")
+    total = sum(gateway.usage.values(), Usage())
+    spent = words.dollars(statistics.spent_usd)
+    if statistics.ceiling_usd is not None:
+        spent += f" of {words.dollars(statistics.ceiling_usd)}"
+    if gateway.unpriced:
+        spent += " and calls of unknown price"
+    money = f"{total.input_tokens + total.output_tokens:,} tokens · {spent}"
+    return [" · ".join(far), " · ".join(fast), _under_way(gateway), sent, money]
 
 
 def _under_way(gateway: GatewayStatistics) -> str:
@@ -97,17 +99,6 @@ def _reason(gateway: GatewayStatistics) -> str:
     quotas = ((limiter.requests_per_minute, "requests"), (limiter.tokens_per_minute, "tokens"))
     known = [f"{rate:,.0f} {what}" for rate, what in quotas if rate is not None]
     return f" for {name}'s {' and '.join(known)} a minute" if known else f" for {name}"
-
-
-def _money(statistics: RunStatistics) -> str:
-    gateway = statistics.gateway
-    total = sum(gateway.usage.values(), Usage())
-    spent = words.dollars(statistics.spent_usd)
-    if statistics.ceiling_usd is not None:
-        spent += f" of {words.dollars(statistics.ceiling_usd)}"
-    if gateway.unpriced:
-        spent += " and calls of unknown price"
-    return f"{total.input_tokens + total.output_tokens:,} tokens · {spent}"
 
 
 def display(statistics: RunStatistics, per_second: float | None) -> RenderableType:

@@ -106,7 +106,15 @@ async def _check(settings: EvalSettings) -> int:
         try:
             received = await _ask(destination, user(COLOUR_QUESTION, circle(colour)))
         except DialogueError as error:
-            return await _without_picture(destination, title, error)
+            # Whether it is the picture that it refuses.
+            try:
+                await _ask(destination, user(WITHOUT_PICTURE))
+            except SafeMTError as worse:
+                terminal.say(f"{title} does not work: {worse}")
+            else:
+                what = f"{title} answers words but refuses pictures: {error}"
+                terminal.say(f"{what}. SafeMT needs a model that sees; `providers show` names some.")
+            return EXIT_FAILS
         except SafeMTError as error:
             terminal.say(f"{title} does not work: {error}")
             terminal.say(*_cures(error))
@@ -123,16 +131,6 @@ async def _model(settings: EvalSettings, profile: Profile, url: str) -> str:
     if model is None:
         raise UsageError(f"{profile.name} has no default model: give --model")
     return model
-
-
-async def _without_picture(destination: Destination, title: str, first: DialogueError) -> int:
-    try:
-        await _ask(destination, user(WITHOUT_PICTURE))
-    except SafeMTError as error:
-        terminal.say(f"{title} does not work: {error}")
-        return EXIT_FAILS
-    terminal.say(f"{title} answers words but refuses pictures: {first}. SafeMT needs a model that sees; `providers show` names some.")
-    return EXIT_FAILS
 
 
 async def _ask(destination: Destination, message: Message) -> Received:

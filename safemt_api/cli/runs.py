@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,7 +19,6 @@ with imported_on_use():
     from safemt_api.runs import overview, removal
 
 if TYPE_CHECKING:
-    from safemt_api.runs.removal import Garbage, Removal
     from safemt_api.store.connection import ServerAddress
 
 MOST_NAMED = 5
@@ -51,7 +49,12 @@ def rm(
     """Remove runs or studies: say what would go, and ask. Their replies stay in the store until `gc`, what they spent in its books."""
     found = [removal.look_at(name, results) for name in names]
     for one in found:
-        terminal.say(*_said_of(one))
+        arms = f", a study with {len(one.arms)} arms" if one.arms else ""
+        terminal.say(f"{one.name}{arms}: {one.files:,} files, {words.size(one.size_bytes)} in {one.folder}")
+        if one.study is not None:
+            terminal.say(f"  it is an arm of the study {one.study}, which loses it")
+        if one.foreign:
+            terminal.say(f"  among them are files that no run writes by itself: {words.first_few(one.foreign, MOST_NAMED)}")
     if not _agreed(f"Remove {', '.join(one.name for one in found)}?", yes=yes):
         raise typer.Exit(errors.EXIT_SETUP)
     for one in found:
@@ -70,9 +73,16 @@ def gc(*, results: options.Results = options.RESULTS, store: options.Store = Non
 
 async def _free(results: Path, store: ServerAddress | None, *, yes: bool) -> int:
     found = await removal.find_garbage(results, store)
-    terminal.say(*_said_of_garbage(found))
-    if not found.unused.replies:
+    unused = found.unused
+    if not unused.replies:
+        terminal.say(f"every reply is used, or may be, by the {found.runs:,} runs here; nothing to free", *found.undecided)
         return errors.EXIT_DONE
+    of = f" (of {', '.join(unused.users[:MOST_NAMED])}{' and others' if len(unused.users) > MOST_NAMED else ''})" if unused.users else ""
+    terminal.say(
+        f"{unused.replies:,} replies, {words.size(unused.size_bytes)}, are used by none of the {found.runs:,} runs here{of}; "
+        f"they cost {words.dollars(unused.cost_usd)}",
+        *found.undecided,
+    )
     if not _agreed(f"Free {found.unused.replies:,} replies for good?", yes=yes):
         return errors.EXIT_SETUP
     terminal.say(f"freed {await removal.collect_garbage(results, store):,} replies")
@@ -86,26 +96,3 @@ def _agreed(question: str, *, yes: bool) -> bool:
         terminal.say("nothing was done: there is no terminal to ask on; --yes does it")
         return False
     return terminal.agrees(question)
-
-
-def _said_of(one: Removal) -> Iterator[str]:
-    arms = f", a study with {len(one.arms)} arms" if one.arms else ""
-    yield f"{one.name}{arms}: {one.files:,} files, {words.size(one.size_bytes)} in {one.folder}"
-    if one.study is not None:
-        yield f"  it is an arm of the study {one.study}, which loses it"
-    if one.foreign:
-        yield f"  among them are files that no run writes by itself: {words.first_few(one.foreign, MOST_NAMED)}"
-
-
-def _said_of_garbage(found: Garbage) -> Iterator[str]:
-    unused = found.unused
-    if not unused.replies:
-        yield f"every reply is used, or may be, by the {found.runs:,} runs here; nothing to free"
-        yield from found.undecided
-        return
-    of = f" (of {', '.join(unused.users[:MOST_NAMED])}{' and others' if len(unused.users) > MOST_NAMED else ''})" if unused.users else ""
-    yield (
-        f"{unused.replies:,} replies, {words.size(unused.size_bytes)}, are used by none of the {found.runs:,} runs here{of}; "
-        f"they cost {words.dollars(unused.cost_usd)}"
-    )
-    yield from found.undecided
