@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ def call_of(folder: Path, key: str) -> dict[str, Any] | None:
 def _told(found: BoughtReply) -> dict[str, Any]:
     request, reply = _object(found.request), _object(found.reply)
     raw = found.raw if found.raw is None or len(found.raw) <= MOST_RAW_CHARACTERS else found.raw[:MOST_RAW_CHARACTERS] + "…"
+    if raw is not None:
+        with suppress(orjson.JSONDecodeError):
+            raw = orjson.dumps(orjson.loads(raw), option=orjson.OPT_INDENT_2).decode()
     return {
         "key": found.key,
         "created_utc": found.created_utc,
@@ -40,7 +44,7 @@ def _told(found: BoughtReply) -> dict[str, Any]:
         "charges": [dict(zip(("at_utc", "state", "usd"), charge, strict=True)) for charge in found.charges],
         "system": request.get("system"),
         "messages": [_message(message) for message in request.get("messages") or [] if isinstance(message, Mapping)],
-        "raw": _indented(raw),
+        "raw": raw,
     }
 
 
@@ -49,13 +53,6 @@ def _message(message: Mapping[str, Any]) -> dict[str, str]:
     parts = [part for part in message.get("parts") or [] if isinstance(part, Mapping)]
     words = [str(part["text"]) if "text" in part else f"[picture {part.get('image')}]" for part in parts]
     return {"role": str(message.get("role")), "text": "\n".join(words)}
-
-
-def _indented(raw: str | None) -> str | None:
-    try:
-        return None if raw is None else orjson.dumps(orjson.loads(raw), option=orjson.OPT_INDENT_2).decode()
-    except orjson.JSONDecodeError:
-        return raw
 
 
 def _object(text: str) -> Mapping[str, Any]:

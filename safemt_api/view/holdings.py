@@ -91,7 +91,13 @@ class Library:
     def score(self) -> bool:
         """Bring the score of one run up to date, the one that was asked for last first; whether there was one to do."""
         with self._lock:
-            stale = [entry for entry in self.entries.values() if self._is_stale(entry)]
+            due_before = time.monotonic() - SCORE_SECONDS
+            stale = [
+                entry
+                for entry in self.entries.values()
+                if entry.found is not None and entry.found.state != "damaged"
+                if entry.scored_version != max(1, entry.index.version) and entry.scored_at <= due_before
+            ]
             if not stale:
                 return False
             entry = max(stale, key=lambda one: one.used_at)
@@ -103,11 +109,6 @@ class Library:
             entry.asr, entry.scored_version, entry.scored_at = asr, version, time.monotonic()
             self._forget()
         return True
-
-    def _is_stale(self, entry: Entry) -> bool:
-        if entry.found is None or entry.found.state == "damaged" or entry.scored_version == max(1, entry.index.version):
-            return False
-        return time.monotonic() - entry.scored_at >= SCORE_SECONDS
 
     def _forget(self) -> None:
         """Let go of the indexes that nobody has asked for longest; they are made anew when somebody does."""

@@ -308,7 +308,13 @@ def serve(results: Path, *, port: int = 0, announce: Callable[[str], None]) -> N
     if not results.is_dir():
         raise UsageError(f"there is no folder {results}: give the results folder, as `safemt-api runs` takes it")
     token = secrets.token_urlsafe(TOKEN_BYTES)
-    with _listening(port) as listener:
+    with socket(AF_INET, SOCK_STREAM) as listener:
+        try:
+            listener.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
+            listener.bind((LOOPBACK, port))
+            listener.listen()
+        except OSError as error:
+            raise UsageError(f"port {port} cannot be taken ({error.strerror}): choose another --port") from error
         own = listener.getsockname()[1]
         hosts = frozenset(f"{name}:{own}" for name in (LOOPBACK, "localhost"))
         config = uvicorn.Config(application(results, token=token, hosts=hosts), log_config=None, access_log=False, server_header=False)
@@ -323,15 +329,3 @@ class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
-
-
-def _listening(port: int) -> socket:
-    listener = socket(AF_INET, SOCK_STREAM)
-    try:
-        listener.setsockopt(SOL_SOCKET, SO_REUSEADDR, 1)
-        listener.bind((LOOPBACK, port))
-        listener.listen()
-    except OSError as error:
-        listener.close()
-        raise UsageError(f"port {port} cannot be taken ({error.strerror}): choose another --port") from error
-    return listener

@@ -94,13 +94,8 @@ class Shelf:
         parts = [
             entry.index.dialogues.with_columns(run=pl.lit(number, dtype=pl.Int16)) for number, entry in enumerate(self.entries.values())
         ]
-        self.lines = self._ordered(pl.concat(parts))
-        self._groups, self.versions = _together(self.lines), versions
-        self.facets = self._facets()
-        self._lists.clear()
-
-    def _ordered(self, lines: pl.DataFrame) -> pl.DataFrame:
-        """By scenario, then id with its numbers as numbers, then length, repeat and run: the lengths of an id stand together."""
+        lines = pl.concat(parts)
+        # By scenario, then id with its numbers as numbers, then length, repeat and run: the lengths of an id stand together.
         for name in lines["dialogue_id"].unique():
             if name not in self._ranks:
                 self._ranks[name] = [int(part) if place % 2 else part for place, part in enumerate(re.split(r"([0-9]+)", name))]
@@ -108,14 +103,15 @@ class Shelf:
         rank = pl.col("dialogue_id").replace_strict(list(ranks), list(ranks.values()), return_dtype=pl.Int32)
         # A run may number its repeats from another beginning; the first of each stand together.
         first = pl.col("repeat") - pl.col("repeat").min().over("run")
-        return lines.with_columns(rank=rank, turn_of=first).sort("scenario", "rank", "length", "turn_of", "run").with_row_index("line")
-
-    def _facets(self) -> dict[str, list[Any]]:
+        lines = lines.with_columns(rank=rank, turn_of=first).sort("scenario", "rank", "length", "turn_of", "run")
+        self.lines = lines.with_row_index("line")
+        self._groups, self.versions = _together(self.lines), versions
         names = {"scenario": "scenarios", "length": "lengths", "verdict": "verdicts", "kind": "kinds"}
         found = {plural: sorted(self.lines[name].drop_nulls().unique().to_list()) for name, plural in names.items()}
         seen = 0 if self.lines.is_empty() else int(np.bitwise_or.reduce(self.lines["outcomes"].to_numpy()))
         outcomes = [name for place, name in enumerate(OUTCOMES) if seen >> place & 1]
-        return {**found, "outcomes": outcomes, "disagree": [True] if self.lines["disagree"].any() else []}
+        self.facets = {**found, "outcomes": outcomes, "disagree": [True] if self.lines["disagree"].any() else []}
+        self._lists.clear()
 
     def _entries_of(self, filters: Filters) -> pl.DataFrame:
         """What a list is drawn from: the lines, or the groups."""
@@ -127,7 +123,13 @@ class Shelf:
             self._lists.move_to_end(filters)
             return self._lists[filters]
         if filters.sort:
-            found = self._sorted(filters)
+            # What is alike in what is sorted by stays in the order of reading, and what is unknown stands last.
+            read = self._list(replace(filters, sort=""))
+            name, down = filters.sort.removeprefix("-"), filters.sort.startswith("-")
+            key = (SORTS_TOGETHER if filters.together else SORTS)[name]
+            keys = self._entries_of(filters).select(key.alias("key")).to_series().gather(read)
+            ordered = pl.DataFrame({"key": keys, "found": read}).sort("key", descending=down, nulls_last=True, maintain_order=True)
+            found = ordered["found"]
         elif filters.together:
             of_lines = self._fitting(filters)["group"].unique().implode()
             there = self._groups.filter(pl.col("group").is_in(of_lines))
@@ -138,15 +140,6 @@ class Shelf:
         while len(self._lists) > MOST_LISTS:
             self._lists.popitem(last=False)
         return found
-
-    def _sorted(self, filters: Filters) -> pl.Series:
-        """What is alike in what is sorted by stays in the order of reading, and what is unknown stands last."""
-        found = self._list(replace(filters, sort=""))
-        name, down = filters.sort.removeprefix("-"), filters.sort.startswith("-")
-        key = (SORTS_TOGETHER if filters.together else SORTS)[name]
-        keys = self._entries_of(filters).select(key.alias("key")).to_series().gather(found)
-        ordered = pl.DataFrame({"key": keys, "found": found}).sort("key", descending=down, nulls_last=True, maintain_order=True)
-        return ordered["found"]
 
     def _fitting(self, filters: Filters) -> pl.DataFrame:
         wanted: list[pl.Expr] = [
