@@ -85,15 +85,14 @@ class AnthropicBatches(Batches, AnthropicMessages):
             if batch.id in others or rows != intent.requests:
                 continue
             working = working or batch.processing_status != "ended"
-            if batch.processing_status == "ended" and await self._nonce_of(batch.id) == intent.nonce:
-                return BatchSearch("found", batch.id)
+            if batch.processing_status == "ended":
+                # Its first row tells whose it is.
+                async with aclosing(self.results(batch.id)) as results:
+                    async for row, _ in results:
+                        if row.partition("-")[0] == intent.nonce:
+                            return BatchSearch("found", batch.id)
+                        break
         return BatchSearch("unclear") if working else not_listed(intent, listed, now_utc)
-
-    async def _nonce_of(self, batch_id: str) -> str:
-        async with aclosing(self.results(batch_id)) as results:
-            async for row, _ in results:
-                return row.partition("-")[0]
-        return ""
 
     async def state(self, batch_id: str) -> BatchState:
         """See ``Batches``."""

@@ -159,29 +159,24 @@ def scrub_value(value: Any, secret: str | None) -> Any:
 @lru_cache(maxsize=16)
 def _spellings(secret: str) -> tuple[re.Pattern[str], tuple[str, ...]]:
     """A pattern of all spellings, and those that can be found without it."""
-    plain = (secret, *_base64_cores(secret))
-    return re.compile("|".join(("".join(map(_sign, secret)), *map(re.escape, plain)))), plain
-
-
-def _sign(sign: str) -> str:
-    # Every repetition is bounded, so that no text makes the search slow.
-    number = ord(sign)
-    slashes = r"\\{0,4}" if sign == "/" else ""
-    return (
-        rf"(?:{slashes}{re.escape(sign)}|(?i:\\{{1,4}}u{number:04x}|\\{{1,4}}x{number:02x}"
-        rf"|%(?:25){{0,3}}{number:02x}|&#0{{0,6}}{number};|&#x0{{0,6}}{number:x};))"
-    )
-
-
-def _base64_cores(secret: str) -> set[str]:
-    """The part of the key's base64 that is the same whatever stands before and behind it, by its place in a group of three bytes."""
+    # Each sign as it is or escaped. Every repetition is bounded, so that no text makes the search slow.
+    signs = []
+    for sign in secret:
+        number = ord(sign)
+        slashes = r"\\{0,4}" if sign == "/" else ""
+        signs.append(
+            rf"(?:{slashes}{re.escape(sign)}|(?i:\\{{1,4}}u{number:04x}|\\{{1,4}}x{number:02x}"
+            rf"|%(?:25){{0,3}}{number:02x}|&#0{{0,6}}{number};|&#x0{{0,6}}{number:x};))"
+        )
+    # The part of its base64 that is the same whatever stands before and behind it, by its place in a group of three bytes.
     cores = set()
     for before, partial in enumerate(_PARTIAL_SIGNS):
         whole = b64encode(bytes(before) + secret.encode()).decode()
         core = whole[partial : (before + len(secret.encode())) // 3 * 4]
         if len(core) >= MIN_BASE64_CHARACTERS:
             cores |= {core, core.replace("+", "-").replace("/", "_")}
-    return cores
+    plain = (secret, *cores)
+    return re.compile("|".join(("".join(signs), *map(re.escape, plain)))), plain
 
 
 def count(value: object) -> int | None:

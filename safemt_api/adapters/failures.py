@@ -105,7 +105,14 @@ def read_failure(*, status: int, headers: Mapping[str, str], body: Body) -> Fail
     message = next((text for text in said if isinstance(text, str) and text), "")
     if not top and "<" not in body.text[:200]:
         message = body.text
-    own = tuple(_codes_inside(error))
+    details, metadata = error.get("details"), mapping(error.get("metadata"))
+    own = (
+        label(mapping(details).get("error_code")),
+        label(mapping(error.get("innererror")).get("code")),
+        *(label(metadata.get(name)) for name in ("error_type", "reason", "limit_source", "provider_code")),
+        "flagged_input" if words(metadata.get("flagged_input")) else "",  # OpenRouter's moderation names itself by this field
+        *(label(mapping(detail).get("reason")) for detail in sequence(details)),
+    )
     return Failure(
         status=status,
         message=message[:MAX_MESSAGE_CHARACTERS],
@@ -119,15 +126,6 @@ def read_failure(*, status: int, headers: Mapping[str, str], body: Body) -> Fail
 
 def _distinct(codes: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(code.lower() for code in codes if code))
-
-
-def _codes_inside(error: Mapping[str, Any]) -> Iterator[str]:
-    details, metadata = error.get("details"), mapping(error.get("metadata"))
-    yield label(mapping(details).get("error_code"))
-    yield label(mapping(error.get("innererror")).get("code"))
-    yield from (label(metadata.get(name)) for name in ("error_type", "reason", "limit_source", "provider_code"))
-    yield "flagged_input" if words(metadata.get("flagged_input")) else ""  # OpenRouter's moderation names itself by this field
-    yield from (label(mapping(detail).get("reason")) for detail in sequence(details))
 
 
 def _codes_of(holder: Mapping[str, Any]) -> Iterator[str]:
@@ -283,19 +281,6 @@ _KEY_CODES = "invalid_api_key api_key_invalid authentication_error invalid_authe
 _MAYBE_BILLED = frozenset({0, 408, 499, 502, 504, 520, 524})
 
 
-def _spent_for_the_day(failure: Failure, wait_seconds: float | None) -> bool:
-    """Whether a quota per day is used up.
-
-    Google names the quota and sends a short retryDelay even so; elsewhere the words name it, and a short wait means that it refills all
-    day long.
-    """
-    details = sequence(failure.error.get("details"))
-    quotas = (words(mapping(violation).get("quotaId")) for detail in details for violation in sequence(mapping(detail).get("violations")))
-    if any("PerDay" in quota for quota in quotas) or failure.says(_NO_QUOTA):
-        return True
-    return failure.says(_DAILY) and (wait_seconds is None or wait_seconds > LONG_QUOTA_WAIT_SECONDS)
-
-
 Failed = CallError | StopRunError
 Make = Callable[[Case], Failed]
 
@@ -354,9 +339,14 @@ def _no_room(case: Case) -> Failed:
 
 
 def _slow_down(case: Case) -> Failed:
-    wait_seconds = case.wait_seconds
-    if _spent_for_the_day(case.failure, wait_seconds):
-        long = wait_seconds is not None and wait_seconds > LONG_QUOTA_WAIT_SECONDS
+    failure, wait_seconds = case.failure, case.wait_seconds
+    long = wait_seconds is not None and wait_seconds > LONG_QUOTA_WAIT_SECONDS
+    # Whether a quota per day is used up: Google names the quota and sends a short retryDelay even so; elsewhere the words name it, and a
+    # short wait means that it refills all day long.
+    details = sequence(failure.error.get("details"))
+    quotas = (words(mapping(violation).get("quotaId")) for detail in details for violation in sequence(mapping(detail).get("violations")))
+    named = any("PerDay" in quota for quota in quotas) or failure.says(_NO_QUOTA)
+    if named or (failure.says(_DAILY) and (wait_seconds is None or long)):
         when = f"it frees up in {duration(wait_seconds or 0)}" if long else "it resets with the vendor's next day"
         return AccountError(f"{case.who}: the daily quota is used up ({case.where}){case.said}; {when}, then run the same command again")
     return RateLimitedError(

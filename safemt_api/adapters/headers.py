@@ -94,11 +94,15 @@ def retry_after_seconds(headers: Mapping[str, str], body: object = None, *, now_
     names = _lower(headers)
     milliseconds = parse_duration(names.get("retry-after-ms", ""), now_utc=now_utc)
     said = _RETRY_IN_MESSAGE.search(words(mapping(mapping(body).get("error")).get("message"))[:2000])
+    resets = [hint.reset_seconds for hint in quota_hints(names, now_utc=now_utc) if hint.remaining == 0 and hint.reset_seconds is not None]
+    if names.get("x-ratelimit-remaining", "").strip() == "0":
+        plain = parse_duration(names.get("x-ratelimit-reset", ""), now_utc=now_utc)
+        resets += [plain] if plain is not None else []
     waits = (
         None if milliseconds is None else milliseconds / 1000,
         parse_duration(names.get("retry-after", ""), now_utc=now_utc),
         parse_duration(_retry_delay(body), now_utc=now_utc),
-        _empty_quota_reset(names, now_utc),
+        max(resets, default=None),
         parse_duration(said[1], now_utc=now_utc) if said else None,
     )
     return next((wait for wait in waits if wait is not None), None)
@@ -118,14 +122,6 @@ def _retry_delay(body: object) -> str:
         if words(mapping(detail).get("@type")).endswith("RetryInfo"):
             return words(mapping(detail).get("retryDelay"))
     return ""
-
-
-def _empty_quota_reset(names: Mapping[str, str], now_utc: datetime) -> float | None:
-    resets = [hint.reset_seconds for hint in quota_hints(names, now_utc=now_utc) if hint.remaining == 0 and hint.reset_seconds is not None]
-    if names.get("x-ratelimit-remaining", "").strip() == "0":
-        plain = parse_duration(names.get("x-ratelimit-reset", ""), now_utc=now_utc)
-        resets += [plain] if plain is not None else []
-    return max(resets, default=None)
 
 
 def quota_hints(headers: Mapping[str, str], *, now_utc: datetime, requests_window_seconds: float = 60.0) -> tuple[QuotaHint, ...]:

@@ -116,6 +116,10 @@ class OpenAIChat:
         text = text if text.strip() else refusal or text
         if outcome is Outcome.ANSWERED and not text:
             raise self._translator.unusable("it is empty")
+        # What the vendor says it charged, where its profile says that this is what the field means.
+        cost = mapping(body.get("usage")).get("cost")
+        if not self._profile.reports_cost or isinstance(cost, bool) or not isinstance(cost, (int, float)) or not 0 <= cost <= MAX_COST_USD:
+            cost = None
         return Reply(
             outcome,
             text=text,
@@ -123,19 +127,12 @@ class OpenAIChat:
             finish_reason=finish_reason or None,
             served_model=identity(body.get("model")),
             usage=usage_for(text, read_usage(body.get("usage"))),
-            cost_usd=self._cost_usd(body),
+            cost_usd=None if cost is None else float(cost),
             request_id=label(body.get("id")) or None,
             raw=raw,
             served_tier=served_tier(body.get("service_tier")),
             system_fingerprint=identity(body.get("system_fingerprint")),
         )
-
-    def _cost_usd(self, body: Mapping[str, Any]) -> float | None:
-        """What the vendor says it charged, where its profile says that this is what the field means."""
-        cost = mapping(body.get("usage")).get("cost")
-        if not self._profile.reports_cost or isinstance(cost, bool) or not isinstance(cost, (int, float)):
-            return None
-        return float(cost) if 0 <= cost <= MAX_COST_USD else None
 
 
 def build_request(call: Call, profile: Profile) -> dict[str, Any]:

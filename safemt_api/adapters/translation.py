@@ -208,7 +208,11 @@ class Translator:
         return ServerError(f"{self.vendor} sent no usable reply: {what}", status=200, code="unusable_reply", maybe_billed=True)
 
     def _without_status(self, kind: Kind, error: Exception) -> CallError | StopRunError:
-        cause = _http_cause(error)
+        # The error of the HTTP layer that the SDK's own stands for.
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, OversizeError) and type(cause).__module__.partition(".")[0] != "httpx2":
+            cause = cause.__cause__
+        cause = error if cause is None else cause
         name = type(cause).__name__
         if isinstance(cause, OversizeError):
             # Not tried again: the same call would bring the same. What came with a 2xx was an answer, and will have been billed.
@@ -225,12 +229,3 @@ class Translator:
         if kind == "garbled":
             return self.unusable(f"it could not be read ({name})")
         return StopRunError(f"the SDK for {self.vendor} failed before anything was sent ({name}); please report this")
-
-
-def _http_cause(error: BaseException) -> BaseException:
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OversizeError) or type(cause).__module__.partition(".")[0] == "httpx2":
-            return cause
-        cause = cause.__cause__
-    return error
