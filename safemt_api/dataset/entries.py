@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -290,7 +291,13 @@ class _Scan:
             self.problems.extend(Problem(file, what, element.index, element_id(element.value)) for what in found)
             return None
         if not dialogue.goal and self._bare_file is not None:
-            self.questions, self._bare_file = _bare_questions(self._bare_file), None
+            # What is asked at length 1, by id; what is wrong with that file is said where it is loaded.
+            bare_file, self._bare_file, self.questions = self._bare_file, None, {}
+            with suppress(UnreadableError):
+                for bare in _elements(bare_file):
+                    asked, _ = parse_dialogue(bare.value, length=1)
+                    if asked is not None:
+                        self.questions[asked.id] = asked.user_texts[0]
         return self._row(_normal(dialogue, self.questions), element, file)
 
     def _missing(self, image_paths: Iterable[str]) -> Iterator[str]:
@@ -335,19 +342,6 @@ class _Scan:
 def _elements(path: Path) -> Iterator[Element]:
     text, base_bytes = read_text(path)
     yield from scan_array(text, base_bytes=base_bytes)
-
-
-def _bare_questions(file: Path) -> dict[str, str]:
-    """What is asked at length 1, by id; what is wrong with that file is said where it is loaded."""
-    questions = {}
-    try:
-        for element in _elements(file):
-            dialogue, _ = parse_dialogue(element.value, length=1)
-            if dialogue is not None:
-                questions[dialogue.id] = dialogue.user_texts[0]
-    except UnreadableError:
-        pass
-    return questions
 
 
 def _normal(dialogue: Dialogue, questions: Mapping[str, str]) -> Dialogue:

@@ -139,7 +139,17 @@ def render(stream: IO[bytes], media_type: str, fit: Fit, stopped: Callable[[], b
         plain.paste(small, mask=small.getchannel("A"))
     if fit.orientation in TURNS:
         plain = plain.transpose(TURNS[fit.orientation])
-    return _encoded(plain, fit, icc_profile, stopped)
+    # In the best quality that fits the byte limit; where none does, smaller.
+    qualities: tuple[dict[str, int], ...] = ({},) if fit.media_type == "image/png" else tuple({"quality": one} for one in JPEG_QUALITIES)
+    while True:
+        for quality in qualities:
+            target = io.BytesIO()
+            plain.save(_watched(target, stopped), FORMATS[fit.media_type], icc_profile=icc_profile, **quality)
+            if target.tell() <= fit.max_bytes:
+                return target.getvalue()
+        if plain.size == (1, 1):
+            raise ImageError(f"cannot be made to fit {fit.max_bytes} bytes")
+        plain = plain.resize((max(1, plain.width * 7 // 10), max(1, plain.height * 7 // 10)), PIL.Image.Resampling.LANCZOS)
 
 
 def _shrunk(picture: PIL.Image.Image, size: tuple[int, int], stopped: Callable[[], bool]) -> PIL.Image.Image:
@@ -180,20 +190,6 @@ def _plainer(picture: PIL.Image.Image) -> Callable[[PIL.Image.Image], PIL.Image.
         return lambda part: part if part.mode == "RGBA" else part.convert("RGBA")
     mode = "L" if picture.mode in ("1", "L") else "RGB"
     return lambda part: part if part.mode == mode else part.convert(mode)
-
-
-def _encoded(picture: PIL.Image.Image, fit: Fit, icc_profile: bytes | None, stopped: Callable[[], bool]) -> bytes:
-    """In the best quality that fits the byte limit; where none does, smaller."""
-    qualities: tuple[dict[str, int], ...] = ({},) if fit.media_type == "image/png" else tuple({"quality": one} for one in JPEG_QUALITIES)
-    while True:
-        for quality in qualities:
-            target = io.BytesIO()
-            picture.save(_watched(target, stopped), FORMATS[fit.media_type], icc_profile=icc_profile, **quality)
-            if target.tell() <= fit.max_bytes:
-                return target.getvalue()
-        if picture.size == (1, 1):
-            raise ImageError(f"cannot be made to fit {fit.max_bytes} bytes")
-        picture = picture.resize((max(1, picture.width * 7 // 10), max(1, picture.height * 7 // 10)), PIL.Image.Resampling.LANCZOS)
 
 
 GREY_LEVEL = 128

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -133,14 +133,22 @@ class DatasetStatistics:
         """The numbers as tables of text."""
         by_method = [(shown(row.method), f"{row.ids:,}", *(f"{count:,}" for count in row.by_length)) for row in self.methods]
         methods = Table("Dialogues by method and length", ("method", "ids", *map(str, self.lengths)), tuple(by_method))
-        odd = self._oddities()
+        same = [("ids with the same words", len(group), group) for group in self.duplicates]
+        same += [("pictures with the same bytes", len(group), group) for group in self.pictures.duplicates]
+        lacking = [(f"ids without length {gap.length}", len(gap.ids), gap.ids) for gap in self.gaps]
+        odd = [
+            (what, f"{count:,}", first_few(list(map(shown, names)), MOST_NAMES_TOLD))
+            for what, count, names in [*same[:MOST_GROUPS_TOLD], *lacking]
+        ]
+        if len(same) > MOST_GROUPS_TOLD:
+            odd.append(("more groups alike", f"{len(same) - MOST_GROUPS_TOLD:,}", "--json has all"))
         return (
             self._overview(),
             self._by_scenario(),
             *((methods,) if self.methods else ()),
             self._by_length(),
             self._pictures(),
-            *((odd,) if odd.rows else ()),
+            *((Table("Duplicates and gaps", ("what", "count", "which"), tuple(odd)),) if odd else ()),
         )
 
     def _overview(self) -> Table:
@@ -163,18 +171,6 @@ class DatasetStatistics:
         totals = [sum(row.by_length[position] for row in self.scenarios) for position in range(len(self.lengths))]
         rows.append(("all", "", f"{self.ids:,}", *(f"{total:,}" for total in totals)))
         return Table("Dialogues by scenario and length", ("scenario", "kind", "ids", *map(str, self.lengths)), tuple(rows))
-
-    def _oddities(self) -> Table:
-        same = [("ids with the same words", len(group), group) for group in self.duplicates]
-        same += [("pictures with the same bytes", len(group), group) for group in self.pictures.duplicates]
-        lacking = [(f"ids without length {gap.length}", len(gap.ids), gap.ids) for gap in self.gaps]
-        rows = tuple(
-            (what, f"{count:,}", first_few(list(map(shown, names)), MOST_NAMES_TOLD))
-            for what, count, names in [*same[:MOST_GROUPS_TOLD], *lacking]
-        )
-        left = max(0, len(same) - MOST_GROUPS_TOLD)
-        more = (("more groups alike", f"{left:,}", "--json has all"),) if left else ()
-        return Table("Duplicates and gaps", ("what", "count", "which"), (*rows, *more))
 
     def _by_length(self) -> Table:
         rows = tuple(
@@ -307,6 +303,11 @@ def _picture_count(dataset: Dataset) -> PictureCount:
     classes.append((f"above {SIDES_PIXELS[-1]:,} pixels", SIDES_PIXELS[-1], 10**9))
     by_side = ((name, sum(low < side <= most for side in sides)) for name, low, most in classes)
     sizes = [inspection.size_bytes for inspection in found.values()] or [0]
+    # Pictures with the same bytes; only those of the same size are read.
+    of_size, same = Counter(sizes), defaultdict[bytes, list[str]](list)
+    for path in (path for path, inspection in found.items() if of_size[inspection.size_bytes] > 1):
+        with suppress(ImageError), open_image(dataset.folder, path) as stream:
+            same[sha256(stream.read()).digest()].append(path)
     return PictureCount(
         files=len(found),
         total_bytes=sum(sizes),
@@ -317,16 +318,5 @@ def _picture_count(dataset: Dataset) -> PictureCount:
         media_types=_most_first(Counter(inspection.media_type for inspection in found.values())),
         mismatched=tuple(path for path, inspection in found.items() if mismatched_ending(path, inspection.media_type)),
         sides=tuple((name, count) for name, count in by_side if count),
-        duplicates=_same_bytes(dataset, found),
+        duplicates=tuple(tuple(paths) for paths in same.values() if len(paths) > 1),
     )
-
-
-def _same_bytes(dataset: Dataset, found: Mapping[str, Inspection]) -> tuple[tuple[str, ...], ...]:
-    """Pictures with the same bytes; only those of the same size are read."""
-    sizes = Counter(inspection.size_bytes for inspection in found.values())
-    same: dict[bytes, list[str]] = {}
-    for path, inspection in found.items():
-        if sizes[inspection.size_bytes] > 1:
-            with suppress(ImageError), open_image(dataset.folder, path) as stream:
-                same.setdefault(sha256(stream.read()).digest(), []).append(path)
-    return tuple(tuple(paths) for paths in same.values() if len(paths) > 1)
