@@ -51,6 +51,7 @@ class Command:
     base_url: str
     results: Path
     store: str | None = None
+    provider: str = "simulator"
     run: str = "many"
     sample: int = 34
     repeats: int = 1
@@ -61,9 +62,9 @@ class Command:
     def arguments(self, shard: str | None) -> list[str]:
         """The command line."""
         options = [
-            *("--provider", "simulator", "--base-url", self.base_url, "--results", str(self.results), "--run", self.run),
+            *("--provider", self.provider, "--base-url", self.base_url, "--results", str(self.results), "--run", self.run),
             *("--protocol", self.protocol, "--sample", str(self.sample), "--repeats", str(self.repeats)),
-            *("--concurrency", str(self.concurrency), "--judge", "simulator:sim-judge", "--max-failures", "1", "--json"),
+            *("--concurrency", str(self.concurrency), "--judge", f"{self.provider}:sim-judge", "--max-failures", "1", "--json"),
         ]
         options += [] if shard is None else ["--shard", shard]
         options += [] if self.store is None else ["--store", self.store]
