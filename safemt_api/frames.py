@@ -5,7 +5,7 @@ Imports polars, so whoever starts fast (the command line) imports this late.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -134,8 +134,13 @@ def read_frame(file: Path, columns: Sequence[str] | None = None) -> pl.DataFrame
     return pl.read_parquet(file, columns=None if columns is None else list(columns), glob=False)
 
 
+def columns_of(file: Path) -> Collection[str]:
+    """The names of a parquet file's columns. Raises as ``read_frame``."""
+    return pl.scan_parquet(file, glob=False).collect_schema().names()
+
+
 def read_known(file: Path, columns: Sequence[str], schema: Mapping[str, type[pl.DataType]]) -> pl.DataFrame:
     """These columns of a parquet file; those that an earlier version did not write are empty, ``repeat`` is 1. Raises as ``read_frame``."""
-    there = pl.read_parquet_schema(file)
+    there = columns_of(file)
     frame = read_frame(file, [name for name in columns if name in there])
     return with_repeat(frame.with_columns(pl.lit(None, schema[name]).alias(name) for name in columns if name not in {*there, "repeat"}))

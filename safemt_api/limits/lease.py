@@ -29,7 +29,7 @@ from safemt_api.limits.quota import BURST_SECONDS, WINDOW_MARGIN
 
 TICKET_SECONDS = 1.5
 """A ticket may be used so long after its first moment: long enough for a slow commit, short enough that a dead process takes little."""
-AHEAD_SECONDS = 2.5
+AHEAD_SECONDS = 1.75
 """So far ahead tickets are handed out: asked for when half are used, none runs out of them on a busy machine either."""
 MOST_AHEAD_SECONDS = 60.0
 """Where the quota is so slow that not each process gets a ticket in that time, they take turns, at most this far ahead."""

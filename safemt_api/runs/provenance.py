@@ -16,7 +16,7 @@ from safemt_api import words
 from safemt_api.dataset.entries import Dataset
 from safemt_api.dataset.images import open_source
 from safemt_api.errors import DialogueError
-from safemt_api.frames import TRANSCRIPT_SCHEMA, read_frame
+from safemt_api.frames import TRANSCRIPT_SCHEMA, columns_of, read_frame
 from safemt_api.messages import Protocol
 from safemt_api.runs.folder import TRANSCRIPTS_FILE
 from safemt_api.runs.record import waiting_frames
@@ -32,7 +32,7 @@ def played_rows(folder: Path, columns: Sequence[str] = COLUMNS) -> pl.DataFrame:
     """Those columns of all turns that were played, as far as that is known."""
     frames = []
     with suppress(OSError, pl.exceptions.PolarsError):
-        there = pl.read_parquet_schema(folder / TRANSCRIPTS_FILE)
+        there = columns_of(folder / TRANSCRIPTS_FILE)
         frame = read_frame(folder / TRANSCRIPTS_FILE, [name for name in columns if name in there])
         absent = [pl.lit(None, dtype=pl.String).alias(name) for name in columns if name not in there]
         frames.append(frame.with_columns(absent).select(columns))

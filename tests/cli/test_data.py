@@ -159,6 +159,6 @@ def test_another_layout_is_checked_counted_shown_converted_and_evaluated(cli: Cl
 
 def test_layouts_are_listed_with_their_terms(cli: Cli) -> None:
     said = cli("data", "layouts")
-    assert "mhj: Multi-turn Human Jailbreaks (MHJ); licence CC-BY-NC-4.0, hub ScaleAI/mhj (gated); checked 2026-11-21" in said.out
+    assert "mhj: Multi-turn Human Jailbreaks (MHJ); licence CC-BY-NC-4.0, hub ScaleAI/mhj (gated); checked 2026-12-01" in said.out
     assert {one["layout"] for one in json.loads(cli("data", "layouts", "--json").out)} >= {"safemt", "mmds", "openai"}
     assert "that of no data set on the hub" in cli("data", "fetch", "--layout", "openai").err
